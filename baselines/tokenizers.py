@@ -1,0 +1,109 @@
+"""Recipes of the two tokenizers: byte-level BPE of the captions, VQ of the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cm3leon import seeds
+from cm3leon.checkpoint import save
+from cm3leon.config import TrainConfig, VQConfig, to_dict
+from cm3leon.scenes import scene
+from cm3leon.text import TextTokenizer
+from cm3leon.train import train
+from cm3leon.vq import VQ, to_bytes, to_unit
+from cm3leon.vq_loss import VQLossConfig, VQTraining
+
+TEXT_SIZE = 512
+TEXT_PICTURES = 20_000  # five captions each
+VQ_SHAPE = VQConfig(channels=8, multipliers=(1, 2, 4, 8), attention=(), codebook_size=512)
+VQ_LOSS = VQLossConfig(plain_steps=1500, freeze_step=6500)
+VQ_TRAIN = TrainConfig(
+    steps=9000,
+    batch=8,
+    rate=2.5e-3,
+    warmup=200,
+    final=0.05,
+    weight_decay=0.0,
+    save_every=500,
+    eval_every=1500,
+    log_every=50,
+)
+HELD_OUT = 128  # pictures of `val`
+
+
+def stock_captions(pictures: int) -> Iterator[str]:
+    """All captions of the first pictures of `stock`, `train`."""
+    for index in range(pictures):
+        yield from scene("stock", "train", index).captions
+
+
+def train_text(folder: Path) -> TextTokenizer:
+    """Train the BPE and save `tokenizer.json`."""
+    tokenizer = TextTokenizer.train(stock_captions(TEXT_PICTURES), TEXT_SIZE)
+    tokenizer.save(folder / "tokenizer.json")
+    return tokenizer
+
+
+def crowded(index: int) -> np.ndarray:
+    """Of two neighbouring pictures the one with more objects: bare ground teaches little."""
+    pair = [scene("stock", "train", 2 * index + k) for k in range(2)]
+    return max(pair, key=lambda one: len(one.plan.things)).image
+
+
+def picture_batch(step: int, batch: int) -> torch.Tensor:
+    """Pictures of one step, [B,3,64,64] in [-1,1]."""
+    images = np.stack([crowded((step - 1) * batch + k) for k in range(batch)])
+    return to_unit(images).contiguous(memory_format=torch.channels_last)
+
+
+def held_out_pictures(count: int = HELD_OUT) -> np.ndarray:
+    """The first pictures of `stock`, `val`: uint8 [count,64,64,3]."""
+    return np.stack([scene("stock", "val", index).image for index in range(count)])
+
+
+def reconstruct(vq: VQ, images: np.ndarray, batch: int = 64) -> np.ndarray:
+    """Pictures after encoding and decoding, uint8 of the same shape."""
+    parts = [vq.decode(vq.encode(images[k : k + batch])) for k in range(0, len(images), batch)]
+    return np.concatenate(parts) if parts else images
+
+
+def evaluate_vq(training: VQTraining) -> dict[str, float]:
+    """PSNR of held-out reconstructions and the number of codes they use."""
+    images = held_out_pictures()
+    vq = training.vq
+    error = (reconstruct(vq, images).astype(np.float64) - images) ** 2
+    codes = torch.cat([vq.encode(images[k : k + 64]) for k in range(0, len(images), 64)])
+    return {
+        "psnr": float(10 * np.log10(255**2 / error.mean())),
+        "codes_used": len(torch.unique(codes)),
+    }
+
+
+def make_vq(config: VQConfig = VQ_SHAPE, seed: int = 0) -> VQ:
+    """A VQ with seeded initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "vq"))
+        return VQ(config).to(memory_format=torch.channels_last)
+
+
+def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAIN) -> None:
+    """Train the image tokenizer in `run` and save it to `folder`."""
+    training = VQTraining(make_vq(), VQ_LOSS).to(device)
+    done = train(
+        training,
+        lambda module, pictures, step: module(pictures, step),
+        lambda step: picture_batch(step, config.batch),
+        config,
+        run,
+        evaluate=evaluate_vq,
+        about={"vq": to_dict(VQ_SHAPE), "loss": to_dict(VQ_LOSS)},
+    )
+    extra = {"recipe": to_dict(config), "loss": to_dict(VQ_LOSS), "seconds": done["seconds"]}
+    save(folder, "vq", VQ_SHAPE, training.vq.state_dict(), extra)
+
+
+__all__ = ["reconstruct", "to_bytes", "train_text", "train_vq"]

@@ -1,0 +1,282 @@
+"""Every knob: frozen dataclasses that check themselves; presets are functions.
+
+A value outside its range raises UserError with one line. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+
+from cm3leon.errors import UserError
+
+
+def check(condition: bool, name: str, rule: str, value) -> None:
+    """Raise `name must rule, got value` unless the condition holds."""
+    if not condition:
+        raise UserError(f"{name} must {rule}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """Sizes of the one id space (FACTS 0.1): text | image codes | sentinels | specials | filler."""
+
+    text_size: int = 512
+    image_size: int = 512
+    sentinels: int = 16
+    multiple: int = 64  # the whole is padded up to a multiple of this
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check(value >= 1, f"vocabulary.{field.name}", "be at least 1", value)
+
+
+PAPER_VOCABULARY = VocabularyConfig(56_320, 8_192, 512, multiple=512)  # pads to 65,536
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Decoder-only transformer of Table 3: pre-norm, no biases, non-affine LayerNorm, ReLU, 4d FFN."""
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    context: int = 4096  # learned absolute positions, in tokens
+    vocabulary: VocabularyConfig = PAPER_VOCABULARY
+    init_std: float = 0.006  # truncated normal, cut at 3 standard deviations
+    position_std: float = 0.0002
+    tied: bool = True  # A2: input and output embeddings share one matrix
+
+    def __post_init__(self):
+        for name in ("layers", "width", "heads", "context"):
+            check(getattr(self, name) >= 1, f"model.{name}", "be at least 1", getattr(self, name))
+        check(
+            self.width % self.heads == 0,
+            "model.width",
+            f"be a multiple of model.heads ({self.heads})",
+            self.width,
+        )
+        check(self.init_std > 0, "model.init_std", "be positive", self.init_std)
+        check(self.position_std >= 0, "model.position_std", "not be negative", self.position_std)
+
+
+def cm3leon_350m() -> ModelConfig:
+    """Table 3, row 1: 373.3M parameters with tied embeddings."""
+    return ModelConfig("350m", layers=24, width=1024, heads=16)
+
+
+def cm3leon_760m() -> ModelConfig:
+    """Table 3, row 2: 786.4M parameters."""
+    return replace(cm3leon_350m(), name="760m", width=1536)
+
+
+def cm3leon_7b() -> ModelConfig:
+    """Table 3, row 3: 6,727.7M parameters, 32 heads of 128."""
+    return replace(cm3leon_350m(), name="7b", layers=32, width=4096, heads=32)
+
+
+def scenes_s() -> ModelConfig:
+    """The embedded world's middle size, about 5M parameters; the wider init learns well at this width."""
+    return ModelConfig(
+        "scenes-s",
+        layers=6,
+        width=256,
+        heads=8,
+        context=512,
+        vocabulary=VocabularyConfig(),
+        init_std=0.02,
+        position_std=0.02,
+    )
+
+
+def scenes_xs() -> ModelConfig:
+    """The embedded world's smallest size, about 1M parameters."""
+    return replace(scenes_s(), name="scenes-xs", layers=4, width=128, heads=4)
+
+
+def scenes_m() -> ModelConfig:
+    """The embedded world's largest size, about 20M parameters."""
+    return replace(scenes_s(), name="scenes-m", layers=10, width=400, heads=10)
+
+
+MODELS: dict[str, Callable[[], ModelConfig]] = {
+    "350m": cm3leon_350m,
+    "760m": cm3leon_760m,
+    "7b": cm3leon_7b,
+    "scenes-xs": scenes_xs,
+    "scenes-s": scenes_s,
+    "scenes-m": scenes_m,
+}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """CM3 masking (FACTS 1.5, A13-A18): each open point of the paper is an option here."""
+
+    rate: float = 1.0  # lambda of the Poisson draw of the number of spans
+    fewest: int = 0  # lower clamp of the count: 0 public code, 1 CM3 paper (A13)
+    most: int = 16  # upper clamp, further bounded by the number of sentinels
+    p_full: float = 0.5  # probability that the masked spans are whole segments (FACTS 1.4; ours)
+    spans: str = "segment"  # A14: "segment" draws inside one segment; "block" over the block, then clips
+    cross_break: bool = False  # True: spans may cross <break>, as in the original CM3 (H6)
+    sentinel_weight: float = 0.0  # loss weight of predicting a sentinel: 0 paper, 1 code (A17)
+    document_weight: float = 1.0  # loss weight of retrieved documents: 0.1 RA-CM3, 1 CM3Leon (A18)
+
+    def __post_init__(self):
+        check(self.rate >= 0, "objective.rate", "not be negative", self.rate)
+        check(self.fewest >= 0, "objective.fewest", "not be negative", self.fewest)
+        check(
+            self.most >= max(1, self.fewest),
+            "objective.most",
+            "be at least 1 and objective.fewest",
+            self.most,
+        )
+        check(0 <= self.p_full <= 1, "objective.p_full", "lie in [0, 1]", self.p_full)
+        check(
+            self.spans in ("segment", "block"),
+            "objective.spans",
+            "be 'segment' or 'block'",
+            self.spans,
+        )
+        for name in ("sentinel_weight", "document_weight"):
+            check(getattr(self, name) >= 0, f"objective.{name}", "not be negative", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How image tokens are drawn; order: guide, restrict, temperature, top-p, draw (A34)."""
+
+    guidance: float = 3.0  # classifier-free guidance weight a_c of Eq. 2; 1 is conditional only
+    temperature: float = 1.0
+    top_p: float = 1.0
+    free: str = "mask"  # unconditional stream (A32): "mask", "drop" or "bare"
+
+    def __post_init__(self):
+        check(math.isfinite(self.guidance), "decode.guidance", "be finite", self.guidance)
+        check(
+            math.isfinite(self.temperature) and self.temperature > 0,
+            "decode.temperature",
+            "be finite and positive",
+            self.temperature,
+        )
+        check(0 < self.top_p <= 1, "decode.top_p", "lie in (0, 1]", self.top_p)
+        check(
+            self.free in ("mask", "drop", "bare"),
+            "decode.free",
+            "be 'mask', 'drop' or 'bare'",
+            self.free,
+        )
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Convolutional VQGAN in taming-transformers' layout; stride 2 ** (len(multipliers) - 1)."""
+
+    resolution: int = 64  # pixels a side it was trained on
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    blocks: int = 1  # residual blocks a level (decoder: one more)
+    attention: tuple[int, ...] = (8,)  # side lengths at which self-attention stands
+    z_channels: int = 64
+    codebook_size: int = 512
+    code_dim: int = 64
+    quantiser: str = "nearest"  # "nearest" (VQModel) or "gumbel" (GumbelVQ: argmax of a 1x1 conv)
+
+    def __post_init__(self):
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+        for name in ("channels", "blocks", "z_channels", "codebook_size", "code_dim"):
+            check(getattr(self, name) >= 1, f"vq.{name}", "be at least 1", getattr(self, name))
+        check(len(self.multipliers) >= 1, "vq.multipliers", "not be empty", self.multipliers)
+        check(
+            self.resolution % self.stride == 0,
+            "vq.resolution",
+            f"be a multiple of the stride {self.stride}",
+            self.resolution,
+        )
+        check(
+            self.quantiser in ("nearest", "gumbel"),
+            "vq.quantiser",
+            "be 'nearest' or 'gumbel'",
+            self.quantiser,
+        )
+
+    @property
+    def stride(self) -> int:
+        """Pixels a code is wide."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Codes a side at the training resolution; tokens of an image = grid ** 2."""
+        return self.resolution // self.stride
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; the schedule is linear warm-up, then linear to `final` of the peak (A10)."""
+
+    steps: int = 1000
+    batch: int = 32  # samples a step
+    rate: float = 2e-3  # peak learning rate
+    warmup: int = 100  # steps
+    final: float = 0.1  # last learning rate as a share of the peak
+    betas: tuple[float, float] = (0.9, 0.98)  # A9
+    weight_decay: float = 0.1
+    clip: float = 1.0  # L2 norm of the whole gradient
+    precision: str = "auto"  # "auto": bf16 where the device has it; "float32"; "bfloat16"
+    seed: int = 0
+    save_every: int = 200  # steps between checkpoints
+    eval_every: int = 200  # steps between held-out losses
+    log_every: int = 20
+
+    def __post_init__(self):
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("steps", "batch", "save_every", "eval_every", "log_every"):
+            check(getattr(self, name) >= 1, f"train.{name}", "be at least 1", getattr(self, name))
+        check(
+            0 <= self.warmup <= self.steps, "train.warmup", "lie in [0, train.steps]", self.warmup
+        )
+        check(self.rate > 0 and math.isfinite(self.rate), "train.rate", "be positive", self.rate)
+        check(0 <= self.final <= 1, "train.final", "lie in [0, 1]", self.final)
+        check(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "train.betas",
+            "be two numbers in [0, 1)",
+            self.betas,
+        )
+        check(self.weight_decay >= 0, "train.weight_decay", "not be negative", self.weight_decay)
+        check(self.clip > 0, "train.clip", "be positive", self.clip)
+        check(
+            self.precision in ("auto", "float32", "bfloat16"),
+            "train.precision",
+            "be 'auto', 'float32' or 'bfloat16'",
+            self.precision,
+        )
+
+
+def to_dict(config) -> dict:
+    """Plain JSON-able dict of a configuration (tuples become lists)."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(config).items()
+    }
+
+
+def from_dict(kind, values: dict):
+    """Build the dataclass `kind` from a plain dict; an unknown or missing key is a UserError."""
+    if not isinstance(values, dict):
+        raise UserError(f"{kind.__name__} must be a mapping, got {type(values).__name__}")
+    known = {field.name for field in fields(kind)}
+    if strange := sorted(set(values) - known):
+        raise UserError(f"{kind.__name__} has no field {strange[0]!r}; it has {sorted(known)}")
+    values = dict(values)
+    if kind is ModelConfig and isinstance(values.get("vocabulary"), dict):
+        values["vocabulary"] = from_dict(VocabularyConfig, values["vocabulary"])
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"{kind.__name__}: {error}") from None

@@ -1,0 +1,57 @@
+"""Files at the rim: atomic writes, digests, and where the shipped weights lie."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from cm3leon.errors import UserError
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> Path:
+    """Write `data` so that `path` holds the old bytes or the new ones, never a part.
+
+    Parent folders are made. Raises UserError (full disk, no permission) and leaves nothing behind.
+    """
+    path = Path(path)
+    payload = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; free space or choose another folder") from None
+    return path
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def baselines_folder() -> Path:
+    """The folder of shipped baselines: `$CM3LEON_BASELINES`, else `baselines/` of the checkout."""
+    named = os.environ.get("CM3LEON_BASELINES")
+    folder = Path(named) if named else Path(__file__).resolve().parents[1] / "baselines"
+    if not folder.is_dir():
+        raise UserError(f"no baselines folder at {folder}; set CM3LEON_BASELINES to one")
+    return folder

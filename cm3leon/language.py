@@ -1,0 +1,192 @@
+"""Captions of the embedded world: two dialects of one small grammar, and what each caption claims.
+
+`stock` speaks in short stock-photo phrases (training), `coco` in sentences (evaluation only). Both name
+shapes, colours, sizes, patterns, places and relations by the same words; order, function words and the
+amount said differ. Every caption comes with its Meaning, so that a picture can be judged by what was
+asked for and by nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cm3leon.sprites import PLACES
+
+NUMBERS = {1: "one", 2: "two", 3: "three"}
+RELATIONS = ("left of", "right of", "above", "below")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing a caption names; None where the caption is silent. `count` pictures of it are meant."""
+
+    shape: str | None
+    colour: str | None = None
+    size: str | None = None
+    pattern: str | None = None
+    entity: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a caption claims: things, at most one relation (i, word, j) between them, a place."""
+
+    objects: tuple[Said, ...]
+    relation: tuple[int, str, int] | None = None
+    place: str | None = None
+
+
+class _Dice:
+    """Draws from one array of uniforms: one generator call for a whole picture's captions."""
+
+    def __init__(self, uniforms):
+        self.uniforms = iter(uniforms)
+
+    def chance(self, p: float) -> bool:
+        return next(self.uniforms) < p
+
+    def pick(self, options):
+        return options[int(next(self.uniforms) * len(options))]
+
+
+DRAWS = 40  # uniforms one caption may use
+
+_PLURAL = {"cross": "crosses"}
+_PREPOSITION = {place: "on the" for place in PLACES} | {"snow": "in the", "night sky": "in the"}
+
+
+def plural(noun: str) -> str:
+    """Regular English plural of a shape or an entity."""
+    return _PLURAL.get(noun, noun + "s")
+
+
+def _article(phrase: str) -> str:
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def noun_phrase(said: Said, dice: _Dice) -> str:
+    """`large striped red star`, `red star with stripes`, `three small blue circles`; no article."""
+    noun = said.entity or said.shape
+    words = [said.size] if said.size else []
+    after = ""
+    if said.pattern == "plain":
+        words.append("plain")
+    elif said.pattern:
+        if dice.chance(0.4):
+            after = " with stripes" if said.pattern == "striped" else " with dots"
+        else:
+            words.append(said.pattern)
+    if said.colour:
+        words.append(said.colour)
+    if len(words) == 2 and dice.chance(0.15):
+        words.reverse()
+    words.append(plural(noun) if said.count > 1 else noun)
+    if said.count > 1:
+        words.insert(0, NUMBERS[said.count])
+    return " ".join(words) + after
+
+
+def _said(thing, count: int, dice: _Dice, detail: float) -> Said:
+    """Choose what is mentioned of a thing; `detail` scales how much."""
+    if thing.entity:
+        size = thing.size if dice.chance(0.3 * detail) else None
+        return Said(None, None, size, None, thing.entity, count)
+    colour = thing.colour if dice.chance(0.55 + 0.42 * detail) else None
+    size = thing.size if dice.chance(0.7 * detail) else None
+    likely = 0.2 if thing.pattern == "plain" else 0.9
+    pattern = thing.pattern if dice.chance(likely * detail) else None
+    return Said(thing.shape, colour, size, pattern, None, count)
+
+
+def _join(parts: list[str], word: str = "and") -> str:
+    if len(parts) == 1:
+        return parts[0]
+    if len(parts) == 2:
+        return f"{parts[0]} {word} {parts[1]}"
+    return f"{', '.join(parts[:-1])} {word} {parts[-1]}"
+
+
+def _stock(phrases, relation, place, dice) -> str:
+    """Short phrases, articles seldom, place first or last."""
+    if dice.chance(0.4):
+        phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
+    if relation:
+        i, word, j = relation
+        to = "to the " if word.endswith("of") and dice.chance(0.5) else ""
+        body = f"{phrases[i]} {to}{word} {phrases[j]}"
+    else:
+        body = _join(phrases, dice.pick(("and", "and", "with", "next to") if len(phrases) == 2 else ("and",)))
+    lead = dice.pick(("", "", "", "", "photo of ", "isolated ", "picture of ", "illustration of "))
+    if not place:
+        return lead + body
+    the = f"{_PREPOSITION[place]} " if dice.chance(0.6) else f"{_PREPOSITION[place].split()[0]} "
+    style = dice.pick(("on", "on", "comma", "first", "background"))
+    return {
+        "on": f"{lead}{body} {the}{place}",
+        "comma": f"{lead}{body}, {place}",
+        "first": f"{place}, {body}",
+        "background": f"{lead}{body}, {place} background",
+    }[style]
+
+
+_COCO_VERBS = ("is lying", "is sitting", "is resting", "can be seen", "is placed")
+_COCO_VERBS_MANY = ("are lying", "are sitting", "are resting", "can be seen", "are placed")
+
+
+def _coco(phrases, relation, place, dice) -> str:
+    """Whole sentences with articles and verbs."""
+    many = phrases[0].startswith(("two", "three"))
+    phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
+    where = f" {_PREPOSITION[place]} {place}" if place else ""
+    if relation:
+        i, word, j = relation
+        to = f"to the {word}" if word.endswith("of") else word
+        text = dice.pick(
+            (
+                f"{phrases[i]} {'are' if many and i == 0 else 'is'} {to} {phrases[j]}{where}",
+                f"there is {phrases[i]} {to} {phrases[j]}{where}",
+                f"{phrases[i]} sits {to} {phrases[j]}{where}",
+            )
+        )
+    else:
+        body = _join(phrases)
+        verbs = _COCO_VERBS_MANY if many or len(phrases) > 1 else _COCO_VERBS
+        forms = [
+            f"there {'are' if many else 'is'} {body}{where}",
+            f"a picture of {body}{where}",
+            f"a photo showing {body}{where}",
+        ]
+        forms += [f"{body} {dice.pick(verbs)}{where}"] * 2 if place else [f"we can see {body}"]
+        text = dice.pick(forms)
+    return text[0].upper() + text[1:] + "."
+
+
+def caption(dialect: str, things, groups, relations, place, dice: _Dice) -> tuple[str, Meaning]:
+    """One caption and its Meaning.
+
+    `groups` lists (index of a thing, how many are alike); `relations` lists the clear (i, word, j)
+    between groups. The first caption words are drawn from `dice` alone.
+    """
+    detail = 1.0 if dice.chance(0.5) else 0.6
+    said = [_said(things[index], count, dice, detail) for index, count in groups]
+    relation = None
+    if relations and dice.chance(0.6):
+        relation = dice.pick(relations)
+        if len(said) > 2:  # a relation names its two things only
+            i, word, j = relation
+            said, relation = [said[i], said[j]], (0, word, 1)
+    elif len(said) > 1 and dice.chance(0.1):
+        said.reverse()
+    told_place = place if dice.chance(0.85 if dialect == "coco" else 0.75) else None
+    phrases = [noun_phrase(one, dice) for one in said]
+    text = (_coco if dialect == "coco" else _stock)(phrases, relation, told_place, dice)
+    return text, Meaning(tuple(said), relation, told_place)
+
+
+def captions(dialect: str, things, groups, relations, place, generator) -> tuple[tuple, tuple]:
+    """Five captions and their five Meanings."""
+    uniforms = generator.random((5, DRAWS))
+    pairs = [caption(dialect, things, groups, relations, place, _Dice(row)) for row in uniforms]
+    return tuple(text for text, _ in pairs), tuple(meaning for _, meaning in pairs)

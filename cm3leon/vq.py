@@ -1,0 +1,264 @@
+"""Image tokenizer: a convolutional VQGAN, uint8 pictures <-> codes of a codebook.
+
+Modules carry the names of taming-transformers' checkpoints (encoder.down.0.block.0.conv1 ...), so that the
+public `vqgan_gumbel_f8` weights (256 px -> 32 x 32 = 1024 codes of 8192) load by name. Stride 8 needs four
+levels of `config.multipliers`.
+
+Axes: B batch, C channels, H height, W width, N codes of a picture (row by row), D width of a code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cm3leon.config import VQConfig
+from cm3leon.errors import UserError
+
+
+def normalise(channels: int) -> nn.GroupNorm:
+    """32 groups where the channels allow it (taming's choice), else groups of 8 channels."""
+    groups = 32 if channels % 32 == 0 and channels >= 128 else max(1, channels // 8)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut; [B,C,H,W] -> [B,C',H,W]."""
+
+    def __init__(self, inner: int, outer: int):
+        super().__init__()
+        self.norm1, self.conv1 = normalise(inner), nn.Conv2d(inner, outer, 3, padding=1)
+        self.norm2, self.conv2 = normalise(outer), nn.Conv2d(outer, outer, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(y)))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over the positions of a map; [B,C,H,W] -> [B,C,H,W]."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = normalise(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        q, k, v = (conv(y).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halve the sides by a strided convolution, padded at the right and the bottom."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the sides by nearest neighbour and a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _middle(channels: int, attend: bool) -> nn.Module:
+    mid = nn.Module()
+    mid.block_1 = ResnetBlock(channels, channels)
+    mid.attn_1 = AttnBlock(channels) if attend else nn.Identity()
+    mid.block_2 = ResnetBlock(channels, channels)
+    return mid
+
+
+def _level(inner: int, outer: int, blocks: int, attend: bool) -> nn.Module:
+    level = nn.Module()
+    level.block = nn.ModuleList(ResnetBlock(inner if k == 0 else outer, outer) for k in range(blocks))
+    level.attn = nn.ModuleList(AttnBlock(outer) for _ in range(blocks if attend else 0))
+    return level
+
+
+def _run_level(level: nn.Module, x: Tensor) -> Tensor:
+    for k, block in enumerate(level.block):
+        x = block(x)
+        if len(level.attn):
+            x = level.attn[k](x)
+    return x
+
+
+class Encoder(nn.Module):
+    """Pictures [B,3,H,W] in [-1,1] -> [B,z,H/stride,W/stride]."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        inner, side = config.channels, config.resolution
+        for k, outer in enumerate(widths):
+            level = _level(inner, outer, config.blocks, side in config.attention)
+            if k < len(widths) - 1:
+                level.downsample = Downsample(outer)
+                side //= 2
+            self.down.append(level)
+            inner = outer
+        self.mid = _middle(inner, attend=bool(config.attention))
+        self.norm_out = normalise(inner)
+        self.conv_out = nn.Conv2d(inner, config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = _run_level(level, x)
+            if hasattr(level, "downsample"):
+                x = level.downsample(x)
+        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """Maps [B,z,h,w] -> pictures [B,3,h*stride,w*stride], about in [-1,1]."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        inner, side = widths[-1], config.grid
+        self.conv_in = nn.Conv2d(config.z_channels, inner, 3, padding=1)
+        self.mid = _middle(inner, attend=bool(config.attention))
+        levels = []
+        for k in reversed(range(len(widths))):
+            level = _level(inner, widths[k], config.blocks + 1, side in config.attention)
+            if k > 0:
+                level.upsample = Upsample(widths[k])
+                side *= 2
+            levels.insert(0, level)  # numbered from the finest, as the encoder's are
+            inner = widths[k]
+        self.up = nn.ModuleList(levels)
+        self.norm_out = normalise(inner)
+        self.conv_out = nn.Conv2d(inner, 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.conv_in(z)
+        x = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x)))
+        for level in reversed(self.up):
+            x = _run_level(level, x)
+            if hasattr(level, "upsample"):
+                x = level.upsample(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class NearestCodes(nn.Module):
+    """The codebook of VQModel: a vector's code is the nearest row."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
+
+    def codes(self, z_MD: Tensor) -> Tensor:
+        """Index of the nearest row for each vector, [M] int64."""
+        table = self.embedding.weight
+        scores = z_MD @ table.T * 2 - table.pow(2).sum(1)
+        return scores.argmax(1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Rows of the codebook, [..., D]."""
+        return self.embedding(codes)
+
+
+class GumbelCodes(nn.Module):
+    """The codebook of GumbelVQ at inference: a 1x1 convolution scores codes, the largest is taken."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(config.z_channels, config.codebook_size, 1)
+        self.embed = nn.Embedding(config.codebook_size, config.code_dim)
+
+    def codes(self, z_MD: Tensor) -> Tensor:
+        """Index of the best-scored code for each vector, [M] int64."""
+        return F.linear(z_MD, self.proj.weight[:, :, 0, 0], self.proj.bias).argmax(1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """Rows of the codebook, [..., D]."""
+        return self.embed(codes)
+
+
+def to_unit(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]."""
+    tensor = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+    if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
+        raise UserError(
+            f"pictures must be uint8 [B,H,W,3], got {tensor.dtype} {tuple(tensor.shape)}; convert them to RGB bytes"
+        )
+    return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_bytes(pictures: Tensor) -> np.ndarray:
+    """float [B,3,H,W] in [-1,1] -> uint8 [B,H,W,3], clipped."""
+    scaled = pictures.float().clamp(-1, 1).add(1).mul(127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+class VQ(nn.Module):
+    """The tokenizer: `encode` pictures to codes, `decode` codes to pictures."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        gumbel = config.quantiser == "gumbel"
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quantize = GumbelCodes(config) if gumbel else NearestCodes(config)
+        if not gumbel:
+            self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
+        else:
+            self.quant_conv = nn.Conv2d(config.z_channels, config.z_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.post_quant_conv.weight.device
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """[B,3,H,W] in [-1,1] -> vectors before quantisation [B,D,h,w]."""
+        return self.quant_conv(self.encoder(pictures))
+
+    def pictures(self, z_BDhw: Tensor) -> Tensor:
+        """Quantised vectors [B,D,h,w] -> pictures [B,3,H,W]."""
+        return self.decoder(self.post_quant_conv(z_BDhw))
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray | Tensor) -> Tensor:
+        """uint8 [B,H,W,3] -> codes int64 [B,N], row by row. Raises UserError for other input."""
+        x = to_unit(images)
+        stride = self.config.stride
+        if x.shape[2] % stride or x.shape[3] % stride or not x.shape[2]:
+            raise UserError(f"picture sides must be multiples of {stride}, got {tuple(x.shape[2:])}")
+        z = self.latents(x.to(self.device))
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+        return self.quantize.codes(flat).view(len(x), -1)
+
+    @torch.inference_mode()
+    def decode(self, codes: np.ndarray | Tensor) -> np.ndarray:
+        """Codes int64 [B,N], N a square -> uint8 [B,H,W,3]. Raises UserError for codes out of range."""
+        codes = torch.as_tensor(codes).to(self.device)
+        side = round(codes.shape[1] ** 0.5)
+        if side * side != codes.shape[1] or not side:
+            raise UserError(f"codes of a picture must be a square number, got {codes.shape[1]}")
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
+            raise UserError(
+                f"codes must lie in 0..{self.config.codebook_size - 1}, got {int(codes.min())}..{int(codes.max())}"
+            )
+        z = self.quantize.vectors(codes).view(len(codes), side, side, -1).permute(0, 3, 1, 2)
+        return to_bytes(self.pictures(z))
