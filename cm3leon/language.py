@@ -1,8 +1,8 @@
 """Captions of the embedded world: two dialects of one small grammar, and what each caption claims.
 
-`stock` speaks in short stock-photo phrases (training), `coco` in sentences (evaluation only). Both name
-shapes, colours, sizes, patterns, places and relations by the same words; order, function words and the
-amount said differ. Every caption comes with its Meaning, so that a picture can be judged by what was
+`stock` speaks in stock-photo phrases (training), `coco` in whole sentences (evaluation only). Both name
+shapes, colours, sizes, patterns, places and relations by the same words and share most function words;
+order, articles, verbs, length and the amount said differ in distribution. Every caption comes with its Meaning, so that a picture can be judged by what was
 asked for and by nothing else.
 """
 
@@ -108,27 +108,50 @@ def _join(parts: list[str], word: str = "and") -> str:
     return f"{', '.join(parts[:-1])} {word} {parts[-1]}"
 
 
+_STOCK_LEADS = ("",) * 6 + (
+    "photo of ",
+    "isolated ",
+    "picture of ",
+    "illustration of ",
+    "a photo showing ",
+    "we can see ",
+    "there is ",
+)
+_STOCK_POSES = ("",) * 6 + (" lying", " sitting", " resting", " placed", " seen", " can be seen")
+
+
 def _stock(phrases, relation, place, dice) -> str:
-    """Short phrases, articles seldom, place first or last."""
+    """Short phrases, articles and verbs seldom, place first or last; now and then a capital, a stop."""
     if dice.chance(0.4):
         phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
     if relation:
         i, word, j = relation
         to = "to the " if word.endswith("of") and dice.chance(0.5) else ""
-        body = f"{phrases[i]} {to}{word} {phrases[j]}"
+        body = f"{phrases[i]} {dice.pick(('', '', '', 'is ', 'sits '))}{to}{word} {phrases[j]}"
     else:
-        body = _join(phrases, dice.pick(("and", "and", "with", "next to") if len(phrases) == 2 else ("and",)))
-    lead = dice.pick(("", "", "", "", "photo of ", "isolated ", "picture of ", "illustration of "))
-    if not place:
-        return lead + body
-    the = f"{_PREPOSITION[place]} " if dice.chance(0.6) else f"{_PREPOSITION[place].split()[0]} "
-    style = dice.pick(("on", "on", "comma", "first", "background"))
-    return {
-        "on": f"{lead}{body} {the}{place}",
-        "comma": f"{lead}{body}, {place}",
-        "first": f"{place}, {body}",
-        "background": f"{lead}{body}, {place} background",
-    }[style]
+        links = ("and", "and", "with", "next to") if len(phrases) == 2 else ("and",)
+        body = _join(phrases, dice.pick(links))
+    lead = dice.pick(_STOCK_LEADS)
+    if lead == "there is " and phrases[0].startswith(("two", "three")):
+        lead = "there are "
+    if place:
+        where = _PREPOSITION[place] if dice.chance(0.6) else _PREPOSITION[place].split()[0]
+        pose = dice.pick(_STOCK_POSES)
+        if pose and len(phrases) > 1 and not relation and dice.chance(0.3):
+            pose = f" are{pose}" if "can" not in pose else pose
+        elif pose and dice.chance(0.3):
+            pose = f" is{pose}" if "can" not in pose else pose
+        style = dice.pick(("on", "on", "on", "comma", "first", "background"))
+        text = {
+            "on": f"{lead}{body}{pose} {where} {place}",
+            "comma": f"{lead}{body}, {place}",
+            "first": f"{place}, {body}",
+            "background": f"{lead}{body}, {place} background",
+        }[style]
+    else:
+        text = lead + body
+    text = text[0].upper() + text[1:] if dice.chance(0.35) else text
+    return text + ("." if dice.chance(0.35) else "")
 
 
 _COCO_VERBS = ("is lying", "is sitting", "is resting", "can be seen", "is placed")

@@ -1,0 +1,148 @@
+"""Retrain everything shipped under `baselines/scenes/`: nox -s train_baselines
+
+Order: text tokenizer, image tokenizer, feature network, token caches, then each transformer. Every part
+is skipped when its folder is finished and continues where it stopped when it was killed. Cost on two
+cores without bf16 units: image tokenizer 30 minutes, features 8, scenes-xs 20, scenes-s 75.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from baselines.recipes import RECIPES, Recipe
+from cm3leon.config import VQConfig, from_dict, to_dict
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder
+
+HELD_OUT = 512  # pictures of `stock`, `val` behind the held-out loss
+PARTS = ("text", "vq", "features", "scenes-xs", "scenes-s", "scenes-m")
+
+
+@dataclass
+class Options:
+    """What to retrain, and how."""
+
+    parts: tuple[str, ...] = PARTS[:-1]  # any of text vq features scenes-xs scenes-s scenes-m
+    form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
+    out: Path | None = None  # folder of the weights; default: the shipped ones
+    runs: Path = Path(".runs")  # states, logs and token caches
+    fresh: bool = False  # retrain finished parts as well
+    threads: int = 0  # of the processor; 0: all
+
+
+def main(options: Options) -> None:
+    """Train the parts asked for, in the order of dependence."""
+    import torch
+
+    if strange := [part for part in options.parts if part not in PARTS]:
+        raise UserError(f"no part {strange[0]!r} to train; there are {', '.join(PARTS)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out = options.out or baselines_folder() / "scenes"
+    device = "cuda" if options.form == "gpu" and torch.cuda.is_available() else "cpu"
+    for part in PARTS:
+        if part not in options.parts:
+            continue
+        if finished(out / part) and not options.fresh:
+            print(f"{part}: finished in {out / part}, kept (--fresh retrains it)", file=sys.stderr)
+            continue
+        print(f"{part}: training on {device_name(device)}", file=sys.stderr)
+        train_part(part, out, options, device)
+
+
+def train_part(part: str, out: Path, options: Options, device: str) -> None:
+    """Train one part into its folder."""
+    from baselines.features import train_features
+    from baselines.tokenizers import train_text, train_vq
+
+    run = options.runs / (part if part in PARTS[:3] else f"{part}-{options.form}")
+    if part == "text":
+        train_text(out / part)
+    elif part == "vq":
+        train_vq(run, out / part, device)
+    elif part == "features":
+        train_features(run, out / part, device)
+    else:
+        train_transformer(RECIPES[options.form](part), out, options.runs, run, device)
+
+
+def finished(folder: Path) -> bool:
+    """A part's folder holds its last-written file."""
+    return (folder / "config.json").exists() or (folder / "tokenizer.json").exists()
+
+
+def device_name(device: str) -> str:
+    """The processor or accelerator, for cards and logs."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def load_tokenizers(out: Path):
+    """The finished text and image tokenizers of a weights folder."""
+    import torch
+
+    from cm3leon.checkpoint import load, load_into
+    from cm3leon.text import TextTokenizer
+    from cm3leon.vq import VQ
+
+    text = TextTokenizer.load(out / "text" / "tokenizer.json")
+    config, tensors, _ = load(out / "vq", "vq")
+    vq = VQ(from_dict(VQConfig, config))
+    load_into(vq, tensors)
+    return text, vq.eval().to(memory_format=torch.channels_last)
+
+
+def train_transformer(recipe: Recipe, out: Path, runs: Path, run: Path, device: str) -> None:
+    """Encode the pictures, train in `run`, save to `out/<name>` in bfloat16 with the run's log."""
+    import torch
+
+    from cm3leon import seeds
+    from cm3leon.checkpoint import digest, save
+    from cm3leon.data import encode_scenes, pair_batches, pair_held_out, pair_loss
+    from cm3leon.files import write_atomic
+    from cm3leon.sequence import Vocabulary
+    from cm3leon.train import train
+    from cm3leon.transformer import Transformer
+
+    text, vq = load_tokenizers(out)
+    vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
+    seen = encode_scenes(
+        vq, text, "stock", "train", 0, recipe.pictures, runs / f"tokens-{recipe.pictures}"
+    )
+    held = encode_scenes(vq, text, "stock", "val", 0, HELD_OUT, runs / "tokens-val")
+    config = recipe.train
+    model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.name))
+    digests = {"text_sha256": text.digest, "vq_sha256": digest(out / "vq")}
+    about = {"model": to_dict(recipe.model), "objective": to_dict(recipe.objective), **digests}
+    done = train(
+        model.to(device),
+        pair_loss(vocabulary),
+        pair_batches(seen, vocabulary, recipe.objective, config.batch, config.seed),
+        config,
+        run,
+        evaluate=pair_held_out(held, vocabulary, HELD_OUT),
+        about=about,
+    )
+    extra = digests | {
+        "objective": to_dict(recipe.objective),
+        "train": to_dict(config),
+        "pictures": recipe.pictures,
+        "seconds": round(done["seconds"]),
+        "device": device_name(device),
+    }
+    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_atomic(out / recipe.name / "log.jsonl", (run / "log.jsonl").read_bytes())
+    save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)
+
+
+if __name__ == "__main__":
+    from benchmarks.harness.core import main as run_main
+
+    run_main(main, Options)

@@ -1,0 +1,267 @@
+"""Weights on disk: `model.safetensors` and, written after it, `config.json` that names its digest.
+
+Never pickle. A folder that does not fit what was asked for gives one line and no tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cm3leon.config import to_dict
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes, sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+STATE = "state.json"
+FORMAT = 1
+
+
+def save(
+    folder: str | Path,
+    kind: str,
+    config,
+    tensors: Mapping[str, torch.Tensor],
+    extra: dict | None = None,
+    dtype: torch.dtype | None = None,
+) -> str:
+    """Write a checkpoint and return the SHA-256 of its weights.
+
+    `config` is a dataclass or a plain dict; `dtype` (e.g. torch.bfloat16) is the type in which
+    floating tensors are stored, None keeps each one's own. Integers keep theirs always.
+    Raises UserError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    digest = write_tensors(folder / WEIGHTS, tensors, dtype)
+    about = {
+        "format": FORMAT,
+        "kind": kind,
+        "config": to_dict(config) if is_dataclass(config) else dict(config),
+        "sha256": digest,
+        "extra": dict(extra or {}),
+    }
+    write_atomic(folder / CONFIG, json.dumps(about, indent=2, allow_nan=False) + "\n")
+    return digest
+
+
+def load(folder: str | Path, kind: str) -> tuple[dict, dict[str, torch.Tensor], dict]:
+    """Read a checkpoint of `kind`: (config, tensors on the CPU in their stored type, extra).
+
+    Raises UserError for a missing file, torn JSON, another kind or format, or weights whose
+    digest is not the one `config.json` names.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    if about["kind"] != kind:
+        raise UserError(f"{folder} holds a {about['kind']!r}, not a {kind!r}; name another folder")
+    return about["config"], read_tensors(folder / WEIGHTS, about["sha256"]), about["extra"]
+
+
+def read_about(folder: str | Path) -> dict:
+    """The checked content of a checkpoint's `config.json`, without reading the weights."""
+    path = Path(folder) / CONFIG
+    about = read_json(path)
+    kinds = {"format": int, "kind": str, "config": dict, "sha256": str, "extra": dict}
+    for key, expected in kinds.items():
+        if not isinstance(about.get(key), expected):
+            raise UserError(
+                f"{path} has no {expected.__name__} {key!r}; it is not a cm3leon checkpoint"
+            )
+    if about["format"] != FORMAT:
+        raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}")
+    return about
+
+
+def digest(folder: str | Path) -> str:
+    """SHA-256 (hex) of a checkpoint's `model.safetensors`."""
+    path = Path(folder) / WEIGHTS
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; name a checkpoint folder") from None
+
+
+def module_digest(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's tensors as safetensors bytes: names the weights actually in memory."""
+    return sha256_bytes(to_bytes(module.state_dict()))
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into a module of the same names and shapes, cast to the module's types.
+
+    Raises UserError naming the first missing, unexpected or mis-shaped tensor; the module is
+    unchanged then.
+    """
+    import torch
+
+    own = module.state_dict()
+    name = type(module).__name__
+    for key, value in own.items():
+        if key not in tensors:
+            raise UserError(f"the weights have no {key!r}, which this {name} needs")
+        if tensors[key].shape != value.shape:
+            ours, theirs = tuple(value.shape), tuple(tensors[key].shape)
+            raise UserError(f"{key!r} has shape {theirs} in the weights, {ours} in this {name}")
+    if strange := sorted(set(tensors) - set(own)):
+        raise UserError(f"the weights have {strange[0]!r}, which this {name} has not")
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(tensors[key])
+
+
+def save_state(
+    folder: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict,
+    position: dict,
+) -> None:
+    """Write the state of a training: tensors first, then the file that names them.
+
+    `position` (with "step") is where the run stands, `identity` which run it is. A kill at any
+    moment leaves the old state or the new one; older tensors are removed at the end.
+    """
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+    for parameter, state in optimizer.state.items():
+        tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in state.items()}
+    name = f"state-{position['step']:08d}.safetensors"
+    digest = write_tensors(folder / name, tensors)
+    about = {"tensors": name, "sha256": digest, "position": position, "identity": identity}
+    write_atomic(folder / STATE, json.dumps(about, indent=1) + "\n")
+    for old in [*folder.glob("state-*.safetensors"), *folder.glob(".state*")]:
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load_state(
+    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict
+) -> dict | None:
+    """Restore module and optimiser from `save_state` and return the position; None when new.
+
+    Raises UserError naming the first field in which the stored identity differs, or for a
+    damaged state.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    about = read_json(path)
+    kinds = {"tensors": str, "sha256": str, "position": dict, "identity": dict}
+    for key, expected in kinds.items():
+        if not isinstance(about.get(key), expected):
+            raise UserError(f"{path} has no {expected.__name__} {key!r}; name a new folder")
+    _refuse_other(about["identity"], identity, folder)
+    tensors = read_tensors(folder / about["tensors"], about["sha256"])
+    load_into(module, _below(tensors, "module/"))
+    for name, parameter in module.named_parameters():
+        if found := _below(tensors, f"optimizer/{name}/"):
+            optimizer.state[parameter] = {
+                key: _like(parameter, value) for key, value in found.items()
+            }
+    return about["position"]
+
+
+def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """An optimiser's tensor as it was: on the parameter's device, in the parameter's layout.
+
+    Fused optimisers walk through memory and trust that both lie in the same order
+    (channels_last or not).
+    """
+    import torch
+
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def _below(tensors: Mapping[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `start`, under what follows it."""
+    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
+
+
+def _refuse_other(stored: dict, wanted: dict, folder: Path, above: str = "") -> None:
+    """Raise for the first field, in the order of the new identity, that differs."""
+    for key in [*wanted, *(key for key in stored if key not in wanted)]:
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            _refuse_other(old, new, folder, f"{above}{key}.")
+        elif old != new:
+            raise UserError(
+                f"{folder} was begun with {above}{key} = {old!r}, this run has {new!r}; "
+                "use the same value or another folder"
+            )
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None
+) -> str:
+    """Write one safetensors file atomically; returns the SHA-256 of its bytes."""
+    data = to_bytes(tensors, dtype)
+    write_atomic(path, data)
+    return sha256_bytes(data)
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file whose digest must be `sha256`."""
+    import safetensors
+    from safetensors.torch import load as parse
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    found = sha256_bytes(data)
+    if found != sha256:
+        raise UserError(
+            f"{path} has digest {found[:12]}, its description names {sha256[:12]}; "
+            "copy or train it again"
+        )
+    try:
+        return parse(data)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from None
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> bytes:
+    """Safetensors bytes; a function of names, types and values alone."""
+    from safetensors.torch import save as pack
+
+    plain, seen = {}, set()
+    for key, value in tensors.items():
+        value = value.detach().to("cpu")
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        value = value.contiguous()
+        storage = value.untyped_storage().data_ptr()
+        # safetensors refuses two names for one memory (tied weights), so the second is copied
+        plain[key] = value.clone() if storage in seen else value
+        seen.add(storage)
+    return pack(plain)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; UserError naming the file (and the place, when it is torn)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; name an existing file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text at byte {error.start}") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path} is no JSON we read: it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,392 @@
+"""The one training loop: image tokenizer, feature network and transformer all go through `train`.
+
+A batch is a pure function of the step, so a run that was killed continues with the bytes an
+unbroken one would have had (same machine, same number of threads, CPU). A run folder holds
+`state.json`, which names the one valid `state-<step>.safetensors`, and `log.jsonl`.
+Steps count from 1: step s draws batch(s), uses learning_rate(s) and is the s-th update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cm3leon.checkpoint import load_state, save_state
+from cm3leon.config import TrainConfig, to_dict
+from cm3leon.errors import UserError
+
+Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
+LOG = "log.jsonl"
+QUIET_S = 20.0  # seconds between progress lines where no terminal is attached
+
+
+def train(
+    module: nn.Module,
+    loss: Loss,
+    batch: Callable[[int], object],
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    about: Mapping | None = None,
+    flops_per_token: float = 0.0,
+    device_flops: float = 0.0,
+) -> dict:
+    """Train `module` in place for `config.steps` updates; continues where `folder` stopped.
+
+    `loss(module, batch, step)` gives a scalar to minimise and a dict of scalars to log: each is
+    averaged over the steps since the last record, except "tokens", which is summed and becomes
+    tokens_per_s. `batch(step)` is a tensor, or a dict, tuple or list of tensors, and must depend
+    on nothing but the step. `evaluate(module)` gives held-out numbers every `eval_every` steps.
+    `about` is whatever else names this run (model configuration, digests of the data); a folder
+    begun with another one is refused. With `flops_per_token` (forward and backward) and
+    `device_flops` (peak FLOP/s) the log holds the model FLOPs utilisation, `mfu`.
+
+    Returns {"step", "seconds", "loss"} at the end. SIGTERM and SIGINT finish the step, save and
+    raise SystemExit(128 + signal). Raises UserError for another configuration in `folder`, for a
+    loss or gradient that is not finite (the last good state stays), and for a full disk.
+    """
+    folder = Path(folder)
+    identity = json.loads(json.dumps({"train": to_dict(config), **(about or {})}, default=str))
+    device = next(module.parameters()).device
+    cast = precision(config, device)
+    optimizer = make_optimizer(module, config)
+    mfu = flops_per_token / device_flops if device_flops else 0.0
+    stop = 0
+    with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
+        run = _Run(load_state(folder, module, optimizer, identity))
+        log.cut(run.step)
+        bar.start(run.step)
+        module.train()
+        for step in range(run.step + 1, config.steps + 1):
+            inputs = _moved(batch(step), device)
+            run.note(step, _update(module, optimizer, loss, inputs, step, config, cast))
+            stop = signals.received  # read once: it may change at any line below
+            ends = step == config.steps
+            evaluates = evaluate and (ends or step % config.eval_every == 0)
+            logs = evaluates or ends or step == 1 or step % config.log_every == 0
+            saves = ends or stop or step % config.save_every == 0
+            if logs or saves:
+                run.settle()
+            if logs:
+                record = run.record(learning_rate(step, config), mfu)
+                if evaluates:
+                    record |= _held_out(module, evaluate, device, cast)
+                    run.window_started = time.monotonic()  # speed means speed of training
+                log.append(record)
+                bar.show(step, record)
+            if saves:
+                log.sync()
+                save_state(folder, module, optimizer, identity, run.position())
+            if stop:
+                break
+    if run.step < config.steps:
+        print(f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr)
+        raise SystemExit(128 + stop)
+    return {"step": run.step, "seconds": run.seconds(), "loss": run.loss}
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear from 0 to the peak at step == warmup, then linear to `final` of it (A10)."""
+    if step < config.warmup:
+        return config.rate * step / config.warmup
+    if config.steps == config.warmup:
+        return config.rate
+    done = min(1.0, (step - config.warmup) / (config.steps - config.warmup))
+    return config.rate * (1 + (config.final - 1) * done)
+
+
+def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:
+    """Updates needed to see `tokens`: 2.4e12 at 8e6 a step are 300,000 (Table 3, Fig. 3)."""
+    if not (tokens > 0 and tokens_per_step > 0):
+        raise UserError(
+            f"tokens and tokens_per_step must be positive, got {tokens}, {tokens_per_step}"
+        )
+    return math.ceil(tokens / tokens_per_step)
+
+
+def precision(config: TrainConfig, device: torch.device | str) -> torch.dtype:
+    """The type of matrix products (A54): torch.bfloat16 where "auto" finds hardware for it.
+
+    Weights, gradients and the optimiser stay float32. A CPU without bf16 units runs bf16 up to a
+    hundred times slower than float32, hence the question.
+    """
+    if config.precision != "auto":
+        return getattr(torch, config.precision)
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    able = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (A9); weight decay on matrices and kernels, not on positions or 1-d parameters."""
+    decayed, free = [], []
+    for name, parameter in module.named_parameters():
+        plain = parameter.ndim < 2 or "position" in name
+        (free if plain else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+def _update(module, optimizer, loss: Loss, batch, step: int, config: TrainConfig, cast) -> dict:
+    """One optimiser step; returns scalars still on the device."""
+    with _autocast(next(module.parameters()).device, cast):
+        value, scalars = loss(module, batch, step)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+    optimizer.step()
+    return {"loss": value.detach(), "gradient_norm": norm, **scalars}
+
+
+def _held_out(module, evaluate, device, cast) -> dict:
+    """Held-out numbers, each under the name `held_out_<name>`."""
+    module.eval()
+    with torch.no_grad(), _autocast(device, cast):
+        found = {f"held_out_{name}": float(value) for name, value in evaluate(module).items()}
+    module.train()
+    return found
+
+
+def _autocast(device: torch.device, cast: torch.dtype):
+    if cast == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, cast)
+
+
+def _moved(batch, device: torch.device):
+    """The batch with every tensor in it on the device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_moved(value, device) for value in batch)
+    return batch
+
+
+class _Run:
+    """Where a run stands: the step, the seconds spent and the sums since the last log record."""
+
+    def __init__(self, position: dict | None):
+        was = position or {}
+        self.step, self.loss = was.get("step", 0), was.get("loss", math.nan)
+        self.count, self.sums = was.get("count", 0), dict(was.get("sums", {}))
+        self.spent = was.get("seconds", 0.0)  # in earlier processes
+        self.window_spent = was.get("window_seconds", 0.0)  # of those, since the last record
+        self.started = self.window_started = time.monotonic()
+        self.late: tuple[int, dict] | None = None
+
+    def position(self) -> dict:
+        """What a later process needs to go on, in JSON's types."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "count": self.count,
+            "sums": self.sums,
+            "seconds": self.seconds(),
+            "window_seconds": self.window_spent + time.monotonic() - self.window_started,
+        }
+
+    def seconds(self) -> float:
+        """Seconds of training in all processes so far."""
+        return self.spent + time.monotonic() - self.started
+
+    def note(self, step: int, values: dict) -> None:
+        """Take the results of a step and count those of the step before.
+
+        Reading one step late means that an accelerator never waits for this process.
+        """
+        before, self.late = self.late, (step, values)
+        if before:
+            self._count(*before)
+
+    def settle(self) -> None:
+        """Count the results of the newest step."""
+        if self.late:
+            self._count(*self.late)
+        self.late = None
+
+    def _count(self, step: int, values: dict) -> None:
+        values = {name: float(value) for name, value in values.items()}
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                raise UserError(
+                    f"{name} is {values[name]} at step {step}; the state saved last is kept; "
+                    "lower train.rate or train.clip"
+                )
+        self.step, self.loss = step, values["loss"]
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def record(self, rate: float, mfu_per_token_s: float) -> dict:
+        """The log record of the steps since the last one, which it forgets."""
+        window = max(self.window_spent + time.monotonic() - self.window_started, 1e-9)
+        means = {name: total / self.count for name, total in self.sums.items() if name != "tokens"}
+        record = {
+            "step": self.step,
+            "seconds": round(self.seconds(), 3),
+            "learning_rate": rate,
+            **means,
+        }
+        if "tokens" in self.sums:
+            record["tokens_per_s"] = round(self.sums["tokens"] / window, 1)
+            if mfu_per_token_s:
+                record["mfu"] = record["tokens_per_s"] * mfu_per_token_s
+        record["steps_per_s"] = round(self.count / window, 4)
+        self.sums, self.count, self.window_spent = {}, 0, 0.0
+        self.window_started = time.monotonic()
+        return record
+
+
+class _Log:
+    """JSON lines of one run; open in one process at a time."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> _Log:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.path, "a+b")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; name a folder") from None
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.file.close()
+                raise UserError(
+                    f"{self.path.parent} is in use by another training; wait or name another folder"
+                ) from None
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.file.close()
+
+    def cut(self, step: int) -> None:
+        """Drop what follows `step`, and a torn tail: the resumed run logs those steps again."""
+        self.file.seek(0)
+        size = 0
+        for line in self.file:
+            try:
+                whole = line.endswith(b"\n") and json.loads(line)["step"] <= step
+            except (ValueError, KeyError, TypeError):
+                whole = False
+            if not whole:
+                break
+            size += len(line)
+        self.file.truncate(size)
+
+    def append(self, record: dict) -> None:
+        """Write one record; numbers that are not finite become null."""
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in record.items()
+        }
+        with self._writing():
+            self.file.write(json.dumps(finite).encode() + b"\n")
+            self.file.flush()
+
+    def sync(self) -> None:
+        """Make the log at least as new on the disk as the state that follows it."""
+        with self._writing():
+            os.fsync(self.file.fileno())
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free space") from None
+
+
+class _Signals:
+    """Remembers SIGTERM or SIGINT; a second one acts as it did before us."""
+
+    def __init__(self):
+        self.received = 0
+        self.before: dict = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+    def _note(self, number, frame) -> None:
+        self.received = number
+        self.__exit__()
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, steps: int):
+        self.steps, self.done, self.bar = steps, 0, None
+        self.started, self.spoke = time.monotonic(), -math.inf
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def start(self, done: int) -> None:
+        """Begin after `done` steps of earlier processes."""
+        self.done = done
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def show(self, step: int, record: dict) -> None:
+        """Report a log record."""
+        loss = record.get("held_out_loss", record["loss"])
+        speed = f"{record['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in record else ""
+        if self.bar:
+            self.bar.set_postfix_str(f"loss {loss:.4f} {speed}", refresh=False)
+            self.bar.update(step - self.bar.n)
+            return
+        now = time.monotonic()
+        if now - self.spoke < QUIET_S and step != self.steps:
+            return
+        self.spoke = now
+        eta = (now - self.started) / max(1, step - self.done) * (self.steps - step)
+        left = f"{int(eta // 60)}:{int(eta % 60):02d} left"
+        print(
+            f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {left}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,82 @@
+"""Sessions: `nox -l` lists them; each installs the tested set of versions from constraints.txt.
+
+uv makes the environments (seconds, once packages are cached). Arguments after `--` go to the command.
+"""
+
+import os
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests"]
+
+CONSTRAINTS = ("--constraint", "constraints.txt")
+BENCHES = ("fid_coco",)
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """The package itself, editable, with the tested versions of what it needs."""
+    session.install(*CONSTRAINTS, "-e", f".[{extras}]")
+
+
+def quiet(session: nox.Session) -> dict[str, str]:
+    """No network at run time; the plots need no display."""
+    return {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*CONSTRAINTS, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite; `-- -k name` for a part."""
+    install(session, "bench,report,dev")
+    session.run("pytest", *session.posargs, env=quiet(session))
+
+
+def bench(name: str) -> None:
+    """One session per benchmark, of the same name."""
+
+    @nox.session(name=name, tags=["bench"])
+    def run(session: nox.Session) -> None:
+        install(session, "bench,report")
+        session.run("python", "-m", f"benchmarks.{name}", *session.posargs, env=quiet(session))
+
+    run.func.__doc__ = f"The benchmark benchmarks/{name}.py."
+
+
+for _name in BENCHES:
+    bench(_name)
+
+
+@nox.session
+def train_baselines(session: nox.Session) -> None:
+    """Retrain what is shipped under baselines/scenes/ (hours on a CPU); continues where it stopped."""
+    install(session, "bench,report")
+    session.run("python", "-m", "baselines.train", *session.posargs, env=quiet(session))
+
+
+@nox.session
+def frechet_speed(session: nox.Session) -> None:
+    """Our Fréchet distance timed against other packages' on the same inputs."""
+    install(session, "bench,report")
+    session.install(*CONSTRAINTS, "torch-fidelity")
+    session.run("python", "-m", "benchmarks.frechet_speed", *session.posargs, env=quiet(session))
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Write constraints.txt anew: names and versions only."""
+    session.install("uv")
+    session.run(
+        "uv", "pip", "compile", "pyproject.toml", "--all-extras", "--python-version", "3.11",
+        "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links",
+        "--output-file", "constraints.txt", *session.posargs,
+        env={"UV_PYTHON_PREFERENCE": os.environ.get("UV_PYTHON_PREFERENCE", "system")},
+    )  # fmt: skip
