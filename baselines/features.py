@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.tokenizers import device_name
 from cm3leon import seeds
 from cm3leon.checkpoint import load, load_into, save
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.errors import UserError
+from cm3leon.files import write_atomic
 from cm3leon.scenes import scene
 from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 from cm3leon.train import train
@@ -158,5 +160,10 @@ def train_features(run: Path, folder: Path, device: str, config: TrainConfig = T
         evaluate=_evaluate,
         about={"features": ARCHITECTURE},
     )
-    extra = {"recipe": to_dict(config), "seconds": done["seconds"]}
+    extra = {
+        "recipe": to_dict(config),
+        "seconds": round(done["seconds"]),
+        "device": device_name(device),
+    }
+    write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(folder, "features", ARCHITECTURE, network.state_dict(), extra)

@@ -46,7 +46,7 @@ def cpu_recipe(name: str) -> Recipe:
     if name == "scenes-xs":
         return Recipe(MODELS[name](), _schedule(7000, 16, 3e-3), pictures=57_344)
     if name == "scenes-s":
-        return Recipe(MODELS[name](), _schedule(7000, 16, 1.5e-3), pictures=57_344)
+        return Recipe(MODELS[name](), _schedule(6500, 16, 1.5e-3), pictures=57_344)
     raise UserError(f"no CPU recipe for {name!r}; there is one for scenes-xs and scenes-s")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, VQConfig, to_dict
+from cm3leon.files import write_atomic
 from cm3leon.scenes import scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
-from cm3leon.vq import VQ, to_bytes, to_unit
+from cm3leon.vq import VQ, to_unit
 from cm3leon.vq_loss import VQLossConfig, VQTraining
 
 TEXT_SIZE = 512
@@ -28,11 +30,29 @@ VQ_TRAIN = TrainConfig(
     warmup=200,
     final=0.05,
     weight_decay=0.0,
+    precision="float32",  # the search for the nearest code needs it
     save_every=500,
     eval_every=1500,
     log_every=50,
 )
 HELD_OUT = 128  # pictures of `val`
+
+
+def device_name(device: str) -> str:
+    """The processor or accelerator, for cards and logs."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Name of the processor where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def stock_captions(pictures: int) -> Iterator[str]:
@@ -102,8 +122,12 @@ def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAI
         evaluate=evaluate_vq,
         about={"vq": to_dict(VQ_SHAPE), "loss": to_dict(VQ_LOSS)},
     )
-    extra = {"recipe": to_dict(config), "loss": to_dict(VQ_LOSS), "seconds": done["seconds"]}
+    extra = {
+        "recipe": to_dict(config),
+        "loss": to_dict(VQ_LOSS),
+        "seconds": round(done["seconds"]),
+        "device": device_name(device),
+    }
+    write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(folder, "vq", VQ_SHAPE, training.vq.state_dict(), extra)
 
-
-__all__ = ["reconstruct", "to_bytes", "train_text", "train_vq"]

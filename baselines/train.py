@@ -7,18 +7,18 @@ cores without bf16 units: image tokenizer 30 minutes, features 8, scenes-xs 20, 
 
 from __future__ import annotations
 
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from baselines.recipes import RECIPES, Recipe
+from baselines.tokenizers import device_name
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
-HELD_OUT = 512  # pictures of `stock`, `val` behind the held-out loss
+HELD_OUT = 256  # pictures of `stock`, `val` behind the held-out loss
 PARTS = ("text", "vq", "features", "scenes-xs", "scenes-s", "scenes-m")
 
 
@@ -34,8 +34,8 @@ class Options:
     threads: int = 0  # of the processor; 0: all
 
 
-def main(options: Options) -> None:
-    """Train the parts asked for, in the order of dependence."""
+def main(options: Options) -> int:
+    """Train the parts asked for, in the order of dependence; returns the exit code."""
     import torch
 
     if strange := [part for part in options.parts if part not in PARTS]:
@@ -52,6 +52,7 @@ def main(options: Options) -> None:
             continue
         print(f"{part}: training on {device_name(device)}", file=sys.stderr)
         train_part(part, out, options, device)
+    return 0
 
 
 def train_part(part: str, out: Path, options: Options, device: str) -> None:
@@ -73,15 +74,6 @@ def train_part(part: str, out: Path, options: Options, device: str) -> None:
 def finished(folder: Path) -> bool:
     """A part's folder holds its last-written file."""
     return (folder / "config.json").exists() or (folder / "tokenizer.json").exists()
-
-
-def device_name(device: str) -> str:
-    """The processor or accelerator, for cards and logs."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def load_tokenizers(out: Path):
@@ -117,17 +109,19 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, run: Path, device: 
         vq, text, "stock", "train", 0, recipe.pictures, runs / f"tokens-{recipe.pictures}"
     )
     held = encode_scenes(vq, text, "stock", "val", 0, HELD_OUT, runs / "tokens-val")
-    config = recipe.train
+    config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.name))
     digests = {"text_sha256": text.digest, "vq_sha256": digest(out / "vq")}
     about = {"model": to_dict(recipe.model), "objective": to_dict(recipe.objective), **digests}
     done = train(
         model.to(device),
         pair_loss(vocabulary),
-        pair_batches(seen, vocabulary, recipe.objective, config.batch, config.seed),
+        pair_batches(
+            seen, vocabulary, recipe.objective, config.batch, config.seed, context=context
+        ),
         config,
         run,
-        evaluate=pair_held_out(held, vocabulary, HELD_OUT),
+        evaluate=pair_held_out(held, vocabulary, HELD_OUT, context=context),
         about=about,
     )
     extra = digests | {
@@ -143,6 +137,6 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, run: Path, device: 
 
 
 if __name__ == "__main__":
-    from benchmarks.harness.core import main as run_main
+    from cm3leon.cli import guarded, parse
 
-    run_main(main, Options)
+    sys.exit(guarded(lambda: main(parse(Options, None, "python -m baselines.train"))))

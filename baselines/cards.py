@@ -1,0 +1,210 @@
+"""Cards of the shipped weights: what a model is, how it was made, at what cost, and what it draws.
+
+    python -m baselines.cards            writes README.md, loss.png and samples.png into each folder
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from cm3leon.checkpoint import read_about
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder, write_atomic
+
+SAMPLES = 24  # captions of `coco`, `val`; never of `test`
+LICENCE = "Apache-2.0, weights and data: both were made by this repository"
+
+
+def main() -> int:
+    """Write the card of every finished checkpoint under `baselines/scenes/`; returns the exit code."""
+    home = baselines_folder() / "scenes"
+    folders = sorted(path.parent for path in home.glob("*/config.json"))
+    if not folders:
+        raise UserError(f"no checkpoint under {home}; run nox -s train_baselines")
+    for folder in folders:
+        about = read_about(folder)
+        card = {"transformer": transformer_card, "vq": vq_card, "features": features_card}
+        write_atomic(folder / "README.md", card[about["kind"]](folder, about))
+        print(folder / "README.md", file=sys.stderr)
+    return 0
+
+
+def read_log(folder: Path) -> list[dict]:
+    """Records of a training's log beside the weights; empty when none was kept."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def facts_table(facts: dict) -> str:
+    """Two columns in Markdown."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def settings(values: dict) -> str:
+    """A configuration as `name value` pairs."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def minutes(seconds: float) -> str:
+    """Wall-clock of a training, in minutes."""
+    return f"{seconds / 60:.0f} minutes"
+
+
+def transformer_card(folder: Path, about: dict) -> str:
+    """Card of a transformer, with its loss curve and samples."""
+    from cm3leon.config import ModelConfig, from_dict
+    from cm3leon.transformer import parameter_count
+
+    extra, log = about["extra"], read_log(folder)
+    model = from_dict(ModelConfig, about["config"])
+    tokens = sum_tokens(log)
+    held = [record for record in log if "held_out_loss" in record]
+    facts = {
+        "parameters": f"{parameter_count(model):,}, stored in bfloat16",
+        "network": f"{model.layers} layers x {model.width}, {model.heads} heads, context {model.context}",
+        "data": f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions an epoch",
+        "retrieved documents": "none",
+        "objective": settings(extra["objective"]),
+        "training": settings(extra["train"]),
+        "tokens seen": f"{tokens / 1e6:.1f}M",
+        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D)",
+        "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
+        "sha256 of the weights": f"`{about['sha256']}`",
+        "licence": LICENCE,
+    }
+    if held:
+        last = held[-1]
+        facts |= {
+            "held-out loss (`stock`, `val`)": f"{last['held_out_image']:.3f} nats an image token "
+            f"({last['held_out_image_free']:.3f} with the caption masked), "
+            f"{last['held_out_text']:.3f} a text token"
+        }
+    title = f"# {model.name}\n\nA decoder-only CM3 transformer of the embedded world."
+    body = [title, facts_table(facts)]
+    if log:
+        draw_losses(log, folder / "loss.png")
+        body.append("![loss](loss.png)")
+    draw_samples(model.name, folder / "samples.png")
+    body.append(
+        f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n![samples](samples.png)"
+    )
+    body.append(f"Retrain: `nox -s train_baselines -- --parts {model.name} --fresh`")
+    return "\n\n".join(body) + "\n"
+
+
+def sum_tokens(log: list[dict]) -> float:
+    """Tokens seen: speed times time of every log window."""
+    total, before = 0.0, 0
+    for record in log:
+        steps = record["step"] - before
+        total += record.get("tokens_per_s", 0.0) * steps / max(record["steps_per_s"], 1e-9)
+        before = record["step"]
+    return total
+
+
+def draw_losses(log: list[dict], path: Path) -> None:
+    """Training and held-out loss against steps."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("image_loss", "image tokens"), ("text_loss", "text tokens")):
+        points = [(record["step"], record[key]) for record in log if key in record]
+        axes.plot(*zip(*points, strict=True), linewidth=1, label=f"{label}, training")
+    for key, label in (("held_out_image", "image tokens"), ("held_out_text", "text tokens")):
+        points = [(record["step"], record[key]) for record in log if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=f"{label}, held out")
+    axes.set(xlabel="step", ylabel="nats a token", ylim=(0, 3.5))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+
+
+def draw_samples(name: str, path: Path) -> None:
+    """A captioned grid of drawings."""
+    from cm3leon import seeds
+    from cm3leon.pipeline import load_system
+    from cm3leon.scenes import scene
+    from reports.plots import sample_grid
+
+    captions = [scene("coco", "val", index).captions[0] for index in range(SAMPLES)]
+    seed_of = [seeds.derive(0, "card", index) for index in range(SAMPLES)]
+    sample_grid(load_system(name).draw(captions, seed_of), captions, path)
+
+
+def vq_card(folder: Path, about: dict) -> str:
+    """Card of the image tokenizer, with pictures beside their reconstructions."""
+    from baselines.tokenizers import held_out_pictures, reconstruct
+    from baselines.train import load_tokenizers
+    from reports.plots import sample_grid
+
+    extra = about["extra"]
+    images = held_out_pictures(12)
+    rebuilt = reconstruct(load_tokenizers(folder.parent)[1], images)
+    both = [picture for pair in zip(images, rebuilt, strict=True) for picture in pair]
+    sample_grid(both, ["picture", "reconstruction"] * 12, folder / "samples.png")
+    held = [record for record in read_log(folder) if "held_out_psnr" in record]
+    facts = {
+        "shape": settings(about["config"]),
+        "data": "pictures of `stock`, `train`; of two neighbours the one with more objects",
+        "loss": settings(extra["loss"]),
+        "training": settings(extra["recipe"]),
+        "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
+        "sha256 of the weights": f"`{about['sha256']}`",
+        "licence": LICENCE,
+    }
+    if held:
+        facts |= {
+            "held-out PSNR (`stock`, `val`)": f"{held[-1]['held_out_psnr']:.2f} dB",
+            "codes used": f"{held[-1]['held_out_codes_used']:.0f}",
+        }
+    return "\n\n".join(
+        [
+            "# Image tokenizer of the embedded world\n\n"
+            "A convolutional VQGAN of stride 8 in taming-transformers' layout: 64 x 64 pixels, 8 x 8 codes.",
+            facts_table(facts),
+            "The first 12 pictures of `stock`, `val`:\n\n![samples](samples.png)",
+            "Retrain: `nox -s train_baselines -- --parts vq --fresh`\n",
+        ]
+    )
+
+
+def features_card(folder: Path, about: dict) -> str:
+    """Card of the feature network."""
+    extra = about["extra"]
+    held = [record for record in read_log(folder) if "held_out_loss" in record]
+    facts = {
+        "shape": settings(about["config"]),
+        "data": "pictures of `train`, both dialects in turn; asked what the scene holds",
+        "training": settings(extra["recipe"]),
+        "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
+        "sha256 of the weights": f"`{about['sha256']}`",
+        "licence": LICENCE,
+    }
+    if held:
+        right = held[-1]["held_out_answers_right"]
+        facts |= {"held-out answers right (`val`)": f"{100 * right:.2f} %"}
+    return "\n\n".join(
+        [
+            "# Feature network of `fid_scenes`\n\n"
+            "Its pooled features stand where Inception's stand for MS-COCO. Never trained on drawn pictures.",
+            facts_table(facts),
+            "Retrain: `nox -s train_baselines -- --parts features --fresh`\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    from cm3leon.cli import guarded
+
+    sys.exit(guarded(main))

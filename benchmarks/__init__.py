@@ -1,0 +1,1 @@
+"""The harness: one file a benchmark, numbers in `metrics/`, shared machinery in `harness/`."""

@@ -1,0 +1,294 @@
+"""FID of a text-to-image system, zero-shot, as in Table 1 of the paper.
+
+    nox -s fid_coco                                    scenes-s, 1,000 captions of the small world
+    nox -s fid_coco -- --system my_file:MY_SYSTEM      your own: any object with a `draw`
+    nox -s fid_coco -- --images FOLDER                 pictures drawn elsewhere, named by image id
+    nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
+
+Cost: about 3 minutes on 2 cores for 1,000 captions, most of it drawing; a second run reuses the
+drawings. Protocol: one caption a picture; the reference are the pictures the captions were written
+for; features of the scenes network (hence `fid_scenes`: never comparable with an Inception FID).
+Beside the number stands its scale at the same n: floor (the reference against n other real
+pictures), rFID (the reference through the image tokenizer) and noise. Where meanings are known,
+GenEval's six scores say whether what was asked for is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.harness import core, images
+from benchmarks.harness.features import Features, extract, load_features
+from benchmarks.harness.judged import composition
+from benchmarks.harness.prompts import digest
+from benchmarks.harness.scale import pieces, scale
+from benchmarks.harness.stats import FRECHET_METHOD, bootstrap_frechet, seed_interval
+from benchmarks.harness.systems import find_system
+from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
+from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.metrics.kernel import kid
+from cm3leon.cli import guarded, parse
+from cm3leon.errors import UserError
+from cm3leon.pictures import CROP
+
+QUICK = 128  # captions of --quick
+LEVEL = 0.95
+KID_LEAST = 4  # pictures
+SHOWN = 24  # pictures in the grid
+NAMED = 5  # unreadable pictures named in the record
+
+
+@dataclass(frozen=True)
+class Options:
+    """FID of a text-to-image system on captions it was never trained on (Table 1)."""
+
+    system: str = "scenes-s"
+    """a name of benchmarks/harness/systems.py, or module:object"""
+    data: Literal["scenes", "coco"] = "scenes"
+    """the embedded world, or MS-COCO files"""
+    coco_root: Path | None = None
+    """root of an MS-COCO copy: annotations/captions_<split>.json and pictures"""
+    coco_split: str | None = None
+    """e.g. val2014; left out: the validation split"""
+    n: int | None = None
+    """captions; left out: 1,000 of scenes, all of coco"""
+    seeds: tuple[int, ...] = (0,)
+    """sampling seeds; each gives one FID, the value is their mean"""
+    images: Path | None = None
+    """score these pictures instead of drawing"""
+    guidance: float | None = None
+    """classifier-free guidance weight; left out: the system's own"""
+    temperature: float | None = None
+    top_p: float | None = None
+    quick: bool = False
+    """128 captions: a look, and another protocol"""
+    batch_size: int = 64
+    """captions drawn at once; moves speed, not pictures"""
+    resamples: int = 200
+    """bootstrap resamples of the interval"""
+    results: Path = core.RESULTS
+    """where the record goes"""
+    reports: Path = core.ROOT / "reports" / "out"
+    """where table, grid and plot go"""
+    cache: Path | None = None
+    """where drawings are kept; left out: $CM3LEON_CACHE/images or .cache/images"""
+
+    def __post_init__(self):
+        if self.n is not None and self.n < 2:
+            raise UserError(f"n must be at least 2 (a covariance needs two pictures), got {self.n}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds must be different numbers, got {list(self.seeds)}")
+        if self.coco_root and self.data != "coco":
+            raise UserError(f"--coco-root {self.coco_root} needs --data coco")
+
+
+def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
+    """Measure and save: (record, its path). `system`, if given, stands for `options.system`."""
+    if options.images is not None:
+        system = images.Folder(options.images)
+    system = tuned(system or find_system(options.system), options)
+    protocol = {
+        "data": options.data,
+        "seeds": list(options.seeds) if options.images is None else [],
+        "samples_per_prompt": 1,
+        "features": "scenes",
+        "crop": CROP,
+    }
+    bench = replace(BENCH, measure=partial(measure, options))
+    return core.run(bench, system, protocol, options.results)
+
+
+def tuned(system, options: Options):
+    """The system under the decoding options given, its name saying which differ from its own."""
+    names = ("guidance", "temperature", "top_p")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given:
+        return system
+    if not hasattr(system, "with_decode"):
+        raise UserError(
+            f"--{next(iter(given))} does not apply to system {system.name}; leave it out"
+        )
+    changed = {k: v for k, v in given.items() if v != getattr(system.decode, k)}
+    name = "+".join([system.name, *(f"{k}{v:g}" for k, v in changed.items())])
+    return replace(system.with_decode(replace(system.decode, **given)), name=name)
+
+
+def measure(options: Options, system, protocol: dict, phases: core.Phases) -> core.Measurement:
+    """Everything between a system and its record; `protocol` comes back with the digests found."""
+    features = load_features(protocol["features"])
+    with phases("prompts"):
+        task = load_task(options, features.size)
+        real = np.concatenate(list(batches(task.reference)) or [np.zeros((0, 1, 1, 3), np.uint8)])
+    with phases("draw"):
+        drawn = pictures(options, system, task, features.size)
+    with phases("features"):
+        real_ND = extract(features, pieces(real), len(real), "features of real pictures")
+        fakes = [
+            extract(features, one.batches(), len(one), f"features of {system.name}")
+            for one in drawn
+        ]
+        tokenizer = getattr(system, "vq", None) or shipped_tokenizer()
+        extra = scale(task, real, real_ND, features, tokenizer)
+    with phases("statistics"):
+        per_seed = [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
+        interval = interval_of(real_ND, fakes, options.resamples)
+        extra |= more_numbers(real_ND, fakes, per_seed)
+    with phases("composition"):
+        extra |= composition(task.prompts, drawn, features.size)
+    with phases("report"):
+        write_grid(options, task, drawn[0])
+    return core.Measurement(
+        value=float(np.mean(per_seed)),
+        n=len(task.prompts),
+        interval=interval,
+        per_seed=per_seed,
+        extra=extra,
+        warnings=warnings(options, task, len(real), features, drawn),
+        protocol=task.about
+        | {
+            "n": len(task.prompts),
+            "prompts_sha256": digest(task.prompts),
+            "reference_sha256": hashlib.sha256(real.tobytes()).hexdigest(),
+            "features_sha256": features.digest,
+        },
+        counters={
+            "drawn": sum(one.drawn for one in drawn),
+            "reused": sum(one.reused for one in drawn),
+        },
+        device=getattr(system, "device", None),
+    )
+
+
+def load_task(options: Options, size: int) -> Task:
+    """Prompts and real pictures that the options ask for."""
+    n = options.n
+    if options.data == "scenes":
+        return scenes_task(n or (QUICK if options.quick else 1000), size)
+    task = coco_task(options.coco_root, options.coco_split, n, size)
+    if options.quick and n is None and len(task.prompts) > QUICK:
+        return coco_task(options.coco_root, options.coco_split, QUICK, size)
+    return task
+
+
+def pictures(options: Options, system, task: Task, size: int) -> list[images.Pictures]:
+    """The pictures to score, one set a seed: drawn, taken from the cache, or from `--images`."""
+    if options.images is not None:
+        return [images.from_folder(options.images, task.prompts, size)]
+    return [
+        images.draw(system, task.prompts, seed, options.cache, options.batch_size)
+        for seed in options.seeds
+    ]
+
+
+def shipped_tokenizer():
+    """The image tokenizer under `baselines/scenes/vq`, for systems that have none of their own."""
+    from cm3leon.config import VQConfig
+    from cm3leon.files import baselines_folder
+    from cm3leon.pipeline import load_module
+    from cm3leon.vq import VQ
+
+    return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]
+
+
+def interval_of(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> core.Interval:
+    """Bootstrap interval over pictures; with several seeds the mean of their intervals."""
+    ends = [bootstrap_frechet(real_ND, fake_ND, resamples, level=LEVEL) for fake_ND in fakes]
+    low, high = np.mean(ends, axis=0)
+    return core.Interval(float(low), float(high), LEVEL, FRECHET_METHOD)
+
+
+def more_numbers(
+    real_ND: np.ndarray, fakes: Sequence[np.ndarray], per_seed: Sequence[float]
+) -> dict:
+    """KID (mean over seeds; its deviation is that of one subset) and the interval over seeds."""
+    extra = {}
+    if len(real_ND) >= KID_LEAST:
+        values = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
+        extra |= {"kid": float(values[0]), "kid_std": float(values[1])}
+    if len(per_seed) > 1:
+        extra["fid_over_seeds"] = (float(np.mean(per_seed)), *seed_interval(per_seed))
+    return extra
+
+
+def warnings(
+    options: Options, task: Task, n_real: int, features: Features, drawn: Sequence[images.Pictures]
+) -> list[str]:
+    """What a reader must know before quoting the number."""
+    n, said = len(task.prompts), []
+    if options.data == "coco":
+        said.append(f"a trial of the way, not a score: features=scenes on photographs, n={n}")
+    if min(n, n_real) <= features.dim:
+        said.append(
+            f"n={min(n, n_real)} is not above the {features.dim} features: FID is far too high"
+        )
+    if n_real < KID_LEAST:
+        said.append(f"no KID: it needs {KID_LEAST} pictures")
+    for name, source in (("reference", task.reference), ("floor", task.further)):
+        if gone := getattr(source, "unreadable", ()):
+            shown = ", ".join(f"{one.image_id} ({one.path.name})" for one in gone[:NAMED])
+            said.append(f"{len(gone)} unreadable pictures left out of the {name}: {shown}")
+    extra = [name for one in drawn for name in one.extra]
+    if extra:
+        said.append(f"{len(extra)} files of --images belong to no prompt, first {extra[0]}")
+    return said
+
+
+def write_grid(options: Options, task: Task, drawn: images.Pictures) -> None:
+    """The first pictures with their captions, always the same ones, under the reports folder."""
+    from reports.plots import sample_grid
+
+    first = next(drawn.batches(SHOWN))
+    captions = [prompt.caption for prompt in task.prompts[: len(first)]]
+    sample_grid(first, captions, options.reports / "fid_coco" / "grid.png")
+
+
+def report(options: Options, record: dict) -> None:
+    """The tables on the terminal, and as files beside the grid with a plot of the scale."""
+    from reports.plots import fid_scale_plot
+    from reports.tables import composition_table, fid_table, read_published, scale_table, write_all
+
+    folder = options.reports / "fid_coco"
+    tables = {
+        "fid_coco": fid_table(record, read_published()),
+        "scale": scale_table(record),
+        "composition": composition_table(record),
+    }
+    for stem, table in tables.items():
+        if table is not None:
+            print(f"\n{table.to_text()}")
+            write_all(table, folder, stem)
+    fid_scale_plot(record, folder)
+    print(f"\ntables, grid of pictures and plot: {folder}")
+
+
+BENCH = core.Bench("fid_coco", 1, "fid_scenes", "lower", protocol={}, measure=measure)
+
+
+def command(argv: Sequence[str] | None) -> int:
+    """Parse, measure, report; the exit code."""
+    options = parse(Options, argv, "fid_coco")
+    record, path = fid_coco(options)
+    report(options, record)
+    print(f"record: {path}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
+    try:
+        return guarded(lambda: command(argv))
+    except core.NothingMeasured as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

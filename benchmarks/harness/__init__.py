@@ -1,0 +1,1 @@
+"""What all benchmarks share: records, prompts, pictures, features, systems, statistics."""

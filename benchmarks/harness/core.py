@@ -1,0 +1,360 @@
+"""One run of one benchmark: measure, build the record, check it, save it.
+
+    BENCH = Bench("fid_coco", version=1, unit="FID", better="lower", protocol={}, measure=measure)
+    record, path = run(BENCH, system)  # calls measure(system, protocol, phases) -> Measurement
+    main(command)                      # tyro on `command`, one-line errors, exit codes
+
+Exit codes: 0 measured and saved, 2 a user's mistake (one line), 3 nothing was measured.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes, write_atomic
+
+SCHEMA_VERSION = 1
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+SCHEMA = Path(__file__).with_name("record.schema.json")
+PACKAGES = (
+    "cm3leon", "clean-fid", "faiss-cpu", "numpy", "open_clip_torch", "pillow", "pycocotools",
+    "scipy", "tokenizers", "torch", "torchmetrics", "torchvision",
+)  # fmt: skip
+TIMINGS = ("date", "code", "cost")  # what two runs of the same command may differ in
+
+
+class Phases:
+    """Seconds by phase of a run: `with phases("draw"): ...`; a phase entered twice adds up."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count the time of the block under `name`, also when it raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 6)
+
+    @staticmethod
+    def peak_memory_bytes() -> int:
+        """Largest resident size of this process so far (0 where the system does not tell)."""
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+class NothingMeasured(RuntimeError):
+    """A benchmark ended without a number; never a success (exit code 3)."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark: `protocol` is all that moves the number; raise `version` if it could move."""
+
+    name: str
+    version: int
+    unit: str
+    better: str  # "lower" or "higher"
+    protocol: Mapping
+    measure: Callable  # (system, protocol: dict, phases: Phases) -> Measurement
+
+    def __post_init__(self):
+        _check_name("bench.name", self.name)
+        if self.better not in ("lower", "higher"):
+            raise UserError(f"bench.better must be 'lower' or 'higher', got {self.better!r}")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two-sided interval of a value, and how it was made (see stats.*_METHOD)."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` returns; an extra is a number, (value, low, high) or a dict of the three."""
+
+    value: float | None
+    n: int  # samples the value rests on; 0 is "nothing measured"
+    interval: Interval | None = None
+    per_seed: Sequence[float] = ()
+    extra: Mapping = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    protocol: Mapping = field(default_factory=dict)  # facts found on the way: digests, counts
+    tokens: int | None = None
+    flops: float | None = None
+    counters: Mapping = field(default_factory=dict)  # e.g. pictures drawn and taken from the cache
+    device: str | None = None  # e.g. "cuda:0"; None is the CPU
+
+
+def run(
+    bench: Bench, system, protocol: Mapping | None = None, folder: Path | str = RESULTS
+) -> tuple[dict, Path]:
+    """Measure `system` by `protocol` (default: the bench's own), save the record, return both.
+
+    Raises UserError for bad input and NothingMeasured if there is no number; nothing is saved then.
+    """
+    phases = Phases()
+    protocol = dict(bench.protocol if protocol is None else protocol)
+    measurement = bench.measure(system, protocol, phases)
+    record = build_record(bench, system, measurement, protocol, phases)
+    return record, save(record, folder)
+
+
+def build_record(
+    bench: Bench, system, measurement: Measurement, protocol: Mapping, phases: Phases
+) -> dict:
+    """The record as plain JSON-able values, checked against record.schema.json."""
+    if measurement.value is None or measurement.n < 1 or not math.isfinite(measurement.value):
+        raise NothingMeasured(
+            f"{bench.name} measured nothing: n = {measurement.n}, value = {measurement.value}"
+        )
+    protocol = plain({**protocol, **measurement.protocol}, "protocol")
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "bench": bench.name,
+        "version": bench.version,
+        "protocol": protocol,
+        "protocol_digest": digest(protocol),
+        "system": {
+            "name": system.name,
+            "config": system.config,
+            "weights_sha256": system.weights_sha256,
+        },
+        "unit": bench.unit,
+        "better": bench.better,
+        "n": measurement.n,
+        "value": measurement.value,
+        "interval": measurement.interval,
+        "per_seed": measurement.per_seed,
+        "extra": {name: _extra(value) for name, value in measurement.extra.items()},
+        "source": "measured",
+        "code": code_state(),
+        "environment": environment_of(measurement.device),
+        "cost": {
+            "seconds": phases.seconds,
+            "tokens": measurement.tokens,
+            "flops": measurement.flops,
+            "peak_memory_bytes": phases.peak_memory_bytes(),
+            "counters": measurement.counters,
+        },
+        "warnings": measurement.warnings,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    record = plain(record)
+    validate(record)
+    return record
+
+
+def save(record: dict, folder: Path | str = RESULTS) -> Path:
+    """Write results/<bench>/<system>/<date>-<commit>.json; an old record is never overwritten."""
+    validate(record)
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    place = Path(folder) / record["bench"] / record["system"]["name"]
+    stem = f"{record['date'][:10]}-{record['code']['commit'][:7]}"
+    path, number = place / f"{stem}.json", 2
+    while path.exists():
+        path, number = place / f"{stem}-{number}.json", number + 1
+    return write_atomic(path, text)
+
+
+def load(path: Path | str) -> dict:
+    """Read and check a record; UserError for a missing file, torn JSON or another form."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a record's path") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
+    validate(record, str(path))
+    return record
+
+
+def validate(record: dict, name: str = "record") -> None:
+    """Check a record against the JSON Schema and its own digest; one-line UserError."""
+    plain(record)  # refuses NaN, which JSON Schema lets through
+    error = next(iter(sorted(_validator().iter_errors(record), key=lambda e: e.json_path)), None)
+    if error is not None:
+        raise UserError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
+    if record["protocol_digest"] != digest(record["protocol"]):
+        raise UserError(f"{name}: protocol_digest does not fit protocol; the record was edited")
+
+
+def comparable(record: dict) -> dict:
+    """The part that the same command reproduces byte for byte: no date, commit, cost."""
+    return {key: value for key, value in record.items() if key not in TIMINGS}
+
+
+def digest(value) -> str:
+    """SHA-256 of a JSON value, keys sorted: the identity of a protocol."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256_bytes(text.encode())
+
+
+def plain(value, name: str = "record"):
+    """Only JSON's own types; NaN, infinity and strange types are a UserError naming the place."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+    if type(value).__module__ == "numpy":
+        value = value.tolist()  # scalars and arrays
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, got {value}; NaN never enters a record")
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise UserError(f"{name} must be a JSON value, got {type(value).__name__}")
+
+
+def code_state(root: Path = ROOT) -> dict:
+    """{"commit", "dirty"} of the checkout at `root`; "unknown" and None outside a git checkout.
+
+    Files under results/ and reports/out/ do not make it dirty: runs write there.
+    """
+    unknown = {"commit": "unknown", "dirty": None}
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != root.resolve():  # installed inside somebody's repository
+        return unknown
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return unknown
+    status = _git(root, "status", "--porcelain", "--", ".", ":!results", ":!reports/out")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def environment_of(device: str | None = None) -> dict:
+    """Python, packages, platform, processor, device and threads of this run, as plain values."""
+    return {
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "device": _device_name(device),
+        "threads": _threads(),
+    }
+
+
+def main(command: Callable, args: Sequence[str] | None = None) -> None:
+    """Parse the command line by `command`'s signature (tyro), run it, exit 0, 2 or 3.
+
+    A user's mistake or a file that cannot be read or written ends in one line `error: ...`.
+    """
+    import tyro
+
+    try:
+        tyro.cli(command, args=args)
+    except NothingMeasured as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        print(f"error: {reason}; check the path and the space left", file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise UserError(
+            f"{what} must be letters, digits and . _ + - (a folder's name), got {name!r}"
+        )
+
+
+def _extra(value):
+    if isinstance(value, (tuple, list)):
+        value = dict(zip(("value", "low", "high"), value, strict=True))
+    return value
+
+
+def _short(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= 160 else f"{line[:100]} ... {line[-50:]}"
+
+
+@cache
+def _validator():
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def _device_name(device: str | None) -> str:
+    if device is None or device == "cpu":
+        return "cpu"
+    torch = sys.modules.get("torch")  # never imported for its name's sake
+    if torch is not None and device.startswith("cuda") and torch.cuda.is_available():
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return device
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.get_num_threads()
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdigit() and int(named) > 0 else os.cpu_count() or 1

@@ -1,0 +1,247 @@
+"""Pictures on disk: drawn once and kept as PNG files, so that a killed run draws nothing twice.
+
+    <cache>/<system>/<key>/system.json      what the key stands for, and the size in pixels
+    .../<prompt id>_<seed>_<caption>.png    one picture; <caption> is a digest
+
+The key is made of weights, config and the format below. Benchmarks that ask for the same captions
+share their drawings. Also reads a folder of pictures somebody else drew (`--images`).
+
+Shapes: B pictures, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.prompts import Prompt
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.pictures import crop_square, read_picture, write_png
+from cm3leon.seeds import derive
+
+FORMAT = 1  # raise it when the same key would stand for other pictures
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in the order of their prompts, all of one size, read when they are needed."""
+
+    paths: tuple[Path, ...]
+    read: Callable[[Path], np.ndarray]  # uint8 [H, W, 3]
+    drawn: int = 0  # by this call
+    reused: int = 0  # found on disk
+    extra: tuple[str, ...] = ()  # files of the folder that no prompt asked for
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, size: int = 64) -> Iterator[np.ndarray]:
+        """Uint8 [B, H, W, 3], B <= size, in order."""
+        for start in range(0, len(self.paths), size):
+            yield np.stack([self.read(path) for path in self.paths[start : start + size]])
+
+
+def cache_folder() -> Path:
+    """Where drawings are kept: `$CM3LEON_CACHE/images`, else `.cache/images` where we stand."""
+    return Path(os.environ.get("CM3LEON_CACHE") or ".cache") / "images"
+
+
+def key(system) -> str:
+    """16 hex digits that change with whatever moves a drawing: weights, config, format."""
+    about = [FORMAT, system.weights_sha256, system.config]
+    return sha256_bytes(json.dumps(about, sort_keys=True).encode())[:16]
+
+
+def draw(
+    system,
+    prompts: Sequence[Prompt],
+    seed: int = 0,
+    folder: str | Path | None = None,
+    batch_size: int = 32,
+) -> Pictures:
+    """One picture a prompt, from the cache or drawn; a batch is on disk before the next begins.
+
+    The sample's own seed is `derive(seed, prompt.id)`. Raises UserError for a kept picture that is
+    torn or of another size, and for a system that returns something else than uint8 [B, H, W, 3].
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    home = Path(folder or cache_folder()) / safe(system.name) / key(system)
+    paths = [home / file_name(prompt, seed) for prompt in prompts]
+    size = kept_size(home)
+    missing = {
+        path: prompt for path, prompt in zip(paths, prompts, strict=True) if not path.exists()
+    }
+    for path in set(paths) - set(missing):
+        check_png(path, size)
+    with progress(len(set(paths)), len(missing), f"draw {system.name} seed {seed}") as bar:
+        waiting = list(missing.items())
+        for start in range(0, len(waiting), batch_size):
+            part = waiting[start : start + batch_size]
+            size = draw_batch(system, part, seed, home, size)
+            bar.update(len(part))
+    read = partial(read_kept, size=size)
+    return Pictures(tuple(paths), read, len(missing), len(set(paths)) - len(missing))
+
+
+def draw_batch(
+    system, part: Sequence[tuple[Path, Prompt]], seed: int, home: Path, size: list[int] | None
+) -> list[int]:
+    """Draw one batch and write its pictures; returns their size [H, W]."""
+    captions = [prompt.caption for _, prompt in part]
+    images_BHW3 = system.draw(captions, [derive(seed, prompt.id) for _, prompt in part])
+    check_drawing(system, images_BHW3, len(part), size)
+    if size is None:
+        size = list(images_BHW3.shape[1:3])
+        about = {
+            "format": FORMAT,
+            "system": system.name,
+            "weights_sha256": system.weights_sha256,
+            "config": system.config,
+            "size": size,
+        }
+        write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
+    for (path, prompt), image in zip(part, images_BHW3, strict=True):
+        write_png(path, image, {"prompt": prompt.caption, "seed": str(seed)})
+    return size
+
+
+def check_drawing(system, images, count: int, size: list[int] | None) -> None:
+    """Raise UserError unless a system returned uint8 [count, H, W, 3] of its usual size."""
+    found = (
+        f"{getattr(images, 'dtype', type(images).__name__)} {list(getattr(images, 'shape', []))}"
+    )
+    wanted = [count, *(size or ["H", "W"]), 3]
+    fits = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4
+    if not fits or any(
+        w != f for w, f in zip(wanted, images.shape, strict=True) if w not in ("H", "W")
+    ):
+        shown = ", ".join(map(str, wanted))
+        raise UserError(f"system {system.name} drew {found}; draw must return uint8 [{shown}]")
+
+
+def file_name(prompt: Prompt, seed: int) -> str:
+    """Readable, and another one for another caption under the same id."""
+    return f"{safe(prompt.id)}_{seed}_{sha256_bytes(prompt.caption.encode())[:8]}.png"
+
+
+def safe(name: str) -> str:
+    """The name as one path component: what could leave the folder becomes `-`."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip(".-+_") or "unnamed"
+
+
+def kept_size(home: Path) -> list[int] | None:
+    """Size [H, W] of the pictures in a cache folder, None when it has none yet."""
+    path = home / "system.json"
+    if not path.exists():
+        return None
+    try:
+        height, width = json.loads(path.read_text())["size"]
+        return [int(height), int(width)]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is torn; delete the folder {home} and run again") from None
+
+
+def check_png(path: Path, size: list[int] | None) -> None:
+    """Raise UserError unless a kept picture is a whole PNG of its size (pixels stay unread)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+        with open(path, "rb") as file:
+            file.seek(-12, os.SEEK_END)
+            whole = file.read()[4:8] == b"IEND"
+    except (OSError, SyntaxError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is no whole PNG; delete it and run again")
+    if size is None:
+        raise UserError(f"{path.parent} has pictures but no system.json; delete it and run again")
+    if [height, width] != size:
+        raise UserError(
+            f"{path} is {width}x{height} pixels, its system draws {size[1]}x{size[0]}; "
+            "delete it and run again"
+        )
+
+
+def read_kept(path: Path, size: list[int]) -> np.ndarray:
+    """Uint8 [H, W, 3] of a kept picture."""
+    pixels = read_picture(path)
+    if list(pixels.shape[:2]) != size:
+        raise UserError(
+            f"{path} is {list(pixels.shape[:2])}, expected {size}; delete it and run again"
+        )
+    return pixels
+
+
+def progress(total: int, missing: int, label: str):
+    """A bar with ETA that starts at what is there already; silent when nobody watches."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=total - missing, desc=label, unit="picture", disable=None)
+
+
+class Folder:
+    """Stands for the system that drew a folder of pictures, which we do not have."""
+
+    weights_sha256 = None
+
+    def __init__(self, folder: str | Path):
+        self.name = safe(Path(folder).resolve().name)
+        self.config = {"images": Path(folder).name}
+
+
+def from_folder(folder: str | Path, prompts: Sequence[Prompt], size: int) -> Pictures:
+    """Pictures somebody else drew, named by image id; cropped to a square of `size` pixels.
+
+    Accepted for id 42: `42.png`, `000000000042.png`, `COCO_val2014_000000000042.jpg`, `42_0.png`
+    where there are several (the lowest number counts, the rest is reported as extra). Raises
+    UserError for a missing folder or missing pictures.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder {folder}; --images takes a folder of pictures named by image id"
+        )
+    by_id: dict[str, list[tuple[int, Path]]] = {}
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in KINDS]
+    for path in files:
+        image_id, number = parse_name(path.stem)
+        by_id.setdefault(image_id, []).append((number, path))
+    missing = [prompt.image_id for prompt in prompts if plain(prompt.image_id) not in by_id]
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(prompts)} pictures, first {shown}; "
+            "name each by its image id"
+        )
+    chosen = tuple(min(by_id[plain(prompt.image_id)])[1] for prompt in prompts)
+    extra = tuple(path.name for path in files if path not in set(chosen))
+
+    def read(path: Path) -> np.ndarray:
+        return crop_square(read_picture(path), size)
+
+    return Pictures(chosen, read, reused=len(chosen), extra=extra)
+
+
+def parse_name(stem: str) -> tuple[str, int]:
+    """Image id and sample number of a file name without its ending; -1 when it has no number."""
+    stem = re.sub(r"^COCO_[a-z]+\d{4}_", "", stem)
+    numbered = re.fullmatch(r"(.+)_(\d+)", stem)
+    image_id, number = (numbered[1], int(numbered[2])) if numbered else (stem, -1)
+    return plain(image_id), number
+
+
+def plain(image_id: str) -> str:
+    """An image id without COCO's leading zeros."""
+    return str(int(image_id)) if image_id.isdecimal() else image_id

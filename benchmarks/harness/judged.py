@@ -1,0 +1,77 @@
+"""Whether drawn pictures hold what their captions claim, with intervals over prompts.
+
+Shapes: N prompts, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.harness.images import Pictures
+from benchmarks.harness.prompts import Prompt
+from benchmarks.harness.stats import percentile_interval, resamples_of
+from benchmarks.metrics.composition import EXTRAS, TASKS, judge, read_picture
+from cm3leon.pictures import crop_square
+
+ALL = TASKS + EXTRAS
+METHOD = "bootstrap over prompts, percentiles"
+
+
+def composition(
+    prompts: Sequence[Prompt],
+    drawn: Sequence[Pictures],
+    size: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float, float]]:
+    """Task -> (share right, low, high) for every task asked; `overall`: mean of GenEval's six.
+
+    `drawn` holds one set of pictures a sampling seed; the answers of a prompt stay together when
+    prompts are resampled. Pictures are read at `size` pixels. Empty when meanings are unknown.
+    """
+    if any(prompt.meaning is None for prompt in prompts):
+        return {}
+    right_NK, asked_NK = answers(prompts, drawn, size)
+    point = shares(right_NK, asked_NK)
+    draws = np.array(
+        [
+            shares(right_NK[rows], asked_NK[rows])
+            for rows in resamples_of(len(prompts), resamples, 0, "composition")
+        ]
+    )
+    found = {}
+    for name, value, column in zip((*ALL, "overall"), point, draws.T, strict=True):
+        if np.isfinite(value):
+            found[name] = (float(value), *percentile_interval(column[np.isfinite(column)], level))
+    return found
+
+
+def answers(
+    prompts: Sequence[Prompt], drawn: Sequence[Pictures], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each task was right, and how often it was asked: int64 [N, K], summed over sets."""
+    from tqdm import tqdm
+
+    right_NK = np.zeros((len(prompts), len(ALL)), np.int64)
+    asked_NK = np.zeros_like(right_NK)
+    total = len(prompts) * len(drawn)
+    with tqdm(total=total, desc="read pictures back", unit="picture", disable=None) as bar:
+        for one in drawn:
+            images = (image for batch in one.batches() for image in batch)
+            for row, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+                verdict = judge(read_picture(crop_square(image, size)), prompt.meaning)
+                right_NK[row] += [verdict.get(task, False) for task in ALL]
+                asked_NK[row] += [task in verdict for task in ALL]
+                bar.update()
+    return right_NK, asked_NK
+
+
+def shares(right_NK: np.ndarray, asked_NK: np.ndarray) -> np.ndarray:
+    """Share right by task and, last, the mean of GenEval's six; NaN where a task was not asked."""
+    asked_K = asked_NK.sum(0)
+    share_K = np.where(asked_K > 0, right_NK.sum(0) / np.maximum(asked_K, 1), np.nan)
+    six = share_K[: len(TASKS)]
+    overall = np.mean(six[np.isfinite(six)]) if np.isfinite(six).any() else np.nan
+    return np.append(share_K, overall)

@@ -1,0 +1,52 @@
+"""What an FID means: the distances, at the same n, of things whose quality is known.
+
+Floor: the reference against as many other real pictures. rFID: the reference through the image
+tokenizer, which no model that draws its codes can be expected to beat. Ceiling: uniform noise.
+
+Shapes: N pictures, S pixels of a side, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.harness.features import Features, extract
+from benchmarks.harness.systems import Noise
+from benchmarks.harness.tasks import Task, batches
+from benchmarks.metrics.frechet import frechet_from_features
+
+
+def scale(
+    task: Task, real_NSS3: np.ndarray, real_ND: np.ndarray, features: Features, tokenizer
+) -> dict[str, float]:
+    """Distances `floor` (where there are pictures enough), `rfid`, `ceiling` to the reference.
+
+    `tokenizer` has encode(uint8 [B, S, S, 3]) and decode(codes), as `cm3leon.vq.VQ`.
+    """
+    n = len(real_NSS3)
+    others = {
+        "rfid": (tokenizer.decode(tokenizer.encode(part)) for part in pieces(real_NSS3)),
+        "ceiling": noise(n, features.size),
+    }
+    if task.further is not None:
+        others = {"floor": batches(task.further), **others}
+    return {
+        name: frechet_from_features(real_ND, extract(features, made, n, f"features of {name}"))
+        for name, made in others.items()
+    }
+
+
+def noise(n: int, size: int) -> Iterator[np.ndarray]:
+    """n pictures of uniform noise, in batches."""
+    system = Noise(size)
+    for start in range(0, n, 64):
+        seeds = range(start, min(n, start + 64))
+        yield system.draw([""] * len(seeds), seeds)
+
+
+def pieces(images_NSS3: np.ndarray, size: int = 64) -> Iterator[np.ndarray]:
+    """The pictures in batches."""
+    for start in range(0, len(images_NSS3), size):
+        yield images_NSS3[start : start + size]

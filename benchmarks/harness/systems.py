@@ -1,0 +1,100 @@
+"""The systems a benchmark can be run on: name -> loader, a dict you can grep.
+
+A system is any object with `name`, `config`, `weights_sha256` and `draw(prompts, seeds)`. Add one
+here, or leave this file alone and name it by its place: `--system my_file:MY_SYSTEM`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes
+from cm3leon.seeds import generator
+
+NEEDS = ("name", "config", "weights_sha256", "draw")
+
+
+class Noise:
+    """Uniform noise: the ceiling of every distance, a control for every score."""
+
+    name = "noise"
+    weights_sha256 = sha256_bytes(b"")  # no weights
+
+    def __init__(self, size: int = 64):
+        self.config = {"size": size}
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """Uint8 [B, size, size, 3], each value uniform in 0..255; prompts are ignored."""
+        size = self.config["size"]
+        pictures = np.zeros((len(seeds), size, size, 3), np.uint8)
+        for picture, seed in zip(pictures, seeds, strict=True):
+            picture[:] = generator(seed, "noise").integers(0, 256, (size, size, 3), np.uint8)
+        return pictures
+
+
+def ours(name: str) -> Callable:
+    """Loader of a shipped CM3Leon; torch is imported when it is called."""
+
+    def load():
+        from cm3leon.pipeline import load_system
+
+        return load_system(name, device="auto")
+
+    return load
+
+
+SYSTEMS: dict[str, Callable] = {
+    "scenes-xs": ours("scenes-xs"),
+    "scenes-s": ours("scenes-s"),
+    "scenes-m": ours("scenes-m"),
+    "noise": Noise,
+}
+
+
+def find_system(name: str):
+    """A loaded system: a key of SYSTEMS, or `module:object` (a system, or what makes one).
+
+    Raises UserError for an unknown name (with the nearest ones) or an object that is no system.
+    """
+    if ":" in name:
+        return imported_system(name)
+    if name not in SYSTEMS:
+        near = difflib.get_close_matches(name, SYSTEMS, n=2) or sorted(SYSTEMS)
+        raise UserError(f"unknown system {name!r}; did you mean {' or '.join(near)}?")
+    return SYSTEMS[name]()
+
+
+def imported_system(path: str):
+    """The system at `module:object`; modules of the current folder can be named too."""
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise UserError(f"cannot import {module_name!r} of --system {path}: {error}") from None
+    if not hasattr(module, attribute):
+        raise UserError(
+            f"module {module_name!r} has no {attribute!r}; --system takes module:object"
+        )
+    found = getattr(module, attribute)
+    if not hasattr(found, "draw") or isinstance(found, type):
+        found = found() if callable(found) else found
+    return checked_system(found, path)
+
+
+def checked_system(system, path: str):
+    """The system itself, if it has the four things a system has."""
+    for need in NEEDS:
+        if not hasattr(system, need):
+            raise UserError(
+                f"{path} is no system: it has no {need!r}; needed are {', '.join(NEEDS)}"
+            )
+    return system

@@ -1,0 +1,1 @@
+"""Pure numbers: every metric can be imported and used alone."""

@@ -1,0 +1,127 @@
+"""The one KV-cached loop: prompts and one uniform a token -> image codes.
+
+Guidance needs two streams of every sample, with the query's text and without it. Both run in one
+batch, conditional rows first, and every drawn token is appended to both.
+Axes: B samples, R rows of the batch (B a stream), T tokens of a prompt, N image tokens, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cm3leon.config import DecodeConfig
+from cm3leon.decode import draw, guide, temperature, top_p
+from cm3leon.errors import UserError
+from cm3leon.sequence import Vocabulary
+from cm3leon.transformer import Transformer
+
+
+def generate_images(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    prompts: Sequence[np.ndarray],
+    free_prompts: Sequence[np.ndarray] | None,
+    uniforms_BN: np.ndarray,
+    decode: DecodeConfig,
+    counters: dict[str, int] | None = None,
+) -> Tensor:
+    """Draw N image codes after each prompt: int64 [B, N], 0-based, on the model's device.
+
+    `prompts` and their text-free twins `free_prompts` are int64 [T], ragged; `uniforms_BN` is
+    float64 in [0, 1). Only image ids can be drawn. With `decode.guidance == 1`, or without
+    `free_prompts`, one stream runs and the guidance weight has no part in the result.
+    A row is decided by its prompts and uniforms: in float32 the other rows of the batch move its
+    logits by rounding only.
+
+    `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens"
+    (places of the batch, padding included) and "forward_calls".
+    Raises UserError, before any work, for counts or sizes that do not match and for a prompt that
+    leaves no room for N tokens in the context.
+    """
+    uniforms_BN = torch.as_tensor(uniforms_BN, dtype=torch.float64)
+    guided = free_prompts is not None and decode.guidance != 1
+    streams = [prompts, free_prompts] if guided else [prompts]
+    _check(model, vocabulary, streams, uniforms_BN)
+    if not uniforms_BN.numel():
+        return torch.zeros(uniforms_BN.shape, dtype=torch.int64)
+    device = model.token_embedding.weight.device
+    ids_RT, lengths_R = pad([row for stream in streams for row in stream], vocabulary.pad)
+    codes_NB = _loop(
+        model, vocabulary, ids_RT.to(device), lengths_R, uniforms_BN.to(device), decode, guided
+    )
+    if counters is not None:
+        _count(counters, ids_RT, steps=uniforms_BN.shape[1] - 1)
+    return torch.stack(codes_NB, dim=1)
+
+
+def pad(prompts: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
+    """Ragged prompts -> (ids int64 [R, T] padded on the right, lengths int64 [R])."""
+    lengths_R = torch.tensor([len(prompt) for prompt in prompts])
+    ids_RT = torch.full((len(prompts), int(lengths_R.max())), filler, dtype=torch.int64)
+    for row, prompt in zip(ids_RT, prompts, strict=True):
+        row[: len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
+    return ids_RT, lengths_R
+
+
+def _loop(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    ids_RT: Tensor,
+    lengths_R: Tensor,
+    uniforms_BN: Tensor,
+    decode: DecodeConfig,
+    guided: bool,
+) -> list[Tensor]:
+    # The head is computed for image ids alone, which is `decode.restrict` without its cost.
+    images = (vocabulary.image_start, vocabulary.image_end)
+    count = uniforms_BN.shape[1]
+    cache = model.cache(len(ids_RT), ids_RT.shape[1] + count - 1)
+    logits_RV = model.prefill(ids_RT, lengths_R, cache, *images)
+    codes_NB = []
+    for index in range(count):
+        if index:
+            ids_B = codes_NB[-1] + vocabulary.image_start
+            logits_RV = model.step(ids_B.repeat(2 if guided else 1), cache, *images)
+        logits_BV = guide(*logits_RV.chunk(2), decode.guidance) if guided else logits_RV
+        logits_BV = top_p(temperature(logits_BV, decode.temperature), decode.top_p)
+        codes_NB.append(draw(logits_BV, uniforms_BN[:, index]))
+    return codes_NB
+
+
+def _check(model, vocabulary, streams: list, uniforms_BN: Tensor) -> None:
+    if uniforms_BN.ndim != 2:
+        raise UserError(
+            f"uniforms must have shape [samples, tokens], got {list(uniforms_BN.shape)}"
+        )
+    samples, count = uniforms_BN.shape
+    for name, stream in zip(("prompts", "free_prompts"), streams, strict=False):
+        if len(stream) != samples:
+            raise UserError(
+                f"uniforms of {samples} samples need {samples} {name}, got {len(stream)}"
+            )
+        for index, prompt in enumerate(stream):
+            if not 1 <= len(prompt) <= model.config.context - count:
+                raise UserError(
+                    f"{name}[{index}] has {len(prompt)} tokens; with {count} image tokens it must "
+                    f"have 1 to {model.config.context - count} (model.context "
+                    f"{model.config.context})"
+                )
+    if vocabulary.size != model.vocabulary_size:
+        raise UserError(
+            f"the vocabulary has {vocabulary.size} ids but the model {model.vocabulary_size}; "
+            "use the one it was trained with"
+        )
+
+
+def _count(counters: dict[str, int], ids_RT: Tensor, steps: int) -> None:
+    done = {
+        "prefill_tokens": ids_RT.numel(),
+        "step_tokens": len(ids_RT) * steps,
+        "forward_calls": 1 + steps,
+    }
+    for name, value in done.items():
+        counters[name] = counters.get(name, 0) + value

@@ -1,0 +1,115 @@
+"""Picture files <-> uint8 RGB arrays, and the one crop by which real pictures become square.
+
+Orientation marks (EXIF) are ignored: MS-COCO's annotations and every published FID on it refer to
+the stored pixels. Reading decides nothing by itself: what cannot be read is a UserError.
+
+Axes: H height, W width, S side of a square, 3 RGB.
+"""
+
+from __future__ import annotations
+
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from cm3leon.errors import UserError
+from cm3leon.files import write_atomic
+
+CROP = "centre-crop-lanczos"  # part of a protocol's name: the crop moves every FID
+MOST_PIXELS = 2**28  # 16,384 x 16,384; above it a file is refused before it is decoded
+WHITE = (255, 255, 255, 255)
+_limit = threading.Lock()
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """The picture in a file, uint8 [H,W,3], whatever its mode.
+
+    Grey becomes three equal channels; transparency is laid on white; 16-bit grey is scaled by
+    1/257; CMYK goes through Pillow's conversion; of an animation the first frame counts; EXIF
+    orientation is ignored. Raises UserError naming file and reason for a file that is missing,
+    truncated, no picture, or larger than 2**28 pixels.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        with _limit:  # the library's own limit is a global, and lower than ours
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise UserError(f"{path} has {width} x {height} pixels, more than {MOST_PIXELS}")
+        return np.array(_rgb(image))
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path} is no picture Pillow can read; remove or replace it") from None
+    except Exception as error:  # decoders of damaged files raise whatever they stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged: {reason}; remove or replace it") from None
+
+
+def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:
+    """The centre square of a uint8 picture [H,W,3], resized to [size,size,3] (protocol `CROP`).
+
+    The square has the short side; an odd rest goes to the right or the bottom. Lanczos of
+    Pillow, which widens its filter when it shrinks, so nothing aliases. A picture of that
+    size already comes back unchanged. Raises UserError for another dtype or shape.
+    """
+    from PIL import Image
+
+    check_picture(image_HW3)
+    if size < 1:
+        raise UserError(f"size of a crop must be at least 1 pixel, got {size}")
+    height, width = image_HW3.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(image_HW3[top : top + side, left : left + side])
+    if side == size:
+        return square.copy()
+    return np.array(Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def write_png(path: str | Path, image_HW3: np.ndarray, about: dict[str, str] | None = None) -> Path:
+    """Write a uint8 picture [H,W,3] as PNG, atomically, with `about` as its text chunks."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    check_picture(image_HW3)
+    info = PngInfo()
+    for key, value in (about or {}).items():
+        info.add_itxt(key, value)
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=info)
+    return write_atomic(path, buffer.getvalue())
+
+
+def check_picture(image_HW3: np.ndarray) -> None:
+    """Raise UserError unless the array is a uint8 picture [H,W,3] with at least one pixel."""
+    shape = tuple(image_HW3.shape)
+    if image_HW3.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise UserError(f"a picture must be uint8 [H,W,3], got {image_HW3.dtype} {list(shape)}")
+
+
+def _rgb(image):
+    """Any Pillow image as mode RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey; 32-bit integers are read by the same scale
+        grey_HW = np.clip(np.array(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((grey_HW + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UserError(f"mode {image.mode} (floating point) has no scale; save it with 8 bits")
+    if image.has_transparency_data:
+        front = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", front.size, WHITE), front).convert("RGB")
+    return image.convert("RGB")

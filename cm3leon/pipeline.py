@@ -1,0 +1,219 @@
+"""Prompt -> image, from one end to the other: the page to read first.
+
+    "a large red star on the sand"
+      -> text.py       text ids                 [9, 41, 7, ...]
+      -> sequence.py   prompt                   <eos> (retrieved documents) <break> text <break>
+      -> generate.py   image codes [B, N]       one per token, drawn under guidance (decode.py)
+      -> vq.py         pictures [B, H, W, 3]    uint8
+
+Shapes: B samples, N image tokens of a picture, H = W pixels of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cm3leon import checkpoint
+from cm3leon.config import DecodeConfig, ModelConfig, VQConfig, from_dict, to_dict
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder, sha256_bytes
+from cm3leon.generate import generate_images
+from cm3leon.seeds import uniforms
+from cm3leon.sequence import Vocabulary, build_free_prompt, build_prompt
+from cm3leon.text import TextTokenizer
+from cm3leon.transformer import Transformer
+from cm3leon.vq import VQ
+
+
+@dataclass(frozen=True)
+class System:
+    """A trained CM3Leon: everything between a caption and its picture.
+
+    `weights_sha256` names text tokenizer, transformer and image tokenizer together. `batch_size`
+    and the device change speed, not pictures (float32 on a CPU; other devices differ by rounding).
+    """
+
+    name: str
+    weights_sha256: str
+    text: TextTokenizer
+    model: Transformer
+    vq: VQ
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    batch_size: int = 64
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """One picture a prompt, uint8 [B, H, W, 3]; b depends on prompts[b] and seeds[b] alone.
+
+        Raises UserError when the two lengths differ or a caption does not fit the context.
+        """
+        if len(prompts) != len(seeds):
+            raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
+        pictures = [np.zeros((0, self.size, self.size, 3), np.uint8)]
+        for start in range(0, len(prompts), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            pictures.append(self.decode_codes(self.draw_codes(prompts[part], seeds[part])))
+        return np.concatenate(pictures)
+
+    def draw_codes(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Image codes int64 [B, N] of one batch of prompts (section 2.3: decoding)."""
+        documents = []  # retrieval is not part of this system: every prompt stands alone
+        conditional = [self.prompt(caption, documents) for caption in prompts]
+        free = None
+        if self.decode.guidance != 1:  # weight 1 is the conditional stream alone (Eq. 2)
+            twin = build_free_prompt(documents, self.vocabulary, self.decode.free)
+            free = [twin] * len(prompts)
+        noise = uniforms(seeds, self.tokens)  # one uniform a token, from the sample's own seed
+        return generate_images(self.model, self.vocabulary, conditional, free, noise, self.decode)
+
+    def prompt(self, caption: str, documents: Sequence) -> np.ndarray:
+        """Ids int64 [T]: `<eos> documents <break> caption <break>`, with room left for N codes."""
+        ids = build_prompt(self.text.encode(caption), documents, self.vocabulary)
+        room = self.model.config.context - self.tokens
+        if len(ids) > room:
+            raise UserError(
+                f"caption {caption[:40]!r}... makes a prompt of {len(ids)} tokens, "
+                f"{self.name} takes at most {room}; shorten it"
+            )
+        return ids
+
+    def decode_codes(self, codes_BN: torch.Tensor) -> np.ndarray:
+        """Pictures uint8 [B, H, W, 3], one at a time: so none depends on the rest of its batch."""
+        return np.concatenate([self.vq.decode(codes_1N) for codes_1N in codes_BN.split(1)])
+
+    def with_decode(self, decode: DecodeConfig) -> System:
+        """The same weights under other decoding settings."""
+        return replace(self, decode=decode)
+
+    @property
+    def config(self) -> dict:
+        """Everything but the weights that moves the drawing, as plain JSON values."""
+        return {
+            "model": self.model.config.name,
+            "decode": to_dict(self.decode),
+            "documents": 0,
+            "size": self.size,
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+        }
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0"."""
+        return str(self.vq.device)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The id space the transformer was trained in."""
+        return Vocabulary.from_config(self.model.config.vocabulary)
+
+    @property
+    def tokens(self) -> int:
+        """N, image tokens of a picture."""
+        return self.vq.config.grid**2
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return self.vq.config.resolution
+
+
+def load_system(
+    name: str | Path,
+    decode: DecodeConfig | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> System:
+    """Load a shipped system by name ("scenes-s") or any model folder by path.
+
+    The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder. Raises UserError
+    for an unknown name, a broken checkpoint, or other tokenizers than the model was trained with.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    device = checked_device(device)
+    folder = find_model(name)
+    text = TextTokenizer.load(folder.parent / "text" / "tokenizer.json")
+    vq, _ = load_module(folder.parent / "vq", "vq", VQConfig, VQ)
+    model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
+    digests = {"text": text.digest, "vq": checkpoint.digest(folder.parent / "vq")}
+    check_fit(folder, model.config, extra, text.size, vq.config, digests)
+    together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
+    return System(
+        name=folder.name,
+        weights_sha256=sha256_bytes(together.encode()),
+        text=text,
+        model=model.to(device),
+        vq=vq.to(device),
+        decode=decode or DecodeConfig(),
+        batch_size=batch_size,
+    )
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model: a path to one, or a name under `baselines/scenes/`."""
+    folder = Path(name)
+    if (folder / checkpoint.CONFIG).is_file():
+        return folder.resolve()
+    if folder.name != str(name):  # a path, not a name
+        raise UserError(f"no model at {folder}: {checkpoint.CONFIG} is missing; name a checkpoint")
+    shipped = model_names()
+    if str(name) not in shipped:
+        raise UserError(f"unknown model {str(name)!r}; shipped are: {', '.join(shipped) or 'none'}")
+    return baselines_folder() / "scenes" / str(name)
+
+
+def model_names() -> list[str]:
+    """Names of the shipped transformers that can be drawn with."""
+    home = baselines_folder() / "scenes"
+    folders = sorted(path.parent for path in home.glob(f"*/{checkpoint.CONFIG}"))
+    return [
+        folder.name for folder in folders if checkpoint.read_about(folder)["kind"] == "transformer"
+    ]
+
+
+def load_module(folder: Path, kind: str, config_kind, module_kind):
+    """A module in float32 and evaluation mode from a checkpoint of `kind`, and its extra."""
+    values, tensors, extra = checkpoint.load(folder, kind)
+    try:
+        module = module_kind(from_dict(config_kind, values))
+        checkpoint.load_into(module, tensors)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; its config.json and weights must fit") from None
+    return module.float().eval().requires_grad_(False), extra
+
+
+def check_fit(
+    folder: Path, model: ModelConfig, extra: dict, text_size: int, vq: VQConfig, digests: dict
+) -> None:
+    """Raise UserError unless the two tokenizers are those the model was trained with."""
+    trained = {
+        "text": (model.vocabulary.text_size, extra.get("text_sha256")),
+        "vq": (model.vocabulary.image_size, extra.get("vq_sha256")),
+    }
+    found = {"text": (text_size, digests["text"]), "vq": (vq.codebook_size, digests["vq"])}
+    for part in trained:
+        if trained[part] != found[part]:
+            (wanted, named), (size, digest) = trained[part], found[part]
+            raise UserError(
+                f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
+                f"{folder.parent / part} has {size} of {digest[:12]}; put that beside it"
+            )
+    if vq.grid**2 >= model.context:
+        raise UserError(f"{folder} has a context of {model.context}, a picture takes {vq.grid**2}")
+
+
+def checked_device(device: str) -> str:
+    """`cpu`, `cuda` or `cuda:1` if it is there; `auto` is CUDA where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} is not there; use 'cpu'")
+    return device

@@ -1,0 +1,379 @@
+"""The decoder-only network of Table 3 and its KV cache.
+
+Pre-norm, no biases, LayerNorm without parameters (also at the end), ReLU, FFN 4d, learned absolute
+positions, no dropout: OPT's network with the paper's omissions. On the same weights the logits
+equal Hugging Face's `OPTForCausalLM(enable_bias=False, layer_norm_elementwise_affine=False)`.
+The position table has `context` rows; OPT's has two more in front, which an export prepends.
+
+Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary, L filled cache slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cm3leon.config import ModelConfig, VocabularyConfig
+from cm3leon.errors import UserError
+from cm3leon.seeds import torch_generator
+
+IGNORE = -100  # a target that carries no loss
+SPECIALS = 4  # <pad> <eos> <break> <eom>
+LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
+PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, H, T, K] -> [B, H, T, K]
+
+
+def vocabulary_size(config: VocabularyConfig) -> int:
+    """Rows of the embedding: all ids, padded up to a multiple of `config.multiple`."""
+    ids = config.text_size + config.image_size + config.sentinels + SPECIALS
+    return -(-ids // config.multiple) * config.multiple
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Parameters of `Transformer(config)`; a tied head is counted once."""
+    tables = vocabulary_size(config.vocabulary) * (1 if config.tied else 2) + config.context
+    return tables * config.width + 12 * config.layers * config.width**2
+
+
+class Linear(nn.Linear):
+    """A matrix without bias whose values `Transformer.initialise` draws, not the constructor."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Embedding(nn.Embedding):
+    """A table whose values `Transformer.initialise` draws, not the constructor."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+def norm(x_BTD: Tensor) -> Tensor:
+    """LayerNorm without learnable parameters, eps 1e-5."""
+    return F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=1e-5)
+
+
+def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
+    """Softmax attention, scale K ** -0.5; token t sees tokens 0..t."""
+    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width)  # rows: all queries, all keys, all values
+        self.out = Linear(width, width)
+        self.up = Linear(width, 4 * width)
+        self.down = Linear(4 * width, width)
+
+    def forward(self, x_BTD: Tensor, attend: Attend = causal) -> Tensor:
+        """One layer; `attend` decides what a token sees."""
+        batch, tokens, width = x_BTD.shape
+        qkv = self.qkv(norm(x_BTD)).view(batch, tokens, 3, self.heads, width // self.heads)
+        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        seen_BTD = attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).reshape(batch, tokens, width)
+        x_BTD = x_BTD + self.out(seen_BTD)
+        return x_BTD + self.down(F.relu(self.up(norm(x_BTD))))
+
+
+class Cache:
+    """Keys and values of B rows, each filled to its own length.
+
+    `kv` [layers, 2, B, H, capacity, K] is allocated once. Slots past a row's length are masked and
+    overwritten later, never read.
+    """
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device=None, dtype=None):
+        if not 1 <= capacity <= config.context:
+            raise UserError(
+                f"a cache holds 1 to {config.context} tokens a row (model.context), got {capacity}"
+            )
+        shape = (config.layers, 2, batch, config.heads, capacity, config.width // config.heads)
+        # Zeros, not empty: a masked slot has weight 0, and 0 times a stray NaN would be NaN.
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)
+        self.rows_B = torch.arange(batch, device=device)
+        self.lengths_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
+        self.even = True  # all rows are equally long: nothing to mask
+        self.mask_B11L: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.kv.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row can hold."""
+        return self.kv.shape[4]
+
+    def fill(
+        self, layer: int, rows: slice, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor
+    ) -> Tensor:
+        """Store the prompts of some rows from slot 0 on and attend causally inside them."""
+        tokens = k_BHTK.shape[2]
+        self.kv[layer, 0, rows, :, :tokens] = k_BHTK
+        self.kv[layer, 1, rows, :, :tokens] = v_BHTK
+        # Padding stands on the right, where causal attention of a real token never looks.
+        return causal(q_BHTK, k_BHTK, v_BHTK)
+
+    def extend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
+        """Store one token (T = 1) at each row's length and attend to the row's filled part."""
+        keys_BHCK, values_BHCK = self.kv[layer]
+        if self.even:
+            keys_BHCK[:, :, self.longest] = k_BHTK[:, :, 0]
+            values_BHCK[:, :, self.longest] = v_BHTK[:, :, 0]
+        else:
+            keys_BHCK[self.rows_B, :, self.lengths_B] = k_BHTK[:, :, 0].to(keys_BHCK.dtype)
+            values_BHCK[self.rows_B, :, self.lengths_B] = v_BHTK[:, :, 0].to(values_BHCK.dtype)
+        filled = self.longest + 1
+        # Two matrix products: with one query the CPU's fused attention is several times slower.
+        scores_BHTL = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ keys_BHCK[:, :, :filled].mT
+        if self.mask_B11L is not None:
+            scores_BHTL = scores_BHTL + self.mask_B11L
+        weights_BHTL = scores_BHTL.softmax(-1, dtype=torch.float32).to(values_BHCK.dtype)
+        return weights_BHTL @ values_BHCK[:, :, :filled]
+
+    def start(self, lengths_B: Tensor, longest: int, even: bool) -> None:
+        """Set the lengths after a prompt."""
+        self.lengths_B.copy_(lengths_B)
+        self.longest, self.even = longest, even
+
+    def open(self) -> None:
+        """Make room for one token a row: check the capacity and build the mask of this step."""
+        if self.longest == self.capacity:
+            raise UserError(
+                f"the cache is full at {self.capacity} tokens; ask for a larger capacity"
+            )
+        self.mask_B11L = None
+        if not self.even:
+            slots_L = torch.arange(self.longest + 1, device=self.kv.device)
+            beyond_BL = slots_L > self.lengths_B[:, None]
+            mask_BL = torch.zeros(beyond_BL.shape, dtype=self.kv.dtype, device=self.kv.device)
+            self.mask_B11L = mask_BL.masked_fill_(beyond_BL, -torch.inf)[:, None, None]
+
+    def close(self) -> None:
+        """Count the token that every layer has stored."""
+        self.lengths_B += 1
+        self.longest += 1
+
+
+class Transformer(nn.Module):
+    """Token ids -> logits of the next token.
+
+    Weights come from `generator` (default: a fixed seed), drawn on the CPU in float32. Inside
+    `torch.device("meta")` nothing is drawn: load weights with `load_state_dict(..., assign=True)`.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
+        super().__init__()
+        self.config = config
+        self.vocabulary_size = vocabulary_size(config.vocabulary)
+        self.token_embedding = Embedding(self.vocabulary_size, config.width)
+        self.position_embedding = Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.head = None if config.tied else Linear(config.width, self.vocabulary_size)
+        self.initialise(generator)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Truncated normal, cut at 3 standard deviations; residual outputs exactly zero (Table 3).
+
+        The paper's "output layers are initialized as 0" is read as the attention out-projection
+        and the second FFN matrix (A1), so every block starts as the identity.
+        """
+        if self.token_embedding.weight.is_meta:
+            return
+        generator = generator or torch_generator(0, "weights", self.config.name)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                weight.zero_()
+                continue
+            positions = name.startswith("position_embedding")
+            std = self.config.position_std if positions else self.config.init_std
+            drawn = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
+            if std > 0:
+                nn.init.trunc_normal_(drawn, 0.0, std, -3 * std, 3 * std, generator=generator)
+            weight.copy_(drawn)
+
+    def forward(
+        self, ids_BT: Tensor, positions_BT: Tensor | None = None, targets_BT: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, T, V]; with `targets_BT` instead the losses [B, T] in nats, float32.
+
+        Position of a token: its index in the row, or `positions_BT` (packed documents). A target
+        of `IGNORE` has loss 0. Raises UserError for ids outside the vocabulary, for rows longer
+        than the context and for shapes that do not match.
+        """
+        hidden_BTD = self.hidden(ids_BT, positions_BT)
+        if targets_BT is None:
+            return self.logits(hidden_BTD)
+        if targets_BT.shape != ids_BT.shape:
+            raise UserError(
+                f"targets of shape {list(targets_BT.shape)} do not match ids of shape "
+                f"{list(ids_BT.shape)}"
+            )
+        known_BT = targets_BT.where(targets_BT != IGNORE, 0)
+        check_range("targets", known_BT, self.vocabulary_size)
+        return self._losses(hidden_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape)
+
+    def loss_per_token(self, ids_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
+        """Cross-entropy in nats of predicting `ids_BT[:, 1:]`: float32 [B, T-1], not weighted.
+
+        Where `weights_BT` (one weight an id, as `objective.rotate` gives) is 0 the loss is 0.
+        Logits are never held for more than `LOGITS_AT_ONCE` numbers.
+        """
+        targets_BT = ids_BT[:, 1:]
+        if weights_BT is not None:
+            if weights_BT.shape != ids_BT.shape:
+                raise UserError(
+                    f"weights of shape {list(weights_BT.shape)} do not match ids of shape "
+                    f"{list(ids_BT.shape)}"
+                )
+            targets_BT = targets_BT.masked_fill(weights_BT[:, 1:] == 0, IGNORE)
+        return self(ids_BT[:, :-1], targets_BT=targets_BT)
+
+    def hidden(self, ids_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """States after the final LayerNorm, [B, T, D]; arguments and errors as in `forward`."""
+        self._check(ids_BT)
+        if positions_BT is None:
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        else:
+            check_range("positions", positions_BT, self.config.context)
+        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        return norm(x_BTD)
+
+    def logits(self, hidden: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+        """Logits of the ids [start, end): [..., D] -> [..., end - start]."""
+        table_VD = (self.token_embedding if self.head is None else self.head).weight
+        end = self.vocabulary_size if end is None else end
+        if not 0 <= start < end <= self.vocabulary_size:
+            raise UserError(
+                f"ids [{start}, {end}) must be a range inside [0, {self.vocabulary_size})"
+            )
+        return F.linear(hidden, table_VD[start:end])
+
+    def cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache for `batch` rows of up to `capacity` tokens, on this model's device."""
+        weight = self.token_embedding.weight
+        return Cache(self.config, batch, capacity, weight.device, weight.dtype)
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        ids_BT: Tensor,
+        lengths_B: Tensor,
+        cache: Cache,
+        start: int = 0,
+        end: int | None = None,
+    ) -> Tensor:
+        """Read the prompts and return the logits [B, end - start] after each row's last token.
+
+        `ids_BT` is padded on the right with any valid id; row b counts to `lengths_B[b]`.
+        `cache` is filled from its beginning, whatever it held.
+        """
+        self._check(ids_BT)
+        shortest, longest = check_lengths(lengths_B, ids_BT)
+        if ids_BT.shape[0] != cache.batch or longest > cache.capacity:
+            raise UserError(
+                f"prompts of {ids_BT.shape[0]} rows and {longest} tokens do not fit a cache of "
+                f"{cache.batch} rows and {cache.capacity} tokens"
+            )
+        lengths_B = lengths_B.to(ids_BT.device)
+        states = [
+            self._read(ids_BT[rows, :longest], lengths_B[rows], cache, rows)
+            for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest))
+        ]
+        cache.start(lengths_B, longest, even=shortest == longest)
+        return self.logits(torch.cat(states), start, end)
+
+    @torch.inference_mode()
+    def step(self, ids_B: Tensor, cache: Cache, start: int = 0, end: int | None = None) -> Tensor:
+        """Append one token to every row and return the logits [B, end - start] after it.
+
+        The same logits as `forward` over the whole row gives at its last token. The ids are
+        not checked again: they come from a draw over a range of this vocabulary.
+        """
+        cache.open()
+        x_BTD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
+        x_BTD = x_BTD[:, None]
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, partial(cache.extend, layer))
+        cache.close()
+        return self.logits(norm(x_BTD[:, 0]), start, end)
+
+    def _read(self, ids_BT: Tensor, lengths_B: Tensor, cache: Cache, rows: slice) -> Tensor:
+        """Fill `rows` of the cache; the states [B, D] at each row's last token."""
+        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_T)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, partial(cache.fill, layer, rows))
+        return norm(x_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
+
+    def _check(self, ids_BT: Tensor) -> None:
+        if ids_BT.ndim != 2 or ids_BT.dtype.is_floating_point or not ids_BT.shape[1]:
+            raise UserError(
+                "ids must be whole numbers of shape [rows, tokens] with at least one token, got "
+                f"{ids_BT.dtype} of shape {list(ids_BT.shape)}"
+            )
+        if ids_BT.shape[1] > self.config.context:
+            raise UserError(
+                f"a sequence of {ids_BT.shape[1]} tokens exceeds model.context "
+                f"{self.config.context}; shorten it"
+            )
+        check_range("ids", ids_BT, self.vocabulary_size)
+
+    def _losses(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """Cross-entropy [M]; above the limit in pieces whose logits are made again in backward."""
+        piece = max(1, LOGITS_AT_ONCE // self.vocabulary_size)
+        if len(hidden_MD) <= piece:
+            return self._cross_entropy(hidden_MD, targets_M)
+        pairs = zip(hidden_MD.split(piece), targets_M.split(piece), strict=True)
+        return torch.cat(
+            [checkpoint(self._cross_entropy, *pair, use_reentrant=False) for pair in pairs]
+        )
+
+    def _cross_entropy(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        logits_MV = self.logits(hidden_MD).float()
+        return F.cross_entropy(logits_MV, targets_M, ignore_index=IGNORE, reduction="none")
+
+
+def pieces(count: int, size: int) -> list[slice]:
+    """Slices of at most `size` that cover range(count) in order."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def check_range(name: str, values: Tensor, size: int) -> None:
+    """Raise UserError unless all values lie in [0, size); one small read from the device."""
+    if values.is_meta or torch.compiler.is_compiling() or not values.numel():
+        return
+    low, high = (int(bound) for bound in torch.stack(values.aminmax()).tolist())
+    if low < 0 or high >= size:
+        raise UserError(f"{name} must lie in [0, {size}), got {low if low < 0 else high}")
+
+
+def check_lengths(lengths_B: Tensor, ids_BT: Tensor) -> tuple[int, int]:
+    """(shortest, longest) prompt; UserError unless one length a row, each in [1, T]."""
+    rows, tokens = ids_BT.shape
+    if lengths_B.shape != (rows,) or not rows:
+        raise UserError(f"{rows} prompts need {rows} lengths, got shape {list(lengths_B.shape)}")
+    shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
+    if shortest < 1 or longest > tokens:
+        bad = shortest if shortest < 1 else longest
+        raise UserError(f"prompt lengths must lie in [1, {tokens}], got {bad}")
+    return shortest, longest

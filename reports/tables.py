@@ -1,0 +1,364 @@
+"""Tables of results beside the paper's: terminal, Markdown, CSV, LaTeX (booktabs).
+
+python -m reports.tables --bench fid_coco     newest record of every system, printed and written
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports import (
+    OUT,
+    PUBLISHED,
+    RESULTS,
+    extra,
+    newest,
+    own,
+    read_published,
+    read_records,
+    write_atomic,
+)
+
+SCALE = {  # extra of a record -> its row; `ours` is the record's own value
+    "floor": "real against real (floor)",
+    "rfid": "reconstructions (rFID)",
+    "ours": "{name}",
+    "ceiling": "noise (ceiling)",
+}
+TASKS = {
+    "single": "single object",
+    "two": "two objects",
+    "counting": "counting",
+    "colors": "colours",
+    "position": "position",
+    "attribution": "colour attribution",
+    "overall": "overall (mean of six)",
+}
+LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; `numbers` are the right-aligned columns, `ours` the rows to stand out."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+    notes: tuple[str, ...] = ()
+    numbers: frozenset[int] = frozenset()
+    ours: frozenset[int] = frozenset()
+    rule_after: int | None = None  # a line is drawn below this many rows
+
+    def __post_init__(self):
+        for row in self.rows:
+            if len(row) != len(self.headers):
+                raise ValueError(f"row {row!r} must have {len(self.headers)} cells, got {len(row)}")
+
+    def to_text(self) -> str:
+        """Aligned columns for a terminal; our rows begin with `>`."""
+        cells = [[_one_line(cell) for cell in row] for row in (self.headers, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = []
+        for index, row in enumerate(cells):
+            padded = (
+                cell.rjust(width) if column in self.numbers else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            lines.append(("> " if index - 1 in self.ours else "  ") + "  ".join(padded).rstrip())
+        rule = "  " + "-" * (sum(widths) + 2 * (len(widths) - 1))
+        if self.rule_after:
+            lines.insert(1 + self.rule_after, rule)
+        notes = [
+            textwrap.fill(
+                _one_line(note), max(len(rule), 72), initial_indent="  ", subsequent_indent="    "
+            )
+            for note in self.notes
+        ]
+        return "\n".join([self.caption, rule, lines[0], rule, *lines[1:], rule, *notes])
+
+    def to_markdown(self) -> str:
+        """A GitHub table; our rows in bold, pipes and angle brackets escaped."""
+        lines = [f"**{_markdown(self.caption)}**", ""]
+        lines.append("| " + " | ".join(map(_markdown, self.headers)) + " |")
+        marks = ("--:" if column in self.numbers else ":--" for column in range(len(self.headers)))
+        lines.append("| " + " | ".join(marks) + " |")
+        for index, row in enumerate(self.rows):
+            cells = [_markdown(cell) for cell in row]
+            if index in self.ours:
+                cells = [f"**{cell}**" if cell else "" for cell in cells]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join([*lines, *(f"\n{_markdown(note)}" for note in self.notes)]) + "\n"
+
+    def to_csv(self) -> str:
+        """RFC 4180; a text that a spreadsheet would run as a formula gets a leading apostrophe."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(map(_inert, self.headers))
+        writer.writerows([_inert(cell) for cell in row] for row in self.rows)
+        return out.getvalue()
+
+    def to_latex(self) -> str:
+        """A `table` with booktabs rules; our rows in bold, every special character escaped."""
+        columns = "".join(
+            "r" if column in self.numbers else "l" for column in range(len(self.headers))
+        )
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{_latex(self.caption)}}}"]
+        lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
+        lines += [" & ".join(map(_latex, self.headers)) + " \\\\", "\\midrule"]
+        for index, row in enumerate(self.rows):
+            cells = [_latex(cell) for cell in row]
+            if index in self.ours:
+                cells = [f"\\textbf{{{cell}}}" if cell else "" for cell in cells]
+            lines.append(" & ".join(cells) + " \\\\")
+            if self.rule_after == index + 1 < len(self.rows):
+                lines.append("\\midrule")
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        lines += [f"\\par\\smallskip{{\\footnotesize {_latex(note)}}}" for note in self.notes]
+        return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def fid_table(
+    records: Mapping | Sequence[Mapping], published: Mapping, tables: Sequence[str] = ("Table 1",)
+) -> Table:
+    """Our measured rows above the quoted rows of the paper; marked, since they do not compare."""
+    records = [records] if isinstance(records, Mapping) else list(records)
+    if not records:
+        raise ValueError("fid_table needs at least one record, got none; run the benchmark first")
+    records.sort(key=lambda record: record["value"])
+    quoted = [row for row in published["rows"] if row["table"] in tables]
+    unit, level = records[0]["unit"], 0.95
+    level = next((record["interval"]["level"] for record in records if record["interval"]), level)
+    return Table(
+        headers=("model", "docs", unit, f"{level:.0%} interval", "features", "source"),
+        rows=(*_measured_rows(records), *_quoted_rows(quoted)),
+        caption=f"{unit} on captions ({records[0]['better']} is better)",
+        notes=tuple(_fid_notes(records, quoted)),
+        numbers=frozenset({1, 2}),
+        ours=frozenset(range(len(records))),
+        rule_after=len(records) if quoted else None,
+    )
+
+
+def scale_table(record: Mapping) -> Table:
+    """The record's value between its floor, reconstructions and noise, by the same protocol."""
+    rows, ours = [], set()
+    for key, label in SCALE.items():
+        entry = own(record) if key == "ours" else extra(record, key)
+        if entry is None:
+            continue
+        if key == "ours":
+            ours.add(len(rows))
+        label = label.format(name=record["system"]["name"])
+        value, low, high = (entry[part] for part in ("value", "low", "high"))
+        rows.append((label, number(value), span(value, low, high)))
+    kid = extra(record, "kid")
+    notes = ()
+    if kid is not None:
+        value, low, high = kid.values()
+        name = record["system"]["name"]
+        notes = (f"KID of {name}: {number(value)} {span(value, low, high)}".rstrip(),)
+    return Table(
+        headers=("pictures", record["unit"], "interval"),
+        rows=tuple(rows),
+        caption=f"Scale of this {record['unit']} ({features_name(record)}, n = {record['n']:,})",
+        notes=notes,
+        numbers=frozenset({1}),
+        ours=frozenset(ours),
+    )
+
+
+def composition_table(record: Mapping) -> Table | None:
+    """GenEval's six scores and their mean as shares; None if the record has none of them."""
+    found = {key: extra(record, key) for key in TASKS}
+    rows = [
+        (TASKS[key], f"{entry['value']:.3f}", span(entry["value"], entry["low"], entry["high"], 3))
+        for key, entry in found.items()
+        if entry is not None
+    ]
+    if not rows:
+        return None
+    return Table(
+        headers=("objects asked for are there", "share", "interval"),
+        rows=tuple(rows),
+        caption=f"Composition of {record['system']['name']} (higher is better)",
+        numbers=frozenset({1}),
+        rule_after=len(rows) - 1 if found["overall"] and len(rows) > 1 else None,
+    )
+
+
+def number(value: float | None) -> str:
+    """Two decimals from 1 upwards, three significant digits below."""
+    if value is None:
+        return "-"
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def span(value: float, low: float | None, high: float | None, decimals: int | None = None) -> str:
+    """`[low, high]` with the decimals of the value, or nothing."""
+    if low is None or high is None:
+        return ""
+    places = _decimals(value) if decimals is None else decimals
+    return f"[{low:,.{places}f}, {high:,.{places}f}]"
+
+
+def documents(record: Mapping) -> str:
+    """How many documents were retrieved, as the protocol or the system's config states it."""
+    for place in (record["protocol"], record["system"]["config"]):
+        if isinstance(place.get("documents"), int):
+            return str(place["documents"])
+    return "-"
+
+
+def features_name(record: Mapping) -> str:
+    """Name of the feature network as the protocol states it."""
+    features = record["protocol"].get("features", "unknown")
+    return str(features.get("name", "unknown") if isinstance(features, Mapping) else features)
+
+
+def write_all(table: Table, folder: Path | str, stem: str) -> list[Path]:
+    """Write <stem>.md, .csv and .tex into the folder, each whole or not at all."""
+    folder = Path(folder)
+    texts = {".md": table.to_markdown(), ".csv": table.to_csv(), ".tex": table.to_latex()}
+    return [write_atomic(folder / f"{stem}{ending}", text) for ending, text in texts.items()]
+
+
+def print_tables(
+    bench: str, results: Path = RESULTS, published: Path = PUBLISHED, out: Path = OUT
+) -> None:
+    """Print the newest record of every system and protocol, and write the table into out/<bench>.
+
+    Args:
+        bench: name of the benchmark, e.g. fid_coco
+        results: folder of records
+        published: the quoted numbers
+        out: folder for the written tables
+    """
+    records = newest(read_records(bench, results))
+    table = fid_table(records, read_published(published))
+    print(table.to_text())
+    for record in records:
+        for small in (scale_table(record), composition_table(record)):
+            if small is not None:
+                print(f"\n{small.to_text()}")
+    paths = write_all(table, out / bench, bench)
+    print("\nwritten: " + ", ".join(map(str, paths)))
+
+
+def main() -> None:
+    """Command line; a user's mistake ends in one line and exit code 2."""
+    import tyro
+
+    try:
+        tyro.cli(print_tables)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:
+    several = len({record["protocol_digest"] for record in records}) > 1
+    rows = []
+    for record in records:
+        protocol = f"{features_name(record)}, n = {record['n']:,}"
+        if several:
+            protocol += f", protocol {record['protocol_digest'][:6]}"
+        value, low, high = own(record).values()
+        name = record["system"]["name"]
+        numbers = (documents(record), number(value), span(value, low, high))
+        rows.append((name, *numbers, protocol, record["source"]))
+    return rows
+
+
+def _quoted_rows(rows: Sequence[Mapping]) -> list[tuple[str, ...]]:
+    one_source = len({row["source"] for row in rows}) == 1
+    return [
+        (
+            row["model"],
+            _or_dash(row["documents"]),
+            f"{row['value']:.2f}",
+            "",
+            _quoted_protocol(row),
+            _source(row, one_source),
+        )
+        for row in rows
+    ]
+
+
+def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[str]:
+    notes = []
+    if quoted:
+        sources = {row["source"] for row in quoted}
+        where = f" from {sources.pop()}" if len(sources) == 1 else ""
+        notes.append(f"quoted{where}: other pictures, features and n, NOT comparable with measured")
+    if any((row["note"] or "").startswith("best of 8") for row in quoted):
+        notes.append("quoted CM3Leon rows: the best of 8 samples a caption")
+    notes += [
+        f"{row['model']} {row['value']:.2f}: {row['note']}" for row in quoted if _disputed(row)
+    ]
+    return notes + sorted({f"warning: {text}" for record in records for text in record["warnings"]})
+
+
+def _decimals(value: float) -> int:
+    size = abs(value)
+    if size == 0 or size >= 1:
+        return 2
+    return min(8, 2 - math.floor(math.log10(size)))
+
+
+def _or_dash(value) -> str:
+    return "-" if value is None else str(value)
+
+
+def _quoted_protocol(row: Mapping) -> str:
+    for mark, count in (("FID-30K", "30,000"), ("FID-10K", "10,000")):
+        if mark in row["metric"]:
+            return f"Inception, n = {count}"
+    return row["metric"]
+
+
+def _source(row: Mapping, one_source: bool) -> str:
+    mark = "quoted" if row["mark"] == "V" else "quoted second hand"
+    return mark if one_source else f"{mark}: {row['source']}"
+
+
+def _disputed(row: Mapping) -> bool:
+    return (row["note"] or "").startswith("conflict")
+
+
+def _one_line(cell: str) -> str:
+    """One printable line: captions and names must not move the terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in cell)
+
+
+def _markdown(cell: str) -> str:
+    cell = _one_line(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", cell)
+
+
+def _inert(cell: str) -> str:
+    if cell[:1] not in ("=", "+", "-", "@", "\t", "\r"):
+        return cell
+    plain_number = re.fullmatch(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", cell)
+    return cell if plain_number or cell == "-" else f"'{cell}"
+
+
+def _latex(cell: str) -> str:
+    return "".join(LATEX.get(char, char) for char in _one_line(cell))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The command line as a user meets it: exit codes, one-line errors, files, and no slow imports."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_pipeline import write_tiny_baselines
+
+from cm3leon import cli
+from cm3leon.pipeline import load_system
+from cm3leon.seeds import derive
+
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baselines")
+    write_tiny_baselines(folder)
+    return folder
+
+
+@pytest.fixture
+def run(home, monkeypatch, tmp_path, capsys):
+    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.setenv("CM3LEON_BASELINES", str(home))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = cli.main(list(arguments))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def subprocess_run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_draw_writes_what_the_system_draws(run, tmp_path, home):
+    code, out, _ = run("draw", "a red star", "--out", "sub/star.png", "--seed", "5")
+    assert (code, out) == (0, "sub/star.png\n")
+    system = load_system(home / "scenes" / "scenes-s")
+    with Image.open(tmp_path / "sub" / "star.png") as image:
+        expected = system.draw(["a red star"], [derive(5, "a red star", 0)])[0]
+        assert np.array_equal(np.asarray(image), expected)
+        assert image.text["prompt"] == "a red star"
+        assert image.text["weights_sha256"] == system.weights_sha256
+        assert (image.text["seed"], image.text["system"]) == ("5", "scenes-s")
+
+
+def test_draw_many_in_a_grid(run, tmp_path):
+    assert run("draw", "a star", "--count", "3", "--guidance", "2")[0] == 0
+    assert run("draw", "a star", "--out", "one.png", "--guidance", "2")[0] == 0
+    with Image.open(tmp_path / "drawing.png") as grid, Image.open(tmp_path / "one.png") as one:
+        assert grid.size == (64, 64)  # 2 x 2 of 32 pixels, the last place empty
+        pixels = np.asarray(grid)
+        assert np.array_equal(pixels[:32, :32], np.asarray(one))
+        assert not pixels[32:, 32:].any()
+
+
+def test_same_command_same_bytes(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        run("draw", "a blue circle", "--out", name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["draw", "x", "--system", "scenes-z"], "unknown model 'scenes-z'; shipped are: scenes-s"),
+        (
+            ["draw", "x", "--guidanc", "3"],
+            "Unrecognized options: --guidanc, 3; did you mean --guidance?",
+        ),
+        (["draw", "x", "--count", "many"], "--count"),
+        (["draw", "x", "--count", "0"], "count must be at least 1, got 0"),
+        (["draw", "x", "--top-p", "2"], "decode.top_p must lie in (0, 1], got 2.0"),
+        (["draw", "x", "--device", "abacus"], "got 'abacus'"),
+        (["draw", "star " * 200], "shorten it"),
+        (["draw", "x", "--out", "/proc/nowhere/x.png"], "cannot write /proc/nowhere/x.png"),
+        (["export-scenes", "out", "--size", "33"], "33"),
+        (["export-scenes", "out", "--count", "0"], "count must be at least 1, got 0"),
+        (["export-scenes", "out", "--split", "best"], "'best'"),
+        (["paint"], "paint"),
+        ([], "draw"),
+        (["draw"], "draw"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(run, tmp_path, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_names_weights_and_faults(run, home, tmp_path, monkeypatch):
+    code, out, _ = run("doctor")
+    assert code == 0
+    assert "scenes-s (transformer) sha256" in out and "vq (vq)" in out and "torch" in out
+    monkeypatch.setenv("CM3LEON_BASELINES", str(tmp_path))
+    code, out, _ = run("doctor")
+    assert code == 2
+    assert "! no weights under" in out
+
+
+def test_interrupted(run, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cm3leon.pipeline.load_system", stop)
+    code, _, err = run("draw", "x")
+    assert (code, err) == (130, "interrupted\n")
+
+
+def test_console_exit_codes(home):
+    arguments = ["-m", "cm3leon.cli", "draw", "x", "--top-p", "2"]
+    done = subprocess_run(*arguments, CM3LEON_BASELINES=str(home))
+    assert done.returncode == 2
+    assert (
+        done.stderr.startswith("error: decode.top_p must lie in") and "Traceback" not in done.stderr
+    )
+
+
+def test_help_needs_no_heavy_import():
+    code = """
+import sys
+from cm3leon.cli import main
+for command in [], ["draw"], ["doctor"], ["export-scenes"]:
+    try:
+        main([*command, "--help"])
+    except SystemExit as stop:
+        assert not stop.code
+heavy = {"torch", "pandas", "matplotlib", "tokenizers", "PIL", "scipy"}
+sys.exit(sorted(heavy & set(sys.modules)) or 0)
+"""
+    done = subprocess_run("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("usage: cm3leon") == 4
+
+
+def test_import_is_light():
+    code = "import cm3leon, sys; print({'numpy', 'torch', 'tyro'} & set(sys.modules))"
+    done = subprocess_run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "set()\n")
+
+
+def test_export_scenes(run, tmp_path):
+    code, out, _ = run("export-scenes", "world", "--count", "3")
+    assert (code, out) == (0, "world\n")
+    assert len(list((tmp_path / "world").rglob("*.png"))) == 3
+    assert list((tmp_path / "world").rglob("captions_*.json"))

@@ -1,0 +1,324 @@
+"""The whole benchmark on tiny random weights: same command same record, resumption, bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pipeline import write_tiny_baselines
+
+from baselines.features import ARCHITECTURE, FeatureNetwork
+from benchmarks import fid_coco
+from benchmarks.fid_coco import Options
+from benchmarks.harness import core, systems
+from cm3leon import checkpoint
+from cm3leon.errors import UserError
+from cm3leon.scenes import scene
+from cm3leon.seeds import generator
+
+COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
+N = 12
+
+
+class Stub:
+    """Stands in for a model: real pictures chosen by the seed, darkened, with a little noise."""
+
+    name, config, weights_sha256 = "stub", {"noise": 20}, "0" * 64
+
+    def __init__(self, fail_after=None):
+        self.fail_after, self.drawn = fail_after, []
+
+    def draw(self, prompts, seeds):
+        if self.fail_after is not None and len(self.drawn) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.drawn += prompts
+        pictures = [
+            scene("coco", "test", seed % 500).image // 2
+            + generator(seed).integers(0, 20, (64, 64, 3), np.uint8)
+            for seed in seeds
+        ]
+        return np.stack(pictures).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Baselines of random weights, the feature network included."""
+    folder = tmp_path_factory.mktemp("baselines")
+    write_tiny_baselines(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = FeatureNetwork().state_dict()
+    checkpoint.save(folder / "scenes" / "features", "features", ARCHITECTURE, state)
+    return folder
+
+
+@pytest.fixture
+def options(home, monkeypatch, tmp_path):
+    """Options of a small run whose files all lie in a temporary folder."""
+    monkeypatch.setenv("CM3LEON_BASELINES", str(home))
+    monkeypatch.chdir(tmp_path)
+
+    def make(**changes):
+        folders = {
+            "results": tmp_path / "results",
+            "reports": tmp_path / "out",
+            "cache": tmp_path / "cache",
+        }
+        return Options(**{"n": N, "resamples": 5, **folders, **changes})
+
+    return make
+
+
+def arguments(tmp_path, *more):
+    folders = ["--results", "results", "--reports", "out", "--cache", "cache"]
+    return ["--n", str(N), "--resamples", "5", *folders, *more]
+
+
+def test_record_of_a_drawn_system(options):
+    record, path = fid_coco.fid_coco(options(), Stub())
+    assert core.load(path) == record
+    assert record["n"] == N and record["system"]["name"] == "stub"
+    assert set(record["cost"]["seconds"]) == {
+        "prompts",
+        "draw",
+        "features",
+        "statistics",
+        "composition",
+    }
+    assert record["cost"]["counters"] == {"drawn": N, "reused": 0}
+    extra, interval = record["extra"], record["interval"]
+    assert interval["low"] <= record["value"] <= interval["high"]
+    assert extra["floor"] > 0 and extra["ceiling"] > 0  # random features: no order among them
+    assert {"rfid", "kid", "overall", "place"} <= set(extra)
+    assert any("n=12 is not above the 128 features" in line for line in record["warnings"])
+
+
+def test_same_command_same_record(options):
+    first, _ = fid_coco.fid_coco(options(), Stub())
+    again, _ = fid_coco.fid_coco(options(), Stub())
+    assert again["cost"]["counters"] == {"drawn": 0, "reused": N}
+    assert core.comparable(again) == core.comparable(first)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_batch_size_cannot_be_seen(options, tmp_path, batch_size):
+    one, _ = fid_coco.fid_coco(options(cache=tmp_path / "a"), Stub())
+    other, _ = fid_coco.fid_coco(options(cache=tmp_path / "b", batch_size=batch_size), Stub())
+    assert core.comparable(one) == core.comparable(other)
+
+
+def test_killed_and_started_again(options, tmp_path):
+    whole, _ = fid_coco.fid_coco(options(cache=tmp_path / "whole"), Stub())
+    killed, second = Stub(fail_after=6), Stub()
+    with pytest.raises(KeyboardInterrupt):
+        fid_coco.fid_coco(options(batch_size=3), killed)
+    assert not list((tmp_path / "results").rglob("*-2.json"))
+    record, _ = fid_coco.fid_coco(options(batch_size=3), second)
+    assert len(killed.drawn) + len(second.drawn) == N
+    assert record["cost"]["counters"] == {"drawn": 6, "reused": 6}
+    assert core.comparable(record) == core.comparable(whole)
+
+
+def test_several_seeds(options):
+    record, _ = fid_coco.fid_coco(options(seeds=(0, 1, 2)), Stub())
+    alone, _ = fid_coco.fid_coco(options(seeds=(1,)), Stub())
+    assert len(set(record["per_seed"])) == 3
+    assert record["value"] == pytest.approx(np.mean(record["per_seed"]))
+    assert record["per_seed"][1] == alone["per_seed"][0]
+    assert record["protocol_digest"] != alone["protocol_digest"]
+    assert record["extra"]["fid_over_seeds"]["low"] < record["value"]
+
+
+def test_the_real_pictures_score_zero_and_all_right(options, tmp_path):
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for index in range(N):
+        Image.fromarray(scene("coco", "test", index).image).save(folder / f"coco-test-{index}.png")
+    record, _ = fid_coco.fid_coco(options(images=folder))
+    assert record["value"] == pytest.approx(0, abs=1e-6)
+    assert record["extra"]["overall"]["value"] > 0.9
+    assert record["system"] == {
+        "name": "real",
+        "config": {"images": "real"},
+        "weights_sha256": None,
+    }
+
+
+def test_shipped_system_and_decoding_options(options):
+    record, _ = fid_coco.fid_coco(options(guidance=1.0, top_p=1.0))
+    assert record["system"]["name"] == "scenes-s+guidance1"
+    assert record["system"]["config"]["decode"]["guidance"] == 1.0
+    assert record["environment"]["device"].startswith(("cpu", "cuda"))
+
+
+def test_command_writes_and_prints_everything(options, tmp_path, capsys):
+    options()
+    assert fid_coco.main(arguments(tmp_path, "--system", "noise")) == 0
+    out = capsys.readouterr().out
+    assert "noise" in out and "CM3Leon-7B" in out and "not comparable" in out
+    made = {path.name for path in (tmp_path / "out" / "fid_coco").iterdir()}
+    assert {
+        "fid_coco.md",
+        "fid_coco.csv",
+        "fid_coco.tex",
+        "grid.png",
+        "scale.svg",
+        "scale.png",
+    } <= made
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--system", "scenes-sx"], "unknown system 'scenes-sx'; did you mean scenes-s"),
+        (["--system", "no_such_module:X"], "cannot import 'no_such_module'"),
+        (["--system", "json:X"], "module 'json' has no 'X'"),
+        (["--system", "json:dumps"], "json:dumps"),
+        (["--system", "noise", "--guidance", "2"], "--guidance does not apply to system noise"),
+        (["--guidance", "nan"], "decode.guidance must be finite"),
+        (["--top-p", "0"], "decode.top_p must lie in (0, 1], got 0.0"),
+        (["--sistem", "noise"], "did you mean --system?"),
+        (["--n", "0"], "n must be at least 2"),
+        (["--n", "1"], "n must be at least 2"),
+        (["--n", "30001"], "n must be at most 30000"),
+        (["--seeds", "1", "1"], "seeds must be different numbers"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--resamples", "1", "--system", "noise"], "resamples must be at least 2"),
+        (["--images", "nowhere"], "no folder nowhere"),
+        (["--data", "coco"], "--data coco needs --coco-root"),
+        (["--data", "coco", "--coco-root", "nowhere"], "nowhere"),
+        (["--coco-root", "x"], "--coco-root x needs --data coco"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(options, tmp_path, capsys, more, message):
+    options()
+    assert fid_coco.main(arguments(tmp_path, *more)) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if not line.startswith(("draw", "features"))]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert not list(tmp_path.rglob("*.json")) or "noise" in more
+    assert not list((tmp_path / "results").rglob("*"))
+
+
+def test_nan_features(options, home, tmp_path, monkeypatch):
+    state = FeatureNetwork().state_dict()
+    state["mix.bias"][3] = float("nan")
+    monkeypatch.setattr(fid_coco, "load_features", broken_features(state))
+    with pytest.raises(UserError, match=r"features of picture 0 of .* are not finite"):
+        fid_coco.fid_coco(options(), Stub())
+    assert not (tmp_path / "results").exists()
+
+
+def broken_features(state):
+    from benchmarks.harness.features import Features
+
+    network = FeatureNetwork()
+    network.load_state_dict(state)
+    return lambda name: Features(name, "0" * 64, 128, 64, network.eval().embed)
+
+
+def test_nothing_measured_is_no_success(options, tmp_path, monkeypatch, capsys):
+    options()
+    nothing = core.Measurement(value=None, n=0)
+    monkeypatch.setattr(fid_coco, "measure", lambda *_: nothing)
+    assert fid_coco.main(arguments(tmp_path, "--system", "noise")) == 3
+    assert "measured nothing" in capsys.readouterr().err
+
+
+def write_coco(root, count=6):
+    """MS-COCO files: grey, CMYK, tiny and huge-aspect pictures among them."""
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    noise = np.random.default_rng(0)
+    kinds = [("RGB", (80, 60), 3), ("L", (50, 90), 1), ("CMYK", (64, 64), 4), ("RGB", (3, 5), 3)]
+    listed, captions = [], []
+    for k in range(count):
+        mode, size, channels = kinds[k % 4]
+        pixels = noise.integers(0, 256, size[0] * size[1] * channels, np.uint8).tobytes()
+        Image.frombytes(mode, size, pixels).save(root / "val2017" / f"{k:012d}.jpg")
+        listed.append({"id": k, "file_name": f"{k:012d}.jpg"})
+        captions.append({"id": 10 * k, "image_id": k, "caption": f"a picture of number {k}"})
+    content = {"images": listed, "annotations": captions}
+    (root / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
+
+
+def test_real_files(options, tmp_path):
+    write_coco(tmp_path / "coco")
+    record, _ = fid_coco.fid_coco(
+        options(data="coco", coco_root=tmp_path / "coco", n=None), systems.Noise()
+    )
+    assert record["n"] == 6
+    assert record["protocol"]["features"] == "scenes"
+    assert "floor" not in record["extra"] and "overall" not in record["extra"]
+    assert record["warnings"][0].startswith("a trial of the way, not a score: features=scenes")
+
+
+def test_unreadable_pictures_are_counted_and_named(options, tmp_path):
+    write_coco(tmp_path / "coco")
+    torn = tmp_path / "coco" / "val2017" / "000000000004.jpg"
+    torn.write_bytes(torn.read_bytes()[:200])
+    (tmp_path / "coco" / "val2017" / "000000000001.jpg").unlink()
+    record, _ = fid_coco.fid_coco(
+        options(data="coco", coco_root=tmp_path / "coco", n=6), systems.Noise()
+    )
+    line = next(line for line in record["warnings"] if "unreadable" in line)
+    assert line.startswith("2 unreadable pictures left out of the reference")
+    assert "4 (000000000004.jpg)" in line and "1 (000000000001.jpg)" in line
+
+
+def test_pictures_by_image_id(options, tmp_path):
+    write_coco(tmp_path / "coco")
+    more = {"data": "coco", "coco_root": tmp_path / "coco", "images": tmp_path / "coco" / "val2017"}
+    record, _ = fid_coco.fid_coco(options(**more, n=None))
+    assert record["value"] == pytest.approx(0, abs=1e-6)
+    (tmp_path / "coco" / "val2017" / "000000000003.jpg").unlink()
+    with pytest.raises(UserError, match="lacks 1 of 6 pictures, first 3"):
+        fid_coco.fid_coco(options(**more, n=None))
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="no sample of MS-COCO on this machine")
+def test_coco_sample(options):
+    record, _ = fid_coco.fid_coco(
+        options(data="coco", coco_root=COCO_MINI, n=None), systems.Noise()
+    )
+    assert record["n"] == 79
+    assert record["extra"]["floor"] < record["extra"]["ceiling"]
+
+
+def test_a_system_of_the_current_folder(options, tmp_path, monkeypatch):
+    options()
+    (tmp_path / "my_file.py").write_text(
+        "from benchmarks.harness.systems import Noise\nMINE = Noise(32)\n"
+        "class Other:\n    name = 'x'\n"
+    )
+    monkeypatch.delitem(sys.modules, "my_file", raising=False)
+    assert systems.find_system("my_file:MINE").config == {"size": 32}
+    with pytest.raises(UserError, match="my_file:Other is no system: it has no 'config'"):
+        systems.find_system("my_file:Other")
+
+
+def test_exit_code_of_the_module(home, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.fid_coco",
+            "--system",
+            "nobody",
+            "--results",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CM3LEON_BASELINES": str(home)},
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr.startswith("error: unknown system 'nobody'") and "Traceback" not in done.stderr
+    )
