@@ -195,11 +195,20 @@ def one_line(box: str, prog: str) -> str:
     """What tyro says in a box, as one line: the fault, the nearest options, where to read on."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [row.strip("│╭╮╰╯ ") for row in plain.splitlines()]
-    rows = [row for row in rows if row and not re.match(r"─ .* ─", row)]
-    rules = [index for index, row in enumerate(rows) if not row.strip("─")]
-    fault = " ".join(rows[: rules[0]] if rules else rows)
-    near = [row.split()[0] for row in rows if row.startswith("--") and fault.startswith("Unrecog")]
-    hint = f"did you mean {' or '.join(near[:2])}? " if near else ""
+    sections: list[list[str]] = [[]]
+    for row in filter(None, rows):
+        if set(row) <= set("─-") or row.startswith("─ "):  # a rule, or the border with the title
+            sections.append([])
+        else:
+            sections[-1].append(row)
+    sections = [section for section in sections if section]
+    if (
+        "─" not in plain and len(sections) > 1
+    ):  # where the terminal has no lines, the title is a row
+        sections = sections[1:]
+    fault = " ".join(sections[0]) if sections else "unreadable options"
+    near = [row.split()[0] for part in sections[1:] for row in part if row.startswith("--")]
+    hint = f"did you mean {' or '.join(near[:2])}? " if near and "Unrecog" in fault else ""
     return f"{fault}; {hint}see {prog} --help"
 
 

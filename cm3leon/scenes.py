@@ -328,3 +328,10 @@ def _mask(thing, size: int) -> np.ndarray:
     mask = np.zeros((size, size), bool)
     mask[top : top + len(one), left : left + len(one)] = 2 * (one + two) >= full
     return mask
+
+
+def export_coco(folder, dialect: str, split: str, count: int, size: int = 64):
+    """Write the first `count` scenes as MS-COCO files; see `cm3leon.export.export_coco`."""
+    from cm3leon.export import export_coco as write
+
+    return write(folder, dialect, split, count, size)

@@ -88,7 +88,7 @@ class Table:
             )
             for note in self.notes
         ]
-        return "\n".join([self.caption, rule, lines[0], rule, *lines[1:], rule, *notes])
+        return "\n".join([_one_line(self.caption), rule, lines[0], rule, *lines[1:], rule, *notes])
 
     def to_markdown(self) -> str:
         """A GitHub table; our rows in bold, pipes and angle brackets escaped."""
@@ -351,9 +351,9 @@ def _markdown(cell: str) -> str:
 
 def _inert(cell: str) -> str:
     if cell[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return cell
+        return _one_line(cell)
     plain_number = re.fullmatch(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", cell)
-    return cell if plain_number or cell == "-" else f"'{cell}"
+    return cell if plain_number or cell == "-" else f"'{_one_line(cell)}"
 
 
 def _latex(cell: str) -> str:

@@ -14,7 +14,6 @@ from cm3leon.pipeline import load_system
 from cm3leon.seeds import derive
 
 
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from cm3leon.errors import UserError
 
 class Noise:
     name = "noise"
-    config = {"size": 64, "tint": (1, 2)}
+    config = MappingProxyType({"size": 64, "tint": (1, 2)})
     weights_sha256 = None
 
 
@@ -128,7 +129,7 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
 
 
 def test_bench_knows_two_directions():
-    with pytest.raises(UserError, match="bench.better must be 'lower' or 'higher', got 'up'"):
+    with pytest.raises(UserError, match=r"bench\.better must be 'lower' or 'higher', got 'up'"):
         bench(better="up")
 
 
@@ -146,7 +147,7 @@ def test_records_that_were_touched_are_refused(tmp_path):
     path.write_text(json.dumps({**record, "surprise": 1}))
     with pytest.raises(UserError, match="surprise"):
         core.load(path)
-    with pytest.raises(UserError, match="cannot read .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*No such file"):
         core.load(tmp_path / "none.json")
 
 

@@ -85,7 +85,7 @@ def test_agrees_with_the_nuclear_norm_below_full_rank(n, m):
 
 
 def edge_cases():
-    """Inputs on which the usual formula returns complex numbers, needs an epsilon or loses digits."""
+    """Inputs on which the usual formula is complex, needs an epsilon or loses digits."""
     a, b = features(1, 200, 48), features(2, 200, 48, 0.1)
     low, high = a.copy(), b.copy()
     low[:, 24:], high[:, :24] = 0, 0

@@ -62,7 +62,8 @@ def test_scale_of_strange_records(tmp_path, changes):
 def test_grid_holds_every_picture_at_its_place(tmp_path):
     images = np.stack([np.full((64, 64, 3), 20 + 30 * index, np.uint8) for index in range(7)])
     path = sample_grid(images, ["a red star"] * 7, tmp_path / "grid.png", columns=3)
-    sheet = np.asarray(Image.open(path).convert("L"))
+    with Image.open(path) as image:
+        sheet = np.asarray(image.convert("L"))
     cell = 64 * -(-CELL // 64)
     assert sheet.shape[1] == GAP + 3 * (cell + GAP)
     flat = sheet[:, GAP : GAP + cell]
@@ -78,7 +79,8 @@ def test_grid_holds_every_picture_at_its_place(tmp_path):
 def test_grid_is_deterministic_and_large_pictures_stay(tmp_path):
     paths = [sample_grid(pictures(2, 256), ["x", "y"], tmp_path / name) for name in "ab"]
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert Image.open(paths[0]).width == GAP + 2 * (256 + GAP)
+    with Image.open(paths[0]) as sheet:
+        assert sheet.width == GAP + 2 * (256 + GAP)
 
 
 def test_captions_are_wrapped_within_their_picture():

@@ -142,7 +142,7 @@ def test_markdown_is_escaped():
 
 def test_csv_reads_back_and_runs_no_formula():
     rows = list(csv.reader(io.StringIO(nasty().to_csv())))
-    assert rows[1] == [NASTY, "1"]
+    assert rows[1] == [NASTY.replace("\n\x1b", "  "), "1"]
     assert rows[2] == ["'=1+2", "-3.5"]
     for start in ("+", "-", "@", "\t", "\r", "="):
         table = Table((f"{start}cmd",), ((f"{start}cmd|x",),), "")
@@ -193,7 +193,7 @@ def test_reading_records(tmp_path):
     table = frame(records)
     assert list(table["value"]) == [20.0, 30.0, 12.0]
     assert table["extra.floor"].iloc[0] == 0.62
-    with pytest.raises(ValueError, match="no records in .*nothing"):
+    with pytest.raises(ValueError, match=r"no records in .*nothing"):
         read_records("nothing", tmp_path)
     (tmp_path / "fid_coco" / "scenes-s" / "torn.json").write_text('{"a":')
     with pytest.raises(ValueError, match=r"torn\.json is no JSON"):

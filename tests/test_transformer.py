@@ -112,7 +112,7 @@ def test_first_loss_at_paper_size():
     # The larger sizes start nearer to "repeat the last token" (tied head); the cut at 3 standard
     # deviations takes 1.3 % off the plain 0.006 d, which would give 11.26 and 24.6.
     assert expected_first_loss(configs.cm3leon_760m()) == pytest.approx(11.241, abs=0.005)
-    assert expected_first_loss(configs.cm3leon_7b()) == pytest.approx(24.25, abs=0.01)
+    assert expected_first_loss(configs.cm3leon_7b()) == pytest.approx(24.233, abs=0.005)
     # Its width, fewer ids: the loss leans more on the current token's logit (6.06 of ln 8,704).
     vocabulary = VocabularyConfig(6_000, 2_048, 512, 512)
     config = replace(configs.cm3leon_350m(), layers=1, context=64, vocabulary=vocabulary)
