@@ -24,6 +24,7 @@ from cm3leon.files import write_atomic
 from cm3leon.scenes import scene
 from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 from cm3leon.train import train
+from cm3leon.vq import to_unit
 
 SIDE = 64  # pixels a side
 DIM = 128  # features
@@ -104,9 +105,10 @@ class FeatureNetwork(nn.Module):
         """uint8 [B,64,64,3] -> float32 [B,D]. Raises UserError for another type or size."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
             raise UserError(
-                f"scenes features take uint8 [B,{SIDE},{SIDE},3], got {images.dtype} {images.shape}; resize first"
+                f"scenes features take uint8 [B,{SIDE},{SIDE},3], got {images.dtype} "
+                f"{list(images.shape)}; resize first"
             )
-        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_unit(images)
         return self(x.to(self.mix.weight.device)).float().cpu().numpy()
 
 
@@ -148,8 +150,7 @@ def _evaluate(network: FeatureNetwork) -> dict[str, float]:
 
 def train_features(run: Path, folder: Path, device: str, config: TrainConfig = TRAIN) -> None:
     """Train the feature network in `run` and save it to `folder`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(config.seed, "features"))
+    with seeds.torch_default(config.seed, "features"):
         network = FeatureNetwork().to(device)
     done = train(
         network,

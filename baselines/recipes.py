@@ -44,9 +44,9 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
 def cpu_recipe(name: str) -> Recipe:
     """Under 90 minutes on two cores (`scenes-m` is beyond them)."""
     if name == "scenes-xs":
-        return Recipe(MODELS[name](), _schedule(7000, 16, 3e-3), pictures=57_344)
+        return Recipe(MODELS[name](), _schedule(5500, 16, 3e-3), pictures=40_960)
     if name == "scenes-s":
-        return Recipe(MODELS[name](), _schedule(6500, 16, 1.5e-3), pictures=57_344)
+        return Recipe(MODELS[name](), _schedule(5500, 16, 1.5e-3), pictures=40_960)
     raise UserError(f"no CPU recipe for {name!r}; there is one for scenes-xs and scenes-s")
 
 

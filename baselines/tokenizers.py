@@ -17,7 +17,7 @@ from cm3leon.scenes import scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.vq import VQ, to_unit
-from cm3leon.vq_loss import VQLossConfig, VQTraining
+from cm3leon.vq_loss import VQLossConfig, VQTraining, merge_codes
 
 TEXT_SIZE = 512
 TEXT_PICTURES = 20_000  # five captions each
@@ -35,6 +35,8 @@ VQ_TRAIN = TrainConfig(
     eval_every=1500,
     log_every=50,
 )
+MERGE_RADIUS = 1.5  # codes nearer than this become one; the median distance to the nearest is 1.7
+MERGE_PICTURES = 2_000  # of `stock`, `train`, over which the codes' use is counted
 HELD_OUT = 128  # pictures of `val`
 
 
@@ -105,9 +107,18 @@ def evaluate_vq(training: VQTraining) -> dict[str, float]:
 
 def make_vq(config: VQConfig = VQ_SHAPE, seed: int = 0) -> VQ:
     """A VQ with seeded initial weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "vq"))
+    with seeds.torch_default(seed, "vq"):
         return VQ(config).to(memory_format=torch.channels_last)
+
+
+def merge(vq: VQ) -> int:
+    """Merge codes that are nearly one; how many are left."""
+    counts = torch.zeros(vq.config.codebook_size, dtype=torch.int64)
+    for start in range(0, MERGE_PICTURES, 100):
+        images = np.stack([scene("stock", "train", start + k).image for k in range(100)])
+        codes = vq.encode(images).flatten().cpu()
+        counts += torch.bincount(codes, minlength=len(counts))
+    return merge_codes(vq, counts, MERGE_RADIUS)
 
 
 def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAIN) -> None:
@@ -125,6 +136,8 @@ def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAI
     extra = {
         "recipe": to_dict(config),
         "loss": to_dict(VQ_LOSS),
+        "merge_radius": MERGE_RADIUS,
+        "codes_left": merge(training.vq),
         "seconds": round(done["seconds"]),
         "device": device_name(device),
     }

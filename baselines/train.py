@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from baselines.recipes import RECIPES, Recipe
-from baselines.tokenizers import device_name
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
@@ -36,10 +35,12 @@ class Options:
 
 def main(options: Options) -> int:
     """Train the parts asked for, in the order of dependence; returns the exit code."""
-    import torch
-
     if strange := [part for part in options.parts if part not in PARTS]:
         raise UserError(f"no part {strange[0]!r} to train; there are {', '.join(PARTS)}")
+    import torch
+
+    from baselines.tokenizers import device_name
+
     if options.threads:
         torch.set_num_threads(options.threads)
     out = options.out or baselines_folder() / "scenes"
@@ -95,6 +96,7 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, run: Path, device: 
     """Encode the pictures, train in `run`, save to `out/<name>` in bfloat16 with the run's log."""
     import torch
 
+    from baselines.tokenizers import device_name
     from cm3leon import seeds
     from cm3leon.checkpoint import digest, save
     from cm3leon.data import encode_scenes, pair_batches, pair_held_out, pair_loss

@@ -27,21 +27,14 @@ import numpy as np
 
 from benchmarks.harness import core, images
 from benchmarks.harness.features import Features, extract, load_features
-from benchmarks.harness.judged import composition
 from benchmarks.harness.prompts import digest
-from benchmarks.harness.scale import pieces, scale
-from benchmarks.harness.stats import FRECHET_METHOD, bootstrap_frechet, seed_interval
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
-from benchmarks.metrics.frechet import frechet_from_features
-from benchmarks.metrics.kernel import kid
 from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 
 QUICK = 128  # captions of --quick
-LEVEL = 0.95
-KID_LEAST = 4  # pictures
 SHOWN = 24  # pictures in the grid
 NAMED = 5  # unreadable pictures named in the record
 
@@ -123,6 +116,8 @@ def tuned(system, options: Options):
 
 def measure(options: Options, system, protocol: dict, phases: core.Phases) -> core.Measurement:
     """Everything between a system and its record; `protocol` comes back with the digests found."""
+    from benchmarks.harness import fid, judged  # scipy: imported late, `--help` answers at once
+
     features = load_features(protocol["features"])
     with phases("prompts"):
         task = load_task(options, features.size)
@@ -130,19 +125,19 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
     with phases("draw"):
         drawn = pictures(options, system, task, features.size)
     with phases("features"):
-        real_ND = extract(features, pieces(real), len(real), "features of real pictures")
+        real_ND = extract(features, fid.pieces(real), len(real), "features of real pictures")
         fakes = [
             extract(features, one.batches(), len(one), f"features of {system.name}")
             for one in drawn
         ]
         tokenizer = getattr(system, "vq", None) or shipped_tokenizer()
-        extra = scale(task, real, real_ND, features, tokenizer)
+        extra = fid.scale(task, real, real_ND, features, tokenizer)
     with phases("statistics"):
-        per_seed = [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
-        interval = interval_of(real_ND, fakes, options.resamples)
-        extra |= more_numbers(real_ND, fakes, per_seed)
+        per_seed = fid.per_seed(real_ND, fakes)
+        interval = fid.interval(real_ND, fakes, options.resamples)
+        extra |= fid.companions(real_ND, fakes, per_seed)
     with phases("composition"):
-        extra |= composition(task.prompts, drawn, features.size)
+        extra |= judged.composition(task.prompts, drawn, features.size)
     with phases("report"):
         write_grid(options, task, drawn[0])
     return core.Measurement(
@@ -152,19 +147,20 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
         per_seed=per_seed,
         extra=extra,
         warnings=warnings(options, task, len(real), features, drawn),
-        protocol=task.about
-        | {
-            "n": len(task.prompts),
-            "prompts_sha256": digest(task.prompts),
-            "reference_sha256": hashlib.sha256(real.tobytes()).hexdigest(),
-            "features_sha256": features.digest,
-        },
-        counters={
-            "drawn": sum(one.drawn for one in drawn),
-            "reused": sum(one.reused for one in drawn),
-        },
+        protocol=found(task, real, features),
+        counters={name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")},
         device=getattr(system, "device", None),
     )
+
+
+def found(task: Task, real_NSS3: np.ndarray, features: Features) -> dict:
+    """What the protocol could not know before: the very prompts, pictures and weights."""
+    return task.about | {
+        "n": len(task.prompts),
+        "prompts_sha256": digest(task.prompts),
+        "reference_sha256": hashlib.sha256(real_NSS3.tobytes()).hexdigest(),
+        "features_sha256": features.digest,
+    }
 
 
 def load_task(options: Options, size: int) -> Task:
@@ -198,26 +194,6 @@ def shipped_tokenizer():
     return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]
 
 
-def interval_of(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> core.Interval:
-    """Bootstrap interval over pictures; with several seeds the mean of their intervals."""
-    ends = [bootstrap_frechet(real_ND, fake_ND, resamples, level=LEVEL) for fake_ND in fakes]
-    low, high = np.mean(ends, axis=0)
-    return core.Interval(float(low), float(high), LEVEL, FRECHET_METHOD)
-
-
-def more_numbers(
-    real_ND: np.ndarray, fakes: Sequence[np.ndarray], per_seed: Sequence[float]
-) -> dict:
-    """KID (mean over seeds; its deviation is that of one subset) and the interval over seeds."""
-    extra = {}
-    if len(real_ND) >= KID_LEAST:
-        values = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
-        extra |= {"kid": float(values[0]), "kid_std": float(values[1])}
-    if len(per_seed) > 1:
-        extra["fid_over_seeds"] = (float(np.mean(per_seed)), *seed_interval(per_seed))
-    return extra
-
-
 def warnings(
     options: Options, task: Task, n_real: int, features: Features, drawn: Sequence[images.Pictures]
 ) -> list[str]:
@@ -229,8 +205,6 @@ def warnings(
         said.append(
             f"n={min(n, n_real)} is not above the {features.dim} features: FID is far too high"
         )
-    if n_real < KID_LEAST:
-        said.append(f"no KID: it needs {KID_LEAST} pictures")
     for name, source in (("reference", task.reference), ("floor", task.further)):
         if gone := getattr(source, "unreadable", ()):
             shown = ", ".join(f"{one.image_id} ({one.path.name})" for one in gone[:NAMED])

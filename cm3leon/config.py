@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 
 from cm3leon.errors import UserError
 
@@ -59,8 +60,13 @@ class ModelConfig:
             f"be a multiple of model.heads ({self.heads})",
             self.width,
         )
-        check(self.init_std > 0, "model.init_std", "be positive", self.init_std)
-        check(self.position_std >= 0, "model.position_std", "not be negative", self.position_std)
+        check(0 < self.init_std < math.inf, "model.init_std", "be positive", self.init_std)
+        check(
+            0 <= self.position_std < math.inf,
+            "model.position_std",
+            "not be negative",
+            self.position_std,
+        )
 
 
 def cm3leon_350m() -> ModelConfig:
@@ -126,7 +132,7 @@ class ObjectiveConfig:
     document_weight: float = 1.0  # loss weight of retrieved documents: 0.1 RA-CM3, 1 CM3Leon (A18)
 
     def __post_init__(self):
-        check(self.rate >= 0, "objective.rate", "not be negative", self.rate)
+        check(0 <= self.rate < math.inf, "objective.rate", "be finite, not negative", self.rate)
         check(self.fewest >= 0, "objective.fewest", "not be negative", self.fewest)
         check(
             self.most >= max(1, self.fewest),
@@ -142,7 +148,8 @@ class ObjectiveConfig:
             self.spans,
         )
         for name in ("sentinel_weight", "document_weight"):
-            check(getattr(self, name) >= 0, f"objective.{name}", "not be negative", getattr(self, name))
+            value = getattr(self, name)
+            check(0 <= value < math.inf, f"objective.{name}", "be finite, not negative", value)
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,9 @@ class VQConfig:
     channels: int = 16
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
     blocks: int = 1  # residual blocks a level (decoder: one more)
-    attention: tuple[int, ...] = (8,)  # side lengths at which self-attention stands
+    # Side lengths at which self-attention stands, and with any also in the middle. taming always has
+    # it in the middle: its `attn_resolutions: []` is (0,) here; () has none at all.
+    attention: tuple[int, ...] = (8,)
     z_channels: int = 64
     codebook_size: int = 512
     code_dim: int = 64
@@ -192,9 +201,15 @@ class VQConfig:
             check(getattr(self, name) >= 1, f"vq.{name}", "be at least 1", getattr(self, name))
         check(len(self.multipliers) >= 1, "vq.multipliers", "not be empty", self.multipliers)
         check(
-            self.resolution % self.stride == 0,
+            all(multiplier >= 1 for multiplier in self.multipliers),
+            "vq.multipliers",
+            "each be at least 1",
+            self.multipliers,
+        )
+        check(
+            self.resolution >= 1 and self.resolution % self.stride == 0,
             "vq.resolution",
-            f"be a multiple of the stride {self.stride}",
+            f"be a positive multiple of the stride {self.stride}",
             self.resolution,
         )
         check(
@@ -267,16 +282,36 @@ def to_dict(config) -> dict:
 
 
 def from_dict(kind, values: dict):
-    """Build the dataclass `kind` from a plain dict; an unknown or missing key is a UserError."""
+    """Build the dataclass `kind` from a plain dict, e.g. of a config.json.
+
+    An unknown or missing key and a value of another type are UserErrors, as are values out of range.
+    """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} must be a mapping, got {type(values).__name__}")
     known = {field.name for field in fields(kind)}
     if strange := sorted(set(values) - known):
         raise UserError(f"{kind.__name__} has no field {strange[0]!r}; it has {sorted(known)}")
+    for field in fields(kind):
+        if field.name in values and not _fits(values[field.name], str(field.type)):
+            name, value = f"{kind.__name__}.{field.name}", values[field.name]
+            raise UserError(f"{name} must be of type {field.type}, got {value!r}")
     values = dict(values)
-    if kind is ModelConfig and isinstance(values.get("vocabulary"), dict):
+    if kind is ModelConfig and "vocabulary" in values:
         values["vocabulary"] = from_dict(VocabularyConfig, values["vocabulary"])
     try:
         return kind(**values)
     except TypeError as error:
         raise UserError(f"{kind.__name__}: {error}") from None
+
+
+def _fits(value, wanted: str) -> bool:
+    """Whether a plain value is of the type a field names; types we do not know fit anything."""
+    if wanted.startswith("tuple["):
+        inner = wanted.removeprefix("tuple[").split(",")[0]
+        return isinstance(value, list | tuple) and all(_fits(part, inner) for part in value)
+    if wanted == "bool":
+        return isinstance(value, bool)
+    known = {"int": Integral, "float": Real, "str": str}
+    return isinstance(value, known.get(wanted, object)) and not (
+        wanted in ("int", "float") and isinstance(value, bool)
+    )

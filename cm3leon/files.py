@@ -28,12 +28,16 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        if not isinstance(error, OSError):  # an interrupt: pass it on
+            raise
         reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; free space or choose another folder") from None
+        raise UserError(
+            f"cannot write {path}: {reason}; free space or choose another folder"
+        ) from None
     return path
 
 

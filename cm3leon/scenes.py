@@ -174,7 +174,8 @@ def check_address(dialect: str, split: str, index: int) -> None:
         raise UserError(f"no split {split!r}; the world has {', '.join(SPLITS)}")
     last = SPLITS[split]
     if index < 0 or (last is not None and index >= last):
-        raise UserError(f"split {split!r} has indices 0..{(last or 0) - 1}, got {index}")
+        end = "" if last is None else last - 1
+        raise UserError(f"split {split!r} has indices 0..{end}, got {index}")
 
 
 @lru_cache(maxsize=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from cm3leon.errors import UserError
 
 
 def derive(root: int, *path) -> int:
@@ -29,10 +32,26 @@ def torch_generator(root: int, *path):
     return torch.Generator().manual_seed(derive(root, *path))
 
 
+@contextlib.contextmanager
+def torch_default(root: int, *path) -> Iterator[None]:
+    """Seed torch's own CPU generator inside a `with` block, for layers that draw their first weights.
+
+    The state it had before comes back at the end.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(root, *path))
+        yield
+
+
 def uniforms(seeds: Sequence[int], count: int) -> np.ndarray:
     """Float64 [B, count] in [0, 1): row b depends on `seeds[b]` alone.
 
-    One uniform a token is all that sampling by the inverse CDF needs.
+    One uniform a token is all that sampling by the inverse CDF needs. Raises UserError for a
+    negative seed.
     """
+    if strange := [seed for seed in seeds if seed < 0]:
+        raise UserError(f"a seed must not be negative, got {strange[0]}; derive() makes good ones")
     rows = [np.random.Generator(np.random.Philox(key=seed)).random(count) for seed in seeds]
     return np.stack(rows) if rows else np.empty((0, count))

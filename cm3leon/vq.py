@@ -9,6 +9,8 @@ Axes: B batch, C channels, H height, W width, N codes of a picture (row by row),
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,11 @@ from cm3leon.errors import UserError
 
 
 def normalise(channels: int) -> nn.GroupNorm:
-    """32 groups where the channels allow it (taming's choice), else groups of 8 channels."""
-    groups = 32 if channels % 32 == 0 and channels >= 128 else max(1, channels // 8)
+    """32 groups from 128 channels on (taming's choice), below groups of 8 channels; else one group."""
+    if channels >= 128 and channels % 32 == 0:
+        groups = 32
+    else:
+        groups = channels // 8 if channels % 8 == 0 else 1
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
@@ -159,6 +164,14 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
+def lowest_equal(table_KD: Tensor) -> Tensor:
+    """For each row the lowest index of a row equal to it, [K] int64: merged codes are one code."""
+    _, group_K = torch.unique(table_KD, dim=0, return_inverse=True)
+    index_K = torch.arange(len(table_KD), device=table_KD.device)
+    lowest = torch.full_like(index_K, len(table_KD)).scatter_reduce_(0, group_K, index_K, "amin")
+    return lowest[group_K]
+
+
 class NearestCodes(nn.Module):
     """The codebook of VQModel: a vector's code is the nearest row."""
 
@@ -167,10 +180,10 @@ class NearestCodes(nn.Module):
         self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
 
     def codes(self, z_MD: Tensor) -> Tensor:
-        """Index of the nearest row for each vector, [M] int64."""
+        """Index of the nearest row for each vector, [M] int64; of equal rows the lowest index."""
         table = self.embedding.weight
         scores = z_MD @ table.T * 2 - table.pow(2).sum(1)
-        return scores.argmax(1)
+        return lowest_equal(table)[scores.argmax(1)]
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Rows of the codebook, [..., D]."""
@@ -182,7 +195,7 @@ class GumbelCodes(nn.Module):
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        self.proj = nn.Conv2d(config.z_channels, config.codebook_size, 1)
+        self.proj = nn.Conv2d(config.code_dim, config.codebook_size, 1)
         self.embed = nn.Embedding(config.codebook_size, config.code_dim)
 
     def codes(self, z_MD: Tensor) -> Tensor:
@@ -195,13 +208,16 @@ class GumbelCodes(nn.Module):
 
 
 def to_unit(images: np.ndarray | Tensor) -> Tensor:
-    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]."""
-    tensor = torch.as_tensor(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
-    if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[-1] != 3:
+    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]. Raises UserError for another type or shape."""
+    name = str(images.dtype).removeprefix("torch.")
+    if name != "uint8" or images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(
-            f"pictures must be uint8 [B,H,W,3], got {tensor.dtype} {tuple(tensor.shape)}; convert them to RGB bytes"
+            f"pictures must be uint8 [B,H,W,3], got {name} {list(images.shape)}; "
+            "convert them to RGB bytes"
         )
-    return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.array(images, order="C"))  # a copy: it may be read-only
+    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_bytes(pictures: Tensor) -> np.ndarray:
@@ -210,19 +226,38 @@ def to_bytes(pictures: Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def check_codes(codes: np.ndarray | Tensor, size: int) -> Tensor:
+    """The codes as int64 [B,N]; UserError unless they are whole, in 0..size-1, and N is a square."""
+    name = str(codes.dtype).removeprefix("torch.")
+    if "int" not in name or codes.ndim != 2:
+        raise UserError(f"codes must be integers [B,N], got {name} {list(codes.shape)}")
+    if isinstance(codes, np.ndarray):
+        codes = codes.astype(np.int64)  # a copy: it may be read-only
+    codes = torch.as_tensor(codes).long()
+    count = codes.shape[1]
+    if not count or math.isqrt(count) ** 2 != count:
+        raise UserError(f"codes of a picture must be a square number, got {count}")
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if low < 0 or high >= size:
+        raise UserError(
+            f"codes must lie in 0..{size - 1}, got {low}..{high}; use the tokenizer that made them"
+        )
+    return codes
+
+
 class VQ(nn.Module):
-    """The tokenizer: `encode` pictures to codes, `decode` codes to pictures."""
+    """The tokenizer: `encode` pictures to codes, `decode` codes to pictures.
+
+    In evaluation mode or not: there is no dropout and no batch statistic.
+    """
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        gumbel = config.quantiser == "gumbel"
+        quantiser = {"nearest": NearestCodes, "gumbel": GumbelCodes}[config.quantiser]
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
-        self.quantize = GumbelCodes(config) if gumbel else NearestCodes(config)
-        if not gumbel:
-            self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
-        else:
-            self.quant_conv = nn.Conv2d(config.z_channels, config.z_channels, 1)
+        self.quantize = quantiser(config)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)
 
     @property
@@ -240,25 +275,33 @@ class VQ(nn.Module):
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
-        """uint8 [B,H,W,3] -> codes int64 [B,N], row by row. Raises UserError for other input."""
+        """uint8 [B,S,S,3], S a multiple of the stride -> codes int64 [B,N], row by row.
+
+        Raises UserError for other input.
+        """
         x = to_unit(images)
-        stride = self.config.stride
-        if x.shape[2] % stride or x.shape[3] % stride or not x.shape[2]:
-            raise UserError(f"picture sides must be multiples of {stride}, got {tuple(x.shape[2:])}")
+        stride, (height, width) = self.config.stride, x.shape[2:]
+        if height != width or not height or height % stride:
+            raise UserError(
+                f"pictures must be square with sides a multiple of {stride}, "
+                f"got {height} x {width}; crop and resize them"
+            )
+        if not len(x):
+            return torch.empty((0, (height // stride) ** 2), dtype=torch.int64, device=self.device)
         z = self.latents(x.to(self.device))
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
         return self.quantize.codes(flat).view(len(x), -1)
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray | Tensor) -> np.ndarray:
-        """Codes int64 [B,N], N a square -> uint8 [B,H,W,3]. Raises UserError for codes out of range."""
-        codes = torch.as_tensor(codes).to(self.device)
-        side = round(codes.shape[1] ** 0.5)
-        if side * side != codes.shape[1] or not side:
-            raise UserError(f"codes of a picture must be a square number, got {codes.shape[1]}")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
-            raise UserError(
-                f"codes must lie in 0..{self.config.codebook_size - 1}, got {int(codes.min())}..{int(codes.max())}"
-            )
+        """Codes [B,N] of any integer type, N a square -> uint8 [B,H,W,3].
+
+        Raises UserError for another type or shape and for codes out of range.
+        """
+        codes = check_codes(codes, self.config.codebook_size).to(self.device)
+        side = math.isqrt(codes.shape[1])
+        if not len(codes):
+            pixels = side * self.config.stride
+            return np.zeros((0, pixels, pixels, 3), np.uint8)
         z = self.quantize.vectors(codes).view(len(codes), side, side, -1).permute(0, 3, 1, 2)
         return to_bytes(self.pictures(z))

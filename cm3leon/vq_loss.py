@@ -10,6 +10,7 @@ Axes: B batch, C channels, H height, W width, M vectors, K codes, D width of a c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +38,18 @@ class VQLossConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("l1", "l2", "perceptual", "commitment"):
-            check(getattr(self, name) >= 0, f"vq_loss.{name}", "not be negative", getattr(self, name))
+        for name in ("l1", "l2", "perceptual", "commitment", "revive_below"):
+            value = getattr(self, name)
+            check(0 <= value < math.inf, f"vq_loss.{name}", "be finite, not negative", value)
         check(0 <= self.decay < 1, "vq_loss.decay", "lie in [0, 1)", self.decay)
-        check(self.plain_steps >= 1, "vq_loss.plain_steps", "be at least 1", self.plain_steps)
+        for name in ("plain_steps", "revive_every"):
+            check(getattr(self, name) >= 1, f"vq_loss.{name}", "be at least 1", getattr(self, name))
+        check(
+            self.freeze_step > self.plain_steps,
+            "vq_loss.freeze_step",
+            f"come after vq_loss.plain_steps ({self.plain_steps})",
+            self.freeze_step,
+        )
 
 
 def kmeans(vectors_MD: Tensor, count: int, generator: torch.Generator, rounds: int = 12) -> Tensor:
@@ -62,11 +71,33 @@ def kmeans(vectors_MD: Tensor, count: int, generator: torch.Generator, rounds: i
     return centres
 
 
+@torch.no_grad()
+def merge_codes(vq: VQ, counts_K: Tensor, radius: float) -> int:
+    """Give codes nearer than `radius` to a commoner one that one's vector; returns how many are left.
+
+    A common ground wins several codes a hair apart, and which of them a cell gets hangs on the whole
+    picture: noise to a language model. Merged rows are equal, and `encode` names the lowest of them.
+    """
+    table = vq.quantize.embedding.weight
+    distance_KK = torch.cdist(table, table)
+    kept: list[int] = []
+    for code in counts_K.argsort(descending=True, stable=True).tolist():
+        near = distance_KK[code, kept] if kept else torch.full((1,), torch.inf)
+        if near.min() >= radius:
+            kept.append(code)
+        else:
+            table[code] = table[kept[int(near.argmin())]]
+    return len(kept)
+
+
 class VQTraining(nn.Module):
     """A VQ and the state of its training; `forward` gives the loss of a batch at a step."""
 
     def __init__(self, vq: VQ, config: VQLossConfig, perceptual=None):
         super().__init__()
+        check(
+            vq.config.quantiser == "nearest", "vq.quantiser", "be 'nearest' to train", vq.config.quantiser
+        )
         self.vq, self.config, self.perceptual = vq, config, perceptual
         vq.quantize.embedding.weight.requires_grad_(False)
         codes, width = vq.config.codebook_size, vq.config.code_dim
@@ -114,8 +145,8 @@ class VQTraining(nn.Module):
     @torch.no_grad()
     def _remember(self, z: Tensor) -> None:
         """Keep the latest vectors in a ring."""
-        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
         size = len(self.pool_MD)
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()[-size:]
         at = (int(self.filled) + torch.arange(len(flat), device=flat.device)) % size
         self.pool_MD[at] = flat
         self.filled += len(flat)

@@ -174,7 +174,7 @@ def scale_table(record: Mapping) -> Table:
     return Table(
         headers=("pictures", record["unit"], "interval"),
         rows=tuple(rows),
-        caption=f"Scale of this {record['unit']} ({features_name(record)}, n = {record['n']:,})",
+        caption=f"Scale of this {record['unit']} ({features_name(record)}, n={record['n']:,})",
         notes=notes,
         numbers=frozenset({1}),
         ours=frozenset(ours),
@@ -273,7 +273,7 @@ def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:
     several = len({record["protocol_digest"] for record in records}) > 1
     rows = []
     for record in records:
-        protocol = f"{features_name(record)}, n = {record['n']:,}"
+        protocol = f"{features_name(record)}, n={record['n']:,}"
         if several:
             protocol += f", protocol {record['protocol_digest'][:6]}"
         value, low, high = own(record).values()
@@ -324,9 +324,9 @@ def _or_dash(value) -> str:
 
 
 def _quoted_protocol(row: Mapping) -> str:
-    for mark, count in (("FID-30K", "30,000"), ("FID-10K", "10,000")):
+    for mark, count in (("FID-30K", "30k"), ("FID-10K", "10k")):
         if mark in row["metric"]:
-            return f"Inception, n = {count}"
+            return f"Inception, n={count}"
     return row["metric"]
 
 

@@ -60,7 +60,7 @@ def test_closed_form_of_diagonals():
 
 
 @given(SEEDS, st.integers(2, 60), st.integers(2, 60), st.integers(1, 24), st.floats(-3, 3))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_laws(seed, n, m, d, shift):
     a, b = features(seed, n, d), features(seed + 1, m, d, 0.3)
     through_moments, through_features = both_ways(a, b)

@@ -36,7 +36,7 @@ def write_tiny_baselines(home: Path, name: str = "scenes-s") -> Path:
     )  # fmt: skip
     vq_digest = checkpoint.save(scenes / "vq", "vq", vq_config, random_state(VQ(vq_config), 0.3))
     config = ModelConfig(
-        name, layers=2, width=32, heads=2, context=64, vocabulary=VocabularyConfig(text.size, 32, 4)
+        name, layers=2, width=32, heads=2, context=96, vocabulary=VocabularyConfig(text.size, 32, 4)
     )
     extra = {"text_sha256": text.digest, "vq_sha256": vq_digest}
     state = random_state(Transformer(config), 0.3)
@@ -162,7 +162,7 @@ def test_caption_too_long(system):
     with pytest.raises(UserError) as error:
         system.draw(["star " * 100], [1])
     message = one_line(error)
-    assert "takes at most 48" in message and "shorten it" in message
+    assert "takes at most 80" in message and "shorten it" in message
 
 
 def test_path_without_a_model(tmp_path):

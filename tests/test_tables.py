@@ -79,8 +79,8 @@ def saved(folder, *records) -> None:
 def test_ours_stand_above_the_quoted_rows():
     table = fid_table([record(25.1, "scenes-xs"), record()], read_published())
     assert [row[0] for row in table.rows[:3]] == ["scenes-s", "scenes-xs", "RA-CM3"]
-    assert table.rows[0][1:] == ("0", "12.35", "[11.35, 13.35]", "scenes, n = 1,000", "measured")
-    assert ("CM3Leon-7B", "2", "4.88", "", "Inception, n = 30,000", "quoted") in table.rows
+    assert table.rows[0][1:] == ("0", "12.35", "[11.35, 13.35]", "scenes, n=1,000", "measured")
+    assert ("CM3Leon-7B", "2", "4.88", "", "Inception, n=30k", "quoted") in table.rows
     assert len(table.rows) == 2 + 11
     assert any("NOT comparable" in note for note in table.notes)
     assert any("best of 8" in note for note in table.notes)
@@ -89,7 +89,7 @@ def test_ours_stand_above_the_quoted_rows():
 
 
 def test_text_is_aligned_and_fits_a_terminal():
-    lines = fid_table(record(), read_published()).to_text().splitlines()
+    lines = fid_table(record(unit="fid_scenes"), read_published()).to_text().splitlines()
     assert max(map(len, lines)) <= 80
     header, ours, quoted = lines[2], lines[4], lines[6]
     assert ours.startswith("> scenes-s") and quoted.startswith("  RA-CM3")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.harness.progress import progress
 from cm3leon import checkpoint
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
@@ -60,10 +61,8 @@ def extract(
     features: Features, batches: Iterable[np.ndarray], total: int, label: str = "features"
 ) -> np.ndarray:
     """Float32 [N, dim] of all pictures, with a progress bar; UserError naming the first NaN."""
-    from tqdm import tqdm
-
     rows = [np.zeros((0, features.dim), np.float32)]
-    with tqdm(total=total, desc=label, unit="picture", disable=None) as bar:
+    with progress(total, label) as bar:
         for images_BHW3 in batches:
             rows.append(features(images_BHW3))
             bar.update(len(images_BHW3))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
@@ -83,14 +84,15 @@ def draw(
     }
     for path in set(paths) - set(missing):
         check_png(path, size)
-    with progress(len(set(paths)), len(missing), f"draw {system.name} seed {seed}") as bar:
+    kept = len(set(paths)) - len(missing)
+    with progress(len(set(paths)), f"draw {system.name}, seed {seed}", kept) as bar:
         waiting = list(missing.items())
         for start in range(0, len(waiting), batch_size):
             part = waiting[start : start + batch_size]
             size = draw_batch(system, part, seed, home, size)
             bar.update(len(part))
     read = partial(read_kept, size=size)
-    return Pictures(tuple(paths), read, len(missing), len(set(paths)) - len(missing))
+    return Pictures(tuple(paths), read, len(missing), kept)
 
 
 def draw_batch(
@@ -182,13 +184,6 @@ def read_kept(path: Path, size: list[int]) -> np.ndarray:
             f"{path} is {list(pixels.shape[:2])}, expected {size}; delete it and run again"
         )
     return pixels
-
-
-def progress(total: int, missing: int, label: str):
-    """A bar with ETA that starts at what is there already; silent when nobody watches."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=total - missing, desc=label, unit="picture", disable=None)
 
 
 class Folder:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.harness.images import Pictures
+from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
 from benchmarks.harness.stats import percentile_interval, resamples_of
 from benchmarks.metrics.composition import EXTRAS, TASKS, judge, read_picture
@@ -52,12 +53,9 @@ def answers(
     prompts: Sequence[Prompt], drawn: Sequence[Pictures], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """How often each task was right, and how often it was asked: int64 [N, K], summed over sets."""
-    from tqdm import tqdm
-
     right_NK = np.zeros((len(prompts), len(ALL)), np.int64)
     asked_NK = np.zeros_like(right_NK)
-    total = len(prompts) * len(drawn)
-    with tqdm(total=total, desc="read pictures back", unit="picture", disable=None) as bar:
+    with progress(len(prompts) * len(drawn), "read pictures back") as bar:
         for one in drawn:
             images = (image for batch in one.batches() for image in batch)
             for row, (prompt, image) in enumerate(zip(prompts, images, strict=True)):

@@ -32,9 +32,10 @@ def resamples_of(count: int, resamples: int, seed: int, purpose: str) -> Iterato
 
 
 def percentile_interval(draws: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The central `level` share of resampled values (linear interpolation)."""
+    """The central `level` share of resampled values; R draws cut the line into R + 1 parts."""
     check_level(level)
-    low, high = np.quantile(np.asarray(draws, np.float64), [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(np.asarray(draws, np.float64), ends, method="weibull")
     return float(low), float(high)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -85,9 +86,18 @@ def imported_system(path: str):
             f"module {module_name!r} has no {attribute!r}; --system takes module:object"
         )
     found = getattr(module, attribute)
-    if not hasattr(found, "draw") or isinstance(found, type):
-        found = found() if callable(found) else found
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "draw")):
+        found = made(found, path)
     return checked_system(found, path)
+
+
+def made(maker: Callable, path: str):
+    """What a class or function without arguments makes; its own errors are its own business."""
+    try:
+        inspect.signature(maker).bind()
+    except TypeError as error:
+        raise UserError(f"{path} cannot be called without arguments: {error}") from None
+    return maker()
 
 
 def checked_system(system, path: str):

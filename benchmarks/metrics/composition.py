@@ -155,9 +155,15 @@ def _ideal(size_name: str, size: int, look: int, colours, part: np.ndarray) -> f
 
 
 def read_picture(image: np.ndarray) -> Reading:
-    """Read uint8 [S,S,3], S a multiple of 8 from 32 to 256, back into a place and objects."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
-        raise UserError(f"a picture to read must be square RGB [S,S,3], got {image.shape}")
+    """Read uint8 [S,S,3], S a multiple of 8 from 32 to 256, back into a place and objects.
+
+    Raises UserError for another type, shape or size.
+    """
+    square = image.ndim == 3 and image.shape[2] == 3 and image.shape[0] == image.shape[1]
+    if image.dtype != np.uint8 or not square:
+        raise UserError(
+            f"a picture to read must be uint8 [S,S,3], got {image.dtype} {list(image.shape)}"
+        )
     size = image.shape[0]
     cell = check_size(size)
     place = read_place(image)

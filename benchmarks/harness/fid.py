@@ -1,4 +1,6 @@
-"""What an FID means: the distances, at the same n, of things whose quality is known.
+"""FID with its interval, its companions, and its scale: what the number means.
+
+The scale are distances, at the same n, of things whose quality is known.
 
 Floor: the reference against as many other real pictures. rFID: the reference through the image
 tokenizer, which no model that draws its codes can be expected to beat. Ceiling: uniform noise.
@@ -8,14 +10,45 @@ Shapes: N pictures, S pixels of a side, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from benchmarks.harness.core import Interval
 from benchmarks.harness.features import Features, extract
+from benchmarks.harness.stats import FRECHET_METHOD, bootstrap_frechet, seed_interval
 from benchmarks.harness.systems import Noise
 from benchmarks.harness.tasks import Task, batches
 from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.metrics.kernel import kid
+
+LEVEL = 0.95
+KID_LEAST = 4  # pictures a side, below which there is no KID
+
+
+def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
+    """One Fréchet distance for each set of drawn pictures."""
+    return [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
+
+
+def interval(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> Interval:
+    """Bootstrap interval over pictures; with several seeds the mean of their intervals."""
+    ends = [bootstrap_frechet(real_ND, fake_ND, resamples, level=LEVEL) for fake_ND in fakes]
+    low, high = np.mean(ends, axis=0)
+    return Interval(float(low), float(high), LEVEL, FRECHET_METHOD)
+
+
+def companions(
+    real_ND: np.ndarray, fakes: Sequence[np.ndarray], distances: Sequence[float]
+) -> dict[str, float | tuple]:
+    """KID (mean over seeds; its deviation is that of one subset), and the interval over seeds."""
+    extra: dict[str, float | tuple] = {}
+    if min(map(len, [real_ND, *fakes])) >= KID_LEAST:
+        mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
+        extra |= {"kid": float(mean), "kid_std": float(deviation)}
+    if len(distances) > 1:
+        extra["fid_over_seeds"] = (float(np.mean(distances)), *seed_interval(distances))
+    return extra
 
 
 def scale(

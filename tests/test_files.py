@@ -1,0 +1,87 @@
+"""Files at the rim: the old bytes or the new ones, never a part, and nothing left behind."""
+
+import errno
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cm3leon import files
+from cm3leon.errors import UserError
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@given(st.one_of(st.binary(max_size=200), st.text(st.characters(codec="utf-8"), max_size=200)))
+def test_what_is_written_is_there(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("x")
+    path = files.write_atomic(folder / "a", data)
+    expected = data.encode() if isinstance(data, str) else data
+    assert path.read_bytes() == expected
+    assert files.sha256_file(path) == files.sha256_bytes(expected)
+    assert names(folder) == ["a"]
+
+
+def test_parents_are_made_and_the_old_file_is_replaced(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    assert files.write_atomic(str(path), "grün") == path
+    assert path.read_text(encoding="utf-8") == "grün"
+    files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"new" and names(path.parent) == ["c.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644  # others may read it, as any other file
+
+
+@pytest.mark.parametrize("place", ["replace", "fsync", "fdopen", "chmod"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, place):
+    path = files.write_atomic(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, place, full)
+    with pytest.raises(UserError, match="No space left on device; free space") as error:
+        files.write_atomic(path, b"new")
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["a"]
+
+
+def test_an_interrupt_leaves_nothing_and_goes_on(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomic(tmp_path / "a", b"new")
+    assert names(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a", tmp_path / "folder", tmp_path / ("n" * 300)):
+        with pytest.raises(UserError, match="cannot write") as error:
+            files.write_atomic(path, b"new")
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert names(tmp_path) == ["file", "folder"] and names(tmp_path / "folder") == []
+
+
+def test_digests_are_the_published_ones(tmp_path):
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert files.sha256_bytes(b"") == empty
+    (tmp_path / "big").write_bytes(b"a" * 1_000_000)
+    million = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
+    assert files.sha256_file(tmp_path / "big") == million
+
+
+def test_the_baselines_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("CM3LEON_BASELINES", raising=False)
+    own = files.baselines_folder()
+    assert own.name == "baselines" and (own / "published.json").is_file()
+    monkeypatch.setenv("CM3LEON_BASELINES", str(tmp_path))
+    assert files.baselines_folder() == tmp_path
+    monkeypatch.setenv("CM3LEON_BASELINES", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no baselines folder at .*none; set CM3LEON_BASELINES"):
+        files.baselines_folder()
