@@ -1,4 +1,4 @@
-"""Progress with a time to go, on stderr: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress with a time to go, on stderr: a live bar on a terminal, lines now and then elsewhere."""
 
 from __future__ import annotations
 
