@@ -1,6 +1,7 @@
 """Sessions: `nox -l` lists them; each installs the tested set of versions from constraints.txt.
 
-uv makes the environments (seconds, once packages are cached). Arguments after `--` go to the command.
+uv makes the environments (seconds, once packages are cached). Arguments after `--` go to the
+command.
 """
 
 import os
@@ -57,7 +58,7 @@ for _name in BENCHES:
 
 @nox.session
 def train_baselines(session: nox.Session) -> None:
-    """Retrain what is shipped under baselines/scenes/ (hours on a CPU); continues where it stopped."""
+    """Retrain what lies under baselines/scenes/ (hours on a CPU); continues where it stopped."""
     install(session, "bench,report")
     session.run("python", "-m", "baselines.train", *session.posargs, env=quiet(session))
 

@@ -1,1 +1,3 @@
-"""Reproducible baselines: recipes, the shipped weights under `scenes/`, and numbers quoted from papers."""
+"""Reproducible baselines: recipes, the shipped weights under `scenes/`, and numbers quoted from
+papers.
+"""

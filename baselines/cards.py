@@ -1,6 +1,6 @@
 """Cards of the shipped weights: what a model is, how it was made, at what cost, and what it draws.
 
-    python -m baselines.cards            writes README.md, loss.png and samples.png into each folder
+python -m baselines.cards            writes README.md, loss.png and samples.png into each folder
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LICENCE = "Apache-2.0, weights and data: both were made by this repository"
 
 
 def main() -> int:
-    """Write the card of every finished checkpoint under `baselines/scenes/`; returns the exit code."""
+    """Write the card of every checkpoint under `baselines/scenes/`; returns the exit code."""
     home = baselines_folder() / "scenes"
     folders = sorted(path.parent for path in home.glob("*/config.json"))
     if not folders:
@@ -66,8 +66,9 @@ def transformer_card(folder: Path, about: dict) -> str:
     held = [record for record in log if "held_out_loss" in record]
     facts = {
         "parameters": f"{parameter_count(model):,}, stored in bfloat16",
-        "network": f"{model.layers} layers x {model.width}, {model.heads} heads, context {model.context}",
-        "data": f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions an epoch",
+        "network": f"{model.layers} layers x {model.width}, {model.heads} heads, "
+        f"context {model.context}",
+        "data": f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each",
         "retrieved documents": "none",
         "objective": settings(extra["objective"]),
         "training": settings(extra["train"]),
@@ -91,7 +92,8 @@ def transformer_card(folder: Path, about: dict) -> str:
         body.append("![loss](loss.png)")
     draw_samples(model.name, folder / "samples.png")
     body.append(
-        f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n![samples](samples.png)"
+        f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n"
+        "![samples](samples.png)"
     )
     body.append(f"Retrain: `nox -s train_baselines -- --parts {model.name} --fresh`")
     return "\n\n".join(body) + "\n"
@@ -171,7 +173,8 @@ def vq_card(folder: Path, about: dict) -> str:
     return "\n\n".join(
         [
             "# Image tokenizer of the embedded world\n\n"
-            "A convolutional VQGAN of stride 8 in taming-transformers' layout: 64 x 64 pixels, 8 x 8 codes.",
+            "A convolutional VQGAN of stride 8 in taming-transformers' layout: "
+            "64 x 64 pixels, 8 x 8 codes.",
             facts_table(facts),
             "The first 12 pictures of `stock`, `val`:\n\n![samples](samples.png)",
             "Retrain: `nox -s train_baselines -- --parts vq --fresh`\n",
@@ -197,7 +200,8 @@ def features_card(folder: Path, about: dict) -> str:
     return "\n\n".join(
         [
             "# Feature network of `fid_scenes`\n\n"
-            "Its pooled features stand where Inception's stand for MS-COCO. Never trained on drawn pictures.",
+            "Its pooled features stand where Inception's stand for MS-COCO. "
+            "Never trained on drawn pictures.",
             facts_table(facts),
             "Retrain: `nox -s train_baselines -- --parts features --fresh`\n",
         ]

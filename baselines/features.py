@@ -66,7 +66,9 @@ def answers(one) -> np.ndarray:
             pattern[kind, PATTERNS.index(fill)] = 1
         entity[0] = max(entity[0], float(noun is not None))
         spots[0, column] = spots[1, row] = 1
-    return np.concatenate([part.ravel() for part in (place, colour, pattern, size, count, entity, spots)])
+    return np.concatenate(
+        [part.ravel() for part in (place, colour, pattern, size, count, entity, spots)]
+    )
 
 
 ANSWERS = 6 + 64 + 24 + 16 + 3 + 1 + 16

@@ -1,7 +1,7 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-Only `stock`, `train` is ever trained on; `val` gives the held-out loss; every evaluation split is in the
-dialect `coco`, which no model sees before it is measured.
+Only `stock`, `train` is ever trained on; `val` gives the held-out loss; every evaluation split is
+in the dialect `coco`, which no model sees before it is measured.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, TrainConfig
 from cm3leon.errors import UserError
 
+# Half the paper's mask rate: a short training needs more whole caption-to-picture samples.
+OBJECTIVE = ObjectiveConfig(rate=0.5, p_full=0.5)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,8 +22,7 @@ class Recipe:
     model: ModelConfig
     train: TrainConfig
     pictures: int  # scenes of `stock`, `train`, five captions each
-    # Half the paper's mask rate: a short training needs more whole caption-to-picture samples.
-    objective: ObjectiveConfig = ObjectiveConfig(rate=0.5, p_full=0.5)
+    objective: ObjectiveConfig = OBJECTIVE
 
     @property
     def name(self) -> str:

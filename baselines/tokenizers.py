@@ -143,4 +143,3 @@ def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAI
     }
     write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(folder, "vq", VQ_SHAPE, training.vq.state_dict(), extra)
-

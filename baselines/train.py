@@ -1,8 +1,8 @@
 """Retrain everything shipped under `baselines/scenes/`: nox -s train_baselines
 
-Order: text tokenizer, image tokenizer, feature network, token caches, then each transformer. Every part
-is skipped when its folder is finished and continues where it stopped when it was killed. Cost on two
-cores without bf16 units: image tokenizer 30 minutes, features 8, scenes-xs 20, scenes-s 75.
+Order: text tokenizer, image tokenizer, feature network, token caches, then each transformer. Every
+part is skipped when its folder is finished and continues where it stopped when it was killed. Cost
+on two cores without bf16 units: image tokenizer 30 minutes, features 8, scenes-xs 20, scenes-s 75.
 """
 
 from __future__ import annotations

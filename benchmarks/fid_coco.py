@@ -47,6 +47,8 @@ class Options:
     """a name of benchmarks/harness/systems.py, or module:object"""
     data: Literal["scenes", "coco"] = "scenes"
     """the embedded world, or MS-COCO files"""
+    split: Literal["test", "val"] = "test"
+    """of scenes; `val` is there to choose settings on, and another protocol"""
     coco_root: Path | None = None
     """root of an MS-COCO copy: annotations/captions_<split>.json and pictures"""
     coco_split: str | None = None
@@ -167,7 +169,7 @@ def load_task(options: Options, size: int) -> Task:
     """Prompts and real pictures that the options ask for."""
     n = options.n
     if options.data == "scenes":
-        return scenes_task(n or (QUICK if options.quick else 1000), size)
+        return scenes_task(n or (QUICK if options.quick else 1000), size, options.split)
     task = coco_task(options.coco_root, options.coco_split, n, size)
     if options.quick and n is None and len(task.prompts) > QUICK:
         return coco_task(options.coco_root, options.coco_split, QUICK, size)

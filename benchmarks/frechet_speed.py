@@ -17,8 +17,9 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 
-from benchmarks.harness import core
+from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
 
 BACKENDS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -126,27 +127,37 @@ def compare(dim: int, case: str, repeats: int) -> None:
         )
 
 
-def main(dims: tuple[int, ...] = (2048,), repeats: int = 5, threads: int = 1) -> None:
-    """Time the Fréchet distance of ours, torch-fidelity and clean-fid on the same inputs.
+@dataclass(frozen=True)
+class Options:
+    """Time the Fréchet distance of ours, torch-fidelity and clean-fid on the same inputs."""
 
-    Args:
-        dims: dimensions of the features
-        repeats: runs of ours, at least 5; the median is shown
-        threads: threads of the linear algebra
-    """
-    if repeats < 5 or threads < 1 or not dims or min(dims) < 2:
-        raise UserError(
-            f"frechet_speed needs repeats >= 5, threads >= 1, dims >= 2, "
-            f"got {repeats}, {threads}, {dims}"
-        )
-    if "numpy" in sys.modules and any(os.environ.get(name) != str(threads) for name in BACKENDS):
+    dims: tuple[int, ...] = (2048,)
+    """dimensions of the features"""
+    repeats: int = 5
+    """runs of ours, at least 5; the median is shown"""
+    threads: int = 1
+    """threads of the linear algebra"""
+
+    def __post_init__(self):
+        if self.repeats < 5 or self.threads < 1 or not self.dims or min(self.dims) < 2:
+            raise UserError(
+                f"frechet_speed needs repeats >= 5, threads >= 1, dims >= 2, "
+                f"got {self.repeats}, {self.threads}, {self.dims}"
+            )
+
+
+def run(options: Options) -> int:
+    """Time every case and print the table; the exit code."""
+    threads = str(options.threads)
+    if "numpy" in sys.modules and any(os.environ.get(name) != threads for name in BACKENDS):
         raise UserError(f"set {BACKENDS[0]}={threads} before numpy is imported")
-    os.environ.update(dict.fromkeys(BACKENDS, str(threads)))
+    os.environ.update(dict.fromkeys(BACKENDS, threads))
     print("  dim  case       method            wall_s     cpu_s  runs  against ours    |error|")
-    for dim in dims:
+    for dim in options.dims:
         for case in ("full", "deficient"):
-            compare(dim, case, repeats)
+            compare(dim, case, options.repeats)
+    return 0
 
 
 if __name__ == "__main__":
-    core.main(main)
+    sys.exit(guarded(lambda: run(parse(Options, None, "frechet_speed"))))

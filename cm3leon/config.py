@@ -39,7 +39,7 @@ PAPER_VOCABULARY = VocabularyConfig(56_320, 8_192, 512, multiple=512)  # pads to
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Decoder-only transformer of Table 3: pre-norm, no biases, non-affine LayerNorm, ReLU, 4d FFN."""
+    """Decoder-only transformer of Table 3: pre-norm, no biases, plain LayerNorm, ReLU, 4d FFN."""
 
     name: str
     layers: int
@@ -85,7 +85,9 @@ def cm3leon_7b() -> ModelConfig:
 
 
 def scenes_s() -> ModelConfig:
-    """The embedded world's middle size, about 5M parameters; the wider init learns well at this width."""
+    """The embedded world's middle size, about 5M parameters; the wider init learns well at this
+    width.
+    """
     return ModelConfig(
         "scenes-s",
         layers=6,
@@ -126,7 +128,9 @@ class ObjectiveConfig:
     fewest: int = 0  # lower clamp of the count: 0 public code, 1 CM3 paper (A13)
     most: int = 16  # upper clamp, further bounded by the number of sentinels
     p_full: float = 0.5  # probability that the masked spans are whole segments (FACTS 1.4; ours)
-    spans: str = "segment"  # A14: "segment" draws inside one segment; "block" over the block, then clips
+    spans: str = (
+        "segment"  # A14: "segment" draws inside one segment; "block" over the block, then clips
+    )
     cross_break: bool = False  # True: spans may cross <break>, as in the original CM3 (H6)
     sentinel_weight: float = 0.0  # loss weight of predicting a sentinel: 0 paper, 1 code (A17)
     document_weight: float = 1.0  # loss weight of retrieved documents: 0.1 RA-CM3, 1 CM3Leon (A18)
@@ -186,8 +190,8 @@ class VQConfig:
     channels: int = 16
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
     blocks: int = 1  # residual blocks a level (decoder: one more)
-    # Side lengths at which self-attention stands, and with any also in the middle. taming always has
-    # it in the middle: its `attn_resolutions: []` is (0,) here; () has none at all.
+    # Side lengths at which self-attention stands, and with any also in the middle. taming has
+    # it there always: its `attn_resolutions: []` is (0,) here; () has none at all.
     attention: tuple[int, ...] = (8,)
     z_channels: int = 64
     codebook_size: int = 512
@@ -232,7 +236,7 @@ class VQConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; the schedule is linear warm-up, then linear to `final` of the peak (A10)."""
+    """One training run; schedule: linear warm-up, then linear to `final` of the peak (A10)."""
 
     steps: int = 1000
     batch: int = 32  # samples a step
@@ -284,7 +288,8 @@ def to_dict(config) -> dict:
 def from_dict(kind, values: dict):
     """Build the dataclass `kind` from a plain dict, e.g. of a config.json.
 
-    An unknown or missing key and a value of another type are UserErrors, as are values out of range.
+    An unknown or missing key and a value of another type are UserErrors, as are values out of
+    range.
     """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} must be a mapping, got {type(values).__name__}")

@@ -1,4 +1,4 @@
-"""The one exception for users' mistakes: a single line with the thing, the value and the way out."""
+"""The one exception for users' mistakes: one line with the thing, the value and the way out."""
 
 
 class UserError(ValueError):

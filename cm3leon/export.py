@@ -46,14 +46,13 @@ def instance(thing, image_id: int, identity: int) -> dict:
     }
 
 
-def export_coco(
-    folder: str | Path, dialect: str, split: str, count: int, size: int = 64
-) -> Path:
+def export_coco(folder: str | Path, dialect: str, split: str, count: int, size: int = 64) -> Path:
     """Write the first `count` scenes of a split in MS-COCO's layout; returns the folder.
 
-    `<split>/<12 digits>.png`, `annotations/captions_<split>.json`, `annotations/instances_<split>.json`;
-    image ids are the scenes' indices. Files are atomic and annotations come last. Raises UserError for
-    an unknown address or size and for a folder that cannot be written.
+    `<split>/<12 digits>.png`, `annotations/captions_<split>.json`,
+    `annotations/instances_<split>.json`; image ids are the scenes' indices. Files are atomic and
+    annotations come last. Raises UserError for an unknown address or size and for a folder that
+    cannot be written.
     """
     from tqdm import tqdm
 

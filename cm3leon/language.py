@@ -1,9 +1,10 @@
 """Captions of the embedded world: two dialects of one small grammar, and what each caption claims.
 
-`stock` speaks in stock-photo phrases (training), `coco` in whole sentences (evaluation only). Both name
-shapes, colours, sizes, patterns, places and relations by the same words and share most function words;
-order, articles, verbs, length and the amount said differ in distribution. Every caption comes with its Meaning, so that a picture can be judged by what was
-asked for and by nothing else.
+`stock` speaks in stock-photo phrases (training), `coco` in whole sentences (evaluation only). Both
+name shapes, colours, sizes, patterns, places and relations by the same words and share most
+function words; order, articles, verbs, length and the amount said differ in distribution. Every
+caption comes with its Meaning, so that a picture can be judged by what was asked for and by nothing
+else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "bel
 
 @dataclass(frozen=True)
 class Said:
-    """One thing a caption names; None where the caption is silent. `count` pictures of it are meant."""
+    """One thing a caption names; None where the caption is silent. `count` pictures of it are
+    meant.
+    """
 
     shape: str | None
     colour: str | None = None
@@ -121,7 +124,9 @@ _STOCK_POSES = ("",) * 6 + (" lying", " sitting", " resting", " placed", " seen"
 
 
 def _stock(phrases, relation, place, dice) -> str:
-    """Short phrases, articles and verbs seldom, place first or last; now and then a capital, a stop."""
+    """Short phrases, articles and verbs seldom, place first or last; now and then a capital, a
+    stop.
+    """
     if dice.chance(0.4):
         phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
     if relation:

@@ -1,9 +1,10 @@
 """The embedded world: pictures with exact truth and captions, drawn from a seed.
 
-`scene(dialect, split, index, size)` is a pure function: same arguments, same bytes, on every machine and
-in any order. Scenes hold one to three objects on a place; positions are cells of an 8 x 8 grid, so a
-scene is the same at every size. No index is shared between splits: each has its own stream of
-generators. What may be trained on (`stock`, `train`) is a rule of the recipes, not of this file.
+`scene(dialect, split, index, size)` is a pure function: same arguments, same bytes, on every
+machine and in any order. Scenes hold one to three objects on a place; positions are cells of an 8 x
+8 grid, so a scene is the same at every size. No index is shared between splits: each has its own
+stream of generators. What may be trained on (`stock`, `train`) is a rule of the recipes, not of
+this file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ from cm3leon.sprites import (
 
 ROOT = 0  # the world's seed; raise it and every picture changes
 DIALECTS = ("stock", "coco")
-SPLITS = {"train": None, "val": 5_000, "test": 30_000, "tail": 2_000, "bank": 44_000}  # None: endless
+SPLITS = {
+    "train": None,
+    "val": 5_000,
+    "test": 30_000,
+    "tail": 2_000,
+    "bank": 44_000,
+}  # None: endless
 ENTITIES = 4_000
 SEEN_ENTITIES = 3_800  # the first ones occur in `train`; the other 200 never
 BANK_STOCK = 20_000  # documents of `bank` before those of the entities, 6 each
@@ -89,7 +96,9 @@ class Plan:
     """A scene before it is drawn: what stands where."""
 
     place: str
-    things: tuple[tuple, ...]  # (shape, colour, size, pattern or None, entity or None, (column, row))
+    things: tuple[
+        tuple, ...
+    ]  # (shape, colour, size, pattern or None, entity or None, (column, row))
     groups: tuple[tuple[int, int], ...]  # (index of a thing, how many are alike)
 
 
@@ -240,7 +249,9 @@ def _layouts(sizes: tuple[str, ...]) -> np.ndarray:
 
 def _cut(probabilities, uniform: float) -> int:
     """Index drawn from probabilities by one uniform."""
-    return int(min(np.searchsorted(np.cumsum(probabilities), uniform, "right"), len(probabilities) - 1))
+    return int(
+        min(np.searchsorted(np.cumsum(probabilities), uniform, "right"), len(probabilities) - 1)
+    )
 
 
 def _looks(count: int, alike: bool, generator) -> list[tuple]:
@@ -281,7 +292,9 @@ def _plan(world: World, split: str, index: int, generator) -> Plan:
     return Plan(place, tuple(things), groups)
 
 
-def relation_between(first: tuple[float, float], second: tuple[float, float], least: float) -> str | None:
+def relation_between(
+    first: tuple[float, float], second: tuple[float, float], least: float
+) -> str | None:
     """How `first` stands to `second` (centres x, y): the word when one direction clearly rules."""
     dx, dy = first[0] - second[0], first[1] - second[1]
     if max(abs(dx), abs(dy)) < least or max(abs(dx), abs(dy)) < 1.5 * min(abs(dx), abs(dy)):

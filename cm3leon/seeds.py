@@ -26,7 +26,7 @@ def generator(root: int, *path) -> np.random.Generator:
 
 
 def torch_generator(root: int, *path):
-    """CPU `torch.Generator` for `derive(root, *path)` (weights are drawn on the CPU, then moved)."""
+    """CPU `torch.Generator` for `derive(root, *path)` (weights are drawn there, then moved)."""
     import torch
 
     return torch.Generator().manual_seed(derive(root, *path))
@@ -34,7 +34,8 @@ def torch_generator(root: int, *path):
 
 @contextlib.contextmanager
 def torch_default(root: int, *path) -> Iterator[None]:
-    """Seed torch's own CPU generator inside a `with` block, for layers that draw their first weights.
+    """Seed torch's own CPU generator inside a `with` block, for layers that draw their first
+    weights.
 
     The state it had before comes back at the end.
     """

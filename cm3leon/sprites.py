@@ -1,10 +1,10 @@
 """The pictures of the embedded world: shapes, patterns, marks and places as exact pixels.
 
-Everything is measured in cells: a picture has 8 x 8 of them whatever its size, and a cell is as wide as
-a code of the image tokenizer. A small object fills 3 x 3 cells, a large one 5 x 5, its centre is a cell's
-centre, stripes and dots repeat with the cell: so the same object gives nearly the same codes wherever
-it stands. Coverage is counted on a fixed grid of sample points and mixed in integers, so that every
-machine makes the same bytes.
+Everything is measured in cells: a picture has 8 x 8 of them whatever its size, and a cell is as
+wide as a code of the image tokenizer. A small object fills 3 x 3 cells, a large one 5 x 5, its
+centre is a cell's centre, stripes and dots repeat with the cell: so the same object gives nearly
+the same codes wherever it stands. Coverage is counted on a fixed grid of sample points and mixed in
+integers, so that every machine makes the same bytes.
 """
 
 from __future__ import annotations
@@ -114,14 +114,18 @@ def second_tone(fill: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.nd
 
 
 def check_size(size: int) -> int:
-    """Return the width of a cell in pixels; raise UserError unless size is a multiple of 8 in 32..256."""
+    """Return the width of a cell in pixels; raise UserError unless size is a multiple of 8 in
+    32..256.
+    """
     if size % CELLS or not 32 <= size <= 256:
         raise UserError(f"a scene's size must be a multiple of 8 from 32 to 256, got {size}")
     return size // CELLS
 
 
 def _samples(width: int, cell: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sample points of a block `width` cells wide, in cells from its centre, and points a pixel side."""
+    """Sample points of a block `width` cells wide, in cells from its centre, and points a pixel
+    side.
+    """
     fine = 8 if cell <= 8 else 4
     line = (np.arange(width * cell * fine) + 0.5) / (cell * fine) - width / 2
     u, v = np.meshgrid(line, line)
@@ -129,8 +133,11 @@ def _samples(width: int, cell: int) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 @lru_cache(maxsize=1024)
-def coverage(shape: str, size_name: str, fill: str, size: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Points of each pixel in the first and in the second colour: two int32 [P, P] and the full count.
+def coverage(
+    shape: str, size_name: str, fill: str, size: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Points of each pixel in the first and in the second colour: two int32 [P, P] and the full
+    count.
 
     P = 3 or 5 cells in pixels of a picture `size` pixels wide.
     """
@@ -152,7 +159,9 @@ def coverage(shape: str, size_name: str, fill: str, size: int) -> tuple[np.ndarr
 
 @lru_cache(maxsize=8192)
 def sprite(shape: str, size_name: str, fill: str, first: tuple, second: tuple, size: int):
-    """An object ready to be laid on a picture: colour sums int32 [P,P,3] and what shows through [P,P,1]."""
+    """An object ready to be laid on a picture: colour sums int32 [P,P,3] and what shows through
+    [P,P,1].
+    """
     one, two, full = coverage(shape, size_name, fill, size)
     sums = one[..., None] * np.array(first, np.int32) + two[..., None] * np.array(second, np.int32)
     return sums, (full - one - two)[..., None], full
@@ -166,9 +175,14 @@ def lay(image: np.ndarray, left: int, top: int, piece) -> None:
     part[...] = (sums + part.astype(np.int32) * through + full // 2) // full
 
 
-# A place is one or more layers of (colour, test): the test says which points of the 2 x 2-cell tile wear it.
+# A place is layers of (colour, test): the test says which points of the 2 x 2-cell tile wear it.
 def _wave(u, v):
-    return abs((v % 1.0) - 0.5 - 0.18 * np.where(u % 1.0 < 0.5, 1, -1) * (0.5 - abs((u % 0.5) * 4 - 1))) < 0.1
+    return (
+        abs(
+            (v % 1.0) - 0.5 - 0.18 * np.where(u % 1.0 < 0.5, 1, -1) * (0.5 - abs((u % 0.5) * 4 - 1))
+        )
+        < 0.1
+    )
 
 
 def _mortar(u, v):
@@ -188,14 +202,31 @@ def _blade(cx, cy, lean):
     return test
 
 
+_DRY, _TUFT, _FLAKE = (206, 178, 128), (128, 176, 102), (186, 204, 226)
 _PLACE_LAYERS = {
-    "sand": [((228, 204, 158), None), ((206, 178, 128), _spot(0.5, 0.5, 0.15)), ((206, 178, 128), _spot(1.5, 1.5, 0.15))],
-    "grass": [((170, 206, 138), None), ((128, 176, 102), _blade(0.35, 0.45, 0.4)), ((128, 176, 102), _blade(0.7, 0.6, -0.4))],
-    "snow": [((218, 230, 242), None), ((186, 204, 226), _spot(0.5, 1.5, 0.16)), ((186, 204, 226), _spot(1.5, 0.5, 0.16))],
-    "night sky": [((34, 38, 74), None), ((198, 202, 170), _spot(0.5, 0.5, 0.12)), ((120, 126, 160), _spot(1.5, 1.5, 0.12))],
+    "sand": [
+        ((228, 204, 158), None),
+        (_DRY, _spot(0.5, 0.5, 0.15)),
+        (_DRY, _spot(1.5, 1.5, 0.15)),
+    ],
+    "grass": [
+        ((170, 206, 138), None),
+        (_TUFT, _blade(0.35, 0.45, 0.4)),
+        (_TUFT, _blade(0.7, 0.6, -0.4)),
+    ],
+    "snow": [
+        ((218, 230, 242), None),
+        (_FLAKE, _spot(0.5, 1.5, 0.16)),
+        (_FLAKE, _spot(1.5, 0.5, 0.16)),
+    ],
+    "night sky": [
+        ((34, 38, 74), None),
+        ((198, 202, 170), _spot(0.5, 0.5, 0.12)),
+        ((120, 126, 160), _spot(1.5, 1.5, 0.12)),
+    ],
     "water": [((142, 190, 226), None), ((108, 160, 206), _wave)],
     "brick wall": [((188, 128, 108), None), ((220, 204, 190), _mortar)],
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=64)

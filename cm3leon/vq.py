@@ -1,8 +1,8 @@
 """Image tokenizer: a convolutional VQGAN, uint8 pictures <-> codes of a codebook.
 
-Modules carry the names of taming-transformers' checkpoints (encoder.down.0.block.0.conv1 ...), so that the
-public `vqgan_gumbel_f8` weights (256 px -> 32 x 32 = 1024 codes of 8192) load by name. Stride 8 needs four
-levels of `config.multipliers`.
+Modules carry the names of taming-transformers' checkpoints (encoder.down.0.block.0.conv1 ...), so
+that the public `vqgan_gumbel_f8` weights (256 px -> 32 x 32 = 1024 codes of 8192) load by name.
+Stride 8 needs four levels of `config.multipliers`.
 
 Axes: B batch, C channels, H height, W width, N codes of a picture (row by row), D width of a code.
 """
@@ -21,7 +21,7 @@ from cm3leon.errors import UserError
 
 
 def normalise(channels: int) -> nn.GroupNorm:
-    """32 groups from 128 channels on (taming's choice), below groups of 8 channels; else one group."""
+    """32 groups from 128 channels on (taming's choice), groups of 8 below; else one group."""
     if channels >= 128 and channels % 32 == 0:
         groups = 32
     else:
@@ -90,7 +90,9 @@ def _middle(channels: int, attend: bool) -> nn.Module:
 
 def _level(inner: int, outer: int, blocks: int, attend: bool) -> nn.Module:
     level = nn.Module()
-    level.block = nn.ModuleList(ResnetBlock(inner if k == 0 else outer, outer) for k in range(blocks))
+    level.block = nn.ModuleList(
+        ResnetBlock(inner if k == 0 else outer, outer) for k in range(blocks)
+    )
     level.attn = nn.ModuleList(AttnBlock(outer) for _ in range(blocks if attend else 0))
     return level
 
@@ -191,7 +193,7 @@ class NearestCodes(nn.Module):
 
 
 class GumbelCodes(nn.Module):
-    """The codebook of GumbelVQ at inference: a 1x1 convolution scores codes, the largest is taken."""
+    """The codebook of GumbelVQ at inference: a 1x1 convolution scores codes, the best is taken."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -208,7 +210,7 @@ class GumbelCodes(nn.Module):
 
 
 def to_unit(images: np.ndarray | Tensor) -> Tensor:
-    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]. Raises UserError for another type or shape."""
+    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]; UserError for another type or shape."""
     name = str(images.dtype).removeprefix("torch.")
     if name != "uint8" or images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(
@@ -227,7 +229,7 @@ def to_bytes(pictures: Tensor) -> np.ndarray:
 
 
 def check_codes(codes: np.ndarray | Tensor, size: int) -> Tensor:
-    """The codes as int64 [B,N]; UserError unless they are whole, in 0..size-1, and N is a square."""
+    """The codes as int64 [B,N]; UserError unless whole, in 0..size-1, and N a square."""
     name = str(codes.dtype).removeprefix("torch.")
     if "int" not in name or codes.ndim != 2:
         raise UserError(f"codes must be integers [B,N], got {name} {list(codes.shape)}")

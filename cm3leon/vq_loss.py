@@ -1,9 +1,10 @@
 """Training of the image tokenizer: reconstruction and commitment losses, and the moving codebook.
 
 Stages by step: a plain auto-encoder first; then k-means of its vectors becomes the codebook and the
-straight-through quantiser is trained, the codebook following by exponential moving averages with unused
-codes put back to work; last the encoder and the codebook rest and the decoder alone learns on, so that
-codes drawn once stay valid. Everything a stage needs is a buffer, so a resumed run continues exactly.
+straight-through quantiser is trained, the codebook following by exponential moving averages with
+unused codes put back to work; last the encoder and the codebook rest and the decoder alone learns
+on, so that codes drawn once stay valid. Everything a stage needs is a buffer, so a resumed run
+continues exactly.
 
 Axes: B batch, C channels, H height, W width, M vectors, K codes, D width of a code.
 """
@@ -73,10 +74,12 @@ def kmeans(vectors_MD: Tensor, count: int, generator: torch.Generator, rounds: i
 
 @torch.no_grad()
 def merge_codes(vq: VQ, counts_K: Tensor, radius: float) -> int:
-    """Give codes nearer than `radius` to a commoner one that one's vector; returns how many are left.
+    """Give codes nearer than `radius` to a commoner one that one's vector; returns how many are
+    left.
 
-    A common ground wins several codes a hair apart, and which of them a cell gets hangs on the whole
-    picture: noise to a language model. Merged rows are equal, and `encode` names the lowest of them.
+    A common ground wins several codes a hair apart, and which of them a cell gets hangs on the
+    whole picture: noise to a language model. Merged rows are equal, and `encode` names the lowest
+    of them.
     """
     table = vq.quantize.embedding.weight
     distance_KK = torch.cdist(table, table)
@@ -96,7 +99,10 @@ class VQTraining(nn.Module):
     def __init__(self, vq: VQ, config: VQLossConfig, perceptual=None):
         super().__init__()
         check(
-            vq.config.quantiser == "nearest", "vq.quantiser", "be 'nearest' to train", vq.config.quantiser
+            vq.config.quantiser == "nearest",
+            "vq.quantiser",
+            "be 'nearest' to train",
+            vq.config.quantiser,
         )
         self.vq, self.config, self.perceptual = vq, config, perceptual
         vq.quantize.embedding.weight.requires_grad_(False)
@@ -162,7 +168,7 @@ class VQTraining(nn.Module):
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor, step: int) -> None:
-        """Move each code towards the mean of its vectors; put unused codes on badly served vectors."""
+        """Move codes towards the means of their vectors, unused ones onto badly served vectors."""
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1]).float()
         decay, size = self.config.decay, len(self.counts_K)
         counts = torch.bincount(codes, minlength=size).float()

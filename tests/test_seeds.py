@@ -13,7 +13,7 @@ from cm3leon import seeds
 from cm3leon.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = st.one_of(st.integers(), st.text(max_size=8))
+PARTS = st.one_of(st.integers(), st.text("ab/ é0", max_size=8))
 SEEDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6)
 
 
@@ -35,7 +35,7 @@ def test_a_seed_is_63_bits_and_depends_on_its_name_alone(root, path):
 
 
 def test_different_purposes_have_different_seeds():
-    names = [(root, "use", k) for root in range(10) for k in range(200)]
+    names = [(root, "use", k) for root in range(5) for k in range(120)]
     assert len({seeds.derive(*name) for name in names}) == len(names)
     bits = np.array([[seeds.derive(*name) >> bit & 1 for bit in range(63)] for name in names])
     assert abs(bits.mean(0) - 0.5).max() < 5 * 0.5 / len(names) ** 0.5  # five standard errors

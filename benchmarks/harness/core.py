@@ -265,27 +265,6 @@ def environment_of(device: str | None = None) -> dict:
     }
 
 
-def main(command: Callable, args: Sequence[str] | None = None) -> None:
-    """Parse the command line by `command`'s signature (tyro), run it, exit 0, 2 or 3.
-
-    A user's mistake or a file that cannot be read or written ends in one line `error: ...`.
-    """
-    import tyro
-
-    try:
-        tyro.cli(command, args=args)
-    except NothingMeasured as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        print(f"error: {reason}; check the path and the space left", file=sys.stderr)
-        sys.exit(2)
-
-
 def _check_name(what: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UserError(

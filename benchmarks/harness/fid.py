@@ -3,7 +3,8 @@
 The scale are distances, at the same n, of things whose quality is known.
 
 Floor: the reference against as many other real pictures. rFID: the reference through the image
-tokenizer, which no model that draws its codes can be expected to beat. Ceiling: uniform noise.
+tokenizer; it can lie below the floor, because its pictures show the very scenes of the reference,
+while other real pictures differ by the chance of the sample. Ceiling: uniform noise.
 
 Shapes: N pictures, S pixels of a side, D features.
 """
@@ -23,7 +24,7 @@ from benchmarks.metrics.frechet import frechet_from_features
 from benchmarks.metrics.kernel import kid
 
 LEVEL = 0.95
-KID_LEAST = 4  # pictures a side, below which there is no KID
+LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
 
 
 def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
@@ -31,8 +32,13 @@ def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
     return [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
 
 
-def interval(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> Interval:
-    """Bootstrap interval over pictures; with several seeds the mean of their intervals."""
+def interval(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> Interval | None:
+    """Bootstrap interval over pictures; with several seeds the mean of their intervals.
+
+    None below 4 pictures a side: half of them has no covariance.
+    """
+    if min(map(len, [real_ND, *fakes])) < LEAST:
+        return None
     ends = [bootstrap_frechet(real_ND, fake_ND, resamples, level=LEVEL) for fake_ND in fakes]
     low, high = np.mean(ends, axis=0)
     return Interval(float(low), float(high), LEVEL, FRECHET_METHOD)
@@ -43,7 +49,7 @@ def companions(
 ) -> dict[str, float | tuple]:
     """KID (mean over seeds; its deviation is that of one subset), and the interval over seeds."""
     extra: dict[str, float | tuple] = {}
-    if min(map(len, [real_ND, *fakes])) >= KID_LEAST:
+    if min(map(len, [real_ND, *fakes])) >= LEAST:
         mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
         extra |= {"kid": float(mean), "kid_std": float(deviation)}
     if len(distances) > 1:

@@ -61,20 +61,20 @@ class Rendered:
             yield one.id, one.image
 
 
-def scenes_task(n: int | None, size: int) -> Task:
-    """The first n pictures of the `coco` dialect's test split; the next n are the further ones."""
+def scenes_task(n: int | None, size: int, split: str = "test") -> Task:
+    """The first n pictures of a split of the `coco` dialect; the next n are the further ones."""
     from cm3leon.scenes import SPLITS
 
-    prompts = scenes_prompts(n)
+    prompts = scenes_prompts(n, split)
     n = len(prompts)
-    last = 2 * n <= SPLITS["test"]
-    further = Rendered("coco", "test", range(n, 2 * n), size) if last else None
+    last = 2 * n <= SPLITS[split]
+    further = Rendered("coco", split, range(n, 2 * n), size) if last else None
     about = {
-        "prompts": "scenes coco test, one caption a picture",
+        "prompts": f"scenes coco {split}, one caption a picture",
         "reference": "the pictures of the prompts",
         "floor": "the next n pictures of the split",
     }
-    return Task(prompts, Rendered("coco", "test", range(n), size), further, about)
+    return Task(prompts, Rendered("coco", split, range(n), size), further, about)
 
 
 def coco_task(root: Path | None, split: str | None, n: int | None, size: int) -> Task:

@@ -1,10 +1,11 @@
 """Composition: read a picture of the embedded world back into objects and judge a caption's claims.
 
-The reader is analysis by synthesis. For each cell position and size it asks how much better the picture
-is explained by an object (shape, pattern, colour) than by the bare place, takes the best, removes it
-and asks again. From what it finds come GenEval's six scores (Ghosh et al. 2023, arXiv 2310.11513): single
-object, two objects, counting, colours, position, colour attribution; the overall score is their mean. A
-caption takes part in a task when it claims something the task asks for.
+The reader is analysis by synthesis. For each cell position and size it asks how much better the
+picture is explained by an object (shape, pattern, colour) than by the bare place, takes the best,
+removes it and asks again. From what it finds come GenEval's six scores (Ghosh et al. 2023, arXiv
+2310.11513): single object, two objects, counting, colours, position, colour attribution; the
+overall score is their mean. A caption takes part in a task when it claims something the task asks
+for.
 
 Axes: S side of the picture, T templates, P pixels of a block, L positions, C colours (white last).
 """
@@ -104,7 +105,7 @@ def read_place(image: np.ndarray) -> str:
 
 
 def _blocks(gains: np.ndarray, size_name: str, cell: int) -> tuple[np.ndarray, np.ndarray]:
-    """All blocks of a gain map [S,S,C] as [P, L*C] and their corners in cells [L,2] (column, row)."""
+    """Blocks of a gain map [S,S,C] as [P, L*C], their corners in cells [L,2] (column, row)."""
     width = SIZES[size_name]
     steps = range(CELLS - width + 1)
     corners = np.array([(column, row) for row in steps for column in steps])

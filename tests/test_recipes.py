@@ -1,0 +1,218 @@
+"""The recipes of the shipped weights, and the command that retrains them, in miniature."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from baselines import tokenizers, train
+from baselines.recipes import RECIPES, Recipe, cpu_recipe, gpu_recipe
+from cm3leon import checkpoint, data
+from cm3leon.config import MODELS, ObjectiveConfig, TrainConfig, VQConfig, from_dict
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder
+from cm3leon.pipeline import load_system
+from cm3leon.scenes import SPLITS
+from cm3leon.vq import VQ
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = Recipe(
+    replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=160),
+    TrainConfig(
+        steps=4, batch=4, warmup=1, save_every=2, eval_every=2, log_every=1, precision="float32"
+    ),
+    pictures=12,
+)
+
+
+@pytest.mark.parametrize("form", RECIPES)
+@pytest.mark.parametrize("name", ["scenes-xs", "scenes-s", "scenes-m"])
+def test_a_recipe_is_of_the_model_it_names(form, name):
+    if (form, name) == ("cpu", "scenes-m"):
+        with pytest.raises(UserError, match="no CPU recipe for 'scenes-m'; there is one for"):
+            cpu_recipe(name)
+        return
+    recipe = RECIPES[form](name)
+    assert recipe.model == MODELS[name]() and recipe.name == name
+    assert recipe.objective == ObjectiveConfig(rate=0.5, p_full=0.5)
+    assert 0 < recipe.train.warmup < recipe.train.steps
+    epochs = recipe.train.steps * recipe.train.batch / recipe.pictures
+    assert 1 <= epochs <= 15  # no picture is seen too often
+
+
+@pytest.mark.parametrize("make", [cpu_recipe, gpu_recipe])
+@pytest.mark.parametrize("name", ["7b", "scenes-xl", ""])
+def test_an_unknown_recipe_is_one_line(make, name):
+    with pytest.raises(UserError, match=f"recipe for {name!r}; there is one for scenes-xs") as error:
+        make(name)
+    assert "\n" not in str(error.value)
+
+
+def test_the_tokenizers_fit_the_models():
+    for name in ("scenes-xs", "scenes-s", "scenes-m"):
+        vocabulary = MODELS[name]().vocabulary
+        assert vocabulary.image_size == tokenizers.VQ_SHAPE.codebook_size
+        assert vocabulary.text_size == tokenizers.TEXT_SIZE
+    assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
+    assert set(train.PARTS) == {"text", "vq", "features", "scenes-xs", "scenes-s", "scenes-m"}
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple]:
+    """Addresses of the scenes that the tokenizers' recipes draw."""
+    addresses, scene_of = [], tokenizers.scene
+
+    def noted(dialect, split, index):
+        addresses.append((dialect, split, index))
+        return scene_of(dialect, split, index)
+
+    monkeypatch.setattr(tokenizers, "scene", noted)
+    return addresses
+
+
+def test_the_text_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(tokenizers, "TEXT_PICTURES", 30)
+    made = tokenizers.train_text(tmp_path)
+    assert asked == [("stock", "train", index) for index in range(30)]
+    assert made.decode(made.encode("a red star")) == "a red star"
+    assert (tmp_path / "tokenizer.json").is_file()
+
+
+def test_the_image_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp_path):
+    def keep(training, loss, batch, config, run, *, evaluate, about):
+        for step in (1, 2):
+            pictures = batch(step)
+            assert pictures.shape == (config.batch, 3, 64, 64)
+            assert pictures.min() >= -1 and pictures.max() <= 1
+        value, _ = loss(training, batch(3), 3)
+        assert torch.isfinite(value)
+        learned = list(asked)
+        assert {address[:2] for address in learned} == {("stock", "train")}
+        assert [index for _, _, index in learned] == list(range(6 * config.batch))
+        asked.clear()
+        assert set(evaluate(training)) == {"psnr", "codes_used"}
+        assert {address[:2] for address in asked} == {("stock", "val")}
+        asked.clear()
+        run.mkdir()
+        (run / "log.jsonl").write_bytes(b"{}\n")
+        return {"seconds": 2.4}
+
+    held_out = tokenizers.held_out_pictures
+    monkeypatch.setattr(tokenizers, "train", keep)
+    monkeypatch.setattr(tokenizers, "MERGE_PICTURES", 100)
+    monkeypatch.setattr(tokenizers, "held_out_pictures", lambda: held_out(4))
+    config = replace(tokenizers.VQ_TRAIN, batch=2)
+    tokenizers.train_vq(tmp_path / "run", tmp_path / "vq", "cpu", config)
+    assert asked == [("stock", "train", index) for index in range(100)]  # for merging codes
+    config, tensors, extra = checkpoint.load(tmp_path / "vq", "vq")
+    assert from_dict(VQConfig, config) == tokenizers.VQ_SHAPE
+    rows = tensors["quantize.embedding.weight"]
+    assert len(rows.unique(dim=0)) == extra["codes_left"] >= 1
+    checkpoint.load_into(VQ(tokenizers.VQ_SHAPE), tensors)
+    assert extra["seconds"] == 2 and extra["recipe"]["batch"] == 2
+
+
+def test_first_weights_are_seeded_and_leave_torch_alone():
+    before = torch.get_rng_state()
+    one, two, other = (tokenizers.make_vq(seed=seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    name = "decoder.conv_out.weight"
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one[name], other[name])
+
+
+def test_of_two_neighbours_the_fuller_picture_is_shown(asked):
+    image = tokenizers.crowded(7)
+    assert asked == [("stock", "train", 14), ("stock", "train", 15)]
+    pair = [tokenizers.scene("stock", "train", index) for index in (14, 15)]
+    fullest = max(len(one.plan.things) for one in pair)
+    assert any((one.image == image).all() for one in pair if len(one.plan.things) == fullest)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    line = [sys.executable, "-m", "baselines.train", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_an_unknown_part_is_one_line_and_exit_code_2():
+    done = command("--parts", "nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no part 'nonsense' to train; there are text, vq, features")
+    assert done.stderr.count("\n") == 1
+
+
+def test_finished_parts_are_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "train_part", lambda *_: pytest.fail("it was finished"))
+    for name, file in (("text", "tokenizer.json"), ("vq", "config.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+    assert train.main(train.Options(parts=("vq", "text"), out=tmp_path, runs=tmp_path)) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == ["text", "vq"]  # in the order of dependence
+    assert all("kept (--fresh retrains it)" in line for line in said)
+
+
+def test_parts_are_trained_in_the_order_of_dependence(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(train, "train_part", lambda part, *_: trained.append(part))
+    options = train.Options(parts=("scenes-xs", "text", "features", "vq"), out=tmp_path)
+    assert train.main(options) == 0
+    assert trained == ["text", "vq", "features", "scenes-xs"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with the shipped tokenizers."""
+    shipped = baselines_folder() / "scenes"
+    needed = ("text/tokenizer.json", "vq/config.json", "vq/model.safetensors")
+    if not all((shipped / name).exists() for name in needed):
+        pytest.skip("the shipped tokenizers are not trained yet")
+    home = tmp_path_factory.mktemp("scenes")
+    for name in needed:
+        (home / name).parent.mkdir(exist_ok=True)
+        shutil.copy(shipped / name, home / name)
+    return home
+
+
+def test_a_transformer_is_trained_end_to_end(home, tmp_path, monkeypatch):
+    encoded, encode = [], data.encode_scenes
+
+    def noted(vq, text, dialect, split, start, count, folder, **more):
+        encoded.append((dialect, split, start, count))
+        return encode(vq, text, dialect, split, start, count, folder, **more)
+
+    monkeypatch.setattr(data, "encode_scenes", noted)
+    monkeypatch.setattr(train, "HELD_OUT", 6)
+    monkeypatch.setitem(train.RECIPES, "cpu", lambda name: TINY)
+    options = train.Options(parts=("scenes-xs",), out=home, runs=tmp_path / "runs")
+    assert train.main(options) == 0
+    assert encoded == [("stock", "train", 0, 12), ("stock", "val", 0, 6)]
+    assert SPLITS["train"] is None  # and no evaluation split
+
+    config, tensors, extra = checkpoint.load(home / "tiny", "transformer")
+    assert from_dict(type(TINY.model), config) == TINY.model
+    assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
+    assert extra["vq_sha256"] == checkpoint.digest(home / "vq")
+    assert extra["text_sha256"] == train.load_tokenizers(home)[0].digest
+    assert extra["pictures"] == 12 and extra["train"]["steps"] == 4 and extra["device"]
+    log = [json.loads(line) for line in (home / "tiny" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [1, 2, 3, 4]
+    assert all(np.isfinite(log[-1][f"held_out_{part}"]) for part in ("loss", "text", "image"))
+    assert train.finished(home / "tiny")
+
+    drawn = load_system(home / "tiny").draw(["a red star on the sand"], [3])
+    assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == np.uint8
+
+    first = checkpoint.digest(home / "tiny")
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(home / "tiny")
+    assert train.main(options) == 0
+    assert checkpoint.digest(home / "tiny") == first  # the same recipe, the same bytes
