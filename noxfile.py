@@ -21,7 +21,7 @@ def install(session: nox.Session, extras: str) -> None:
     session.install(*CONSTRAINTS, "-e", f".[{extras}]")
 
 
-def quiet(session: nox.Session) -> dict[str, str]:
+def quiet() -> dict[str, str]:
     """No network at run time; the plots need no display."""
     return {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
 
@@ -38,7 +38,9 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole suite; `-- -k name` for a part."""
     install(session, "bench,report,dev")
-    session.run("pytest", *session.posargs, env=quiet(session))
+    # One thread: the tests' products are small, and a busy second core stalls a pair of threads.
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    session.run("pytest", *session.posargs, env=quiet() | threads)
 
 
 def bench(name: str) -> None:
@@ -47,7 +49,7 @@ def bench(name: str) -> None:
     @nox.session(name=name, tags=["bench"])
     def run(session: nox.Session) -> None:
         install(session, "bench,report")
-        session.run("python", "-m", f"benchmarks.{name}", *session.posargs, env=quiet(session))
+        session.run("python", "-m", f"benchmarks.{name}", *session.posargs, env=quiet())
 
     run.func.__doc__ = f"The benchmark benchmarks/{name}.py."
 
@@ -60,7 +62,7 @@ for _name in BENCHES:
 def train_baselines(session: nox.Session) -> None:
     """Retrain what lies under baselines/scenes/ (hours on a CPU); continues where it stopped."""
     install(session, "bench,report")
-    session.run("python", "-m", "baselines.train", *session.posargs, env=quiet(session))
+    session.run("python", "-m", "baselines.train", *session.posargs, env=quiet())
 
 
 @nox.session
@@ -68,7 +70,7 @@ def frechet_speed(session: nox.Session) -> None:
     """Our Fréchet distance timed against other packages' on the same inputs."""
     install(session, "bench,report")
     session.install(*CONSTRAINTS, "torch-fidelity")
-    session.run("python", "-m", "benchmarks.frechet_speed", *session.posargs, env=quiet(session))
+    session.run("python", "-m", "benchmarks.frechet_speed", *session.posargs, env=quiet())
 
 
 @nox.session

@@ -85,6 +85,7 @@ def transformer_card(folder: Path, about: dict) -> str:
             f"({last['held_out_image_free']:.3f} with the caption masked), "
             f"{last['held_out_text']:.3f} a text token"
         }
+    facts |= scores(model.name)
     title = f"# {model.name}\n\nA decoder-only CM3 transformer of the embedded world."
     body = [title, facts_table(facts)]
     if log:
@@ -97,6 +98,28 @@ def transformer_card(folder: Path, about: dict) -> str:
     )
     body.append(f"Retrain: `nox -s train_baselines -- --parts {model.name} --fresh`")
     return "\n\n".join(body) + "\n"
+
+
+def scores(name: str) -> dict[str, str]:
+    """FID and composition of the newest default record; empty before there is one."""
+    from reports import extra, newest, read_records
+    from reports.readme import headline
+    from reports.tables import number, span
+
+    try:
+        records = headline(newest(read_records("fid_coco")))
+    except ValueError:
+        return {}
+    found = {}
+    for record in records:
+        if record["system"]["name"] != name:
+            continue
+        interval = record["interval"] or {}
+        ends = span(record["value"], interval.get("low"), interval.get("high"))
+        found["fid_scenes (`coco`, `test`)"] = f"{number(record['value'])} {ends}, n={record['n']}"
+        if overall := extra(record, "overall"):
+            found["composition, overall"] = f"{overall['value']:.3f}"
+    return found
 
 
 def sum_tokens(log: list[dict]) -> float:
@@ -146,6 +169,8 @@ def draw_samples(name: str, path: Path) -> None:
 
 def vq_card(folder: Path, about: dict) -> str:
     """Card of the image tokenizer, with pictures beside their reconstructions."""
+    import numpy as np
+
     from baselines.tokenizers import held_out_pictures, reconstruct
     from baselines.train import load_tokenizers
     from reports.plots import sample_grid
@@ -154,7 +179,7 @@ def vq_card(folder: Path, about: dict) -> str:
     images = held_out_pictures(12)
     rebuilt = reconstruct(load_tokenizers(folder.parent)[1], images)
     both = [picture for pair in zip(images, rebuilt, strict=True) for picture in pair]
-    sample_grid(both, ["picture", "reconstruction"] * 12, folder / "samples.png")
+    sample_grid(np.stack(both), ["picture", "reconstruction"] * 12, folder / "samples.png")
     held = [record for record in read_log(folder) if "held_out_psnr" in record]
     facts = {
         "shape": settings(about["config"]),
@@ -168,7 +193,8 @@ def vq_card(folder: Path, about: dict) -> str:
     if held:
         facts |= {
             "held-out PSNR (`stock`, `val`)": f"{held[-1]['held_out_psnr']:.2f} dB",
-            "codes used": f"{held[-1]['held_out_codes_used']:.0f}",
+            "codes used": f"{held[-1]['held_out_codes_used']:.0f} of those pictures, then merged "
+            f"within {extra['merge_radius']}: {extra['codes_left']} are left",
         }
     return "\n\n".join(
         [

@@ -1,0 +1,164 @@
+"""The arrows between the packages and inside cm3leon; and that importing costs little."""
+
+import ast
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("cm3leon", "benchmarks", "baselines", "reports")
+ARROWS = {  # package -> what it may import besides itself
+    "cm3leon": set(),
+    "baselines": {"cm3leon", "reports"},
+    "benchmarks": {"cm3leon", "baselines", "reports"},
+    "reports": set(),  # it reads JSON
+}
+LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
+    {"errors", "files", "seeds", "config"},
+    # export is one with scenes: scenes.export_coco is the door to it
+    {"sequence", "text", "vq", "transformer", "sprites", "language", "scenes", "pictures", "export"},
+    {"objective", "decode", "vq_loss", "checkpoint", "coco"},
+    {"generate", "data"},
+    {"train", "pipeline"},
+    {"cli"},
+]
+LIGHT = {"errors", "files", "config"}  # need nothing but the standard library
+LATE = {"torch", "torchvision", "pandas", "matplotlib", "transformers", "cleanfid", "scipy"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, late: bool = True) -> set[str]:
+    """Dotted names of the modules a file imports; without `late` those at its top only."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    tops = [node for node in body if not _typing_only(node)]
+    nodes = [inner for node in tops for inner in (ast.walk(node) if late else [node])]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:  # `from cm3leon import seeds` imports a module
+                inner = ROOT.joinpath(*node.module.split("."), f"{alias.name}.py")
+                found.add(f"{node.module}.{alias.name}" if inner.exists() else node.module)
+    return found
+
+
+def _typing_only(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
+
+
+def layer(module: str) -> int:
+    return next(k for k, group in enumerate(LAYERS) if module in group)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_arrows_between_packages(package):
+    assert sources(package)
+    for path in sources(package):
+        others = {name.split(".")[0] for name in imports(path)} & set(OURS) - {package}
+        assert others <= ARROWS[package], f"{path} imports {others - ARROWS[package]}"
+
+
+def test_metrics_know_nothing_of_the_harness():
+    """The numbers can be used alone: no systems, no prompts, no baselines."""
+    for path in sources("benchmarks/metrics"):
+        for name in imports(path):
+            assert not name.startswith(("benchmarks.harness", "baselines", "reports")), path
+
+
+def test_every_module_has_a_layer():
+    files = {path.stem for path in sources("cm3leon")} - {"__init__"}
+    assert files == set().union(*LAYERS) and sum(map(len, LAYERS)) == len(files)
+
+
+@pytest.mark.parametrize("module", sorted(set().union(*LAYERS)))
+def test_layers_inside_cm3leon(module):
+    for name in imports(ROOT / "cm3leon" / f"{module}.py"):
+        if name.startswith("cm3leon."):
+            other = name.split(".")[1]
+            assert layer(other) <= layer(module), f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    names = {path.stem: path for path in sources("cm3leon")}
+    graph = {
+        name: {found.split(".")[1] for found in imports(path, late=False) if "cm3leon." in found}
+        for name, path in names.items()
+    }
+    while graph:
+        leaves = {name for name, needed in graph.items() if not needed & graph.keys()}
+        assert leaves, f"a circle in {sorted(graph)}"
+        graph = {name: needed for name, needed in graph.items() if name not in leaves}
+
+
+def test_light_modules_need_the_standard_library_only():
+    for module in LIGHT:
+        for name in imports(ROOT / "cm3leon" / f"{module}.py"):
+            top = name.split(".")[0]
+            assert top in sys.stdlib_module_names or name.split(".")[1] in LIGHT, (module, name)
+    assert not imports(ROOT / "cm3leon" / "__init__.py")
+
+
+@pytest.mark.parametrize("package", ["reports", "benchmarks/harness"])
+def test_what_every_command_imports_is_light(package):
+    for path in sources(package):
+        heavy = {name.split(".")[0] for name in imports(path, late=False)} & LATE
+        assert not heavy, f"{path} imports {heavy} at its top"
+    for path in sources("reports"):
+        assert "torch" not in {name.split(".")[0] for name in imports(path)}
+
+
+def child(code: str) -> tuple[str, float]:
+    """What a fresh Python prints, and the seconds of processor it needed (not those of the clock)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.stdout, spent
+
+
+def test_importing_the_package_costs_nothing():
+    out, spent = child("import sys, cm3leon; print(sorted({'torch', 'numpy'} & set(sys.modules)))")
+    assert out == "[]\n" and spent < 0.3
+
+
+HELP = """
+import runpy, sys
+sys.argv = ["x", "--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("heavy:", sorted({late!r} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("module", ["cm3leon.cli", "baselines.train"])
+def test_help_answers_without_torch(module):
+    out, spent = child(HELP.format(module=module, late=LATE))
+    assert "usage" in out and out.endswith("heavy: []\n")
+    assert spent < 1.5  # a second on a machine with nothing else to do
+
+
+def test_no_test_reaches_a_network():
+    with socket.socket() as one, pytest.raises(RuntimeError, match="tests use no network"):
+        one.connect(("127.0.0.1", 9))
+    with pytest.raises(RuntimeError, match="look-up of 'example.org'"):
+        socket.create_connection(("example.org", 80), timeout=1)
+    left, right = socket.socketpair()  # between processes of this machine: fine
+    with left, right:
+        left.sendall(b"x")
+        assert right.recv(1) == b"x"
