@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3leon import seeds
@@ -26,6 +26,7 @@ def test_golden_seeds():
     assert seeds.uniforms([7], 2).tolist() == [[0.8720734548204873, 0.29536538151378355]]
 
 
+@settings(max_examples=50)
 @given(st.integers(), st.lists(PARTS, max_size=4))
 def test_a_seed_is_63_bits_and_depends_on_its_name_alone(root, path):
     value = seeds.derive(root, *path)
@@ -63,6 +64,7 @@ def test_a_block_has_torch_seeded_and_the_state_comes_back():
         assert torch.equal(torch.rand(4), drawn)
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 20), st.integers(0, 20))
 def test_a_row_depends_on_its_seed_alone(values, count, more):
     rows = seeds.uniforms(values, count)
