@@ -37,6 +37,8 @@ def main(options: Options) -> int:
     """Train the parts asked for, in the order of dependence; returns the exit code."""
     if strange := [part for part in options.parts if part not in PARTS]:
         raise UserError(f"no part {strange[0]!r} to train; there are {', '.join(PARTS)}")
+    if not options.parts:
+        raise UserError(f"no part named to train; there are {', '.join(PARTS)}")
     import torch
 
     from baselines.tokenizers import device_name

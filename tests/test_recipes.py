@@ -149,6 +149,11 @@ def test_an_unknown_part_is_one_line_and_exit_code_2():
     assert done.stderr.count("\n") == 1
 
 
+def test_nothing_to_train_is_no_success():
+    with pytest.raises(UserError, match="no part named to train; there are text, vq"):
+        train.main(train.Options(parts=()))
+
+
 def test_finished_parts_are_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train, "train_part", lambda *_: pytest.fail("it was finished"))
     for name, file in (("text", "tokenizer.json"), ("vq", "config.json")):

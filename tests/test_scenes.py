@@ -25,11 +25,13 @@ GOLDEN = {  # sha256 of the pixels of scenes 0..31; a change here changes every 
     ("coco", "tail", 64): "367bc65af3340335f51d344a9be28a065620462e9aa080e00775314484614bd3",
     ("stock", "bank", 32): "deb0ec49b1c1d90511da24abdd413fe6631bfb32211cca49f80b34862fc5901a",
 }
-GOLDEN_CAPTIONS = ('A cyan triangle with stripes can be seen on the water.',
- 'A picture of a small striped triangle on the water.',
- 'A picture of a striped cyan triangle on the water.',
- 'There is a cyan triangle with stripes on the water.',
- 'A cyan triangle is sitting on the water.')
+GOLDEN_CAPTIONS = (
+    "A cyan triangle with stripes can be seen on the water.",
+    "A picture of a small striped triangle on the water.",
+    "A picture of a striped cyan triangle on the water.",
+    "There is a cyan triangle with stripes on the water.",
+    "A cyan triangle is sitting on the water.",
+)
 
 
 def pixels_digest(dialect: str, split: str, size: int) -> str:
@@ -187,7 +189,7 @@ def test_six_hundred_pictures_a_second():
     scene("stock", "train", 0).image
     start = time.process_time()
     for index in range(400):
-        scene("stock", "train", index).image  # noqa: B018
+        assert scene("stock", "train", index).image.any()
     assert 400 / (time.process_time() - start) >= 600
 
 
