@@ -124,7 +124,7 @@ def test_no_prompts_give_no_pictures(system):
 
 def test_config_is_json_and_names_what_moves_the_drawing(system):
     config = json.loads(json.dumps(system.config))
-    assert config["decode"]["guidance"] == 3.0
+    assert config["decode"]["guidance"] == DecodeConfig().guidance
     assert (config["model"], config["size"], config["dtype"]) == ("scenes-s", 32, "float32")
 
 
