@@ -35,6 +35,8 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
         steps=steps,
         batch=batch,
         rate=rate,
+        optimizer="muon",
+        matrix_ratio=3.0,
         warmup=min(300, steps // 10),
         final=0.05,
         save_every=250,
@@ -46,9 +48,9 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
 def cpu_recipe(name: str) -> Recipe:
     """Under 90 minutes on two cores (`scenes-m` is beyond them)."""
     if name == "scenes-xs":
-        return Recipe(MODELS[name](), _schedule(5500, 16, 3e-3), pictures=40_960)
+        return Recipe(MODELS[name](), _schedule(5500, 16, 3e-3), pictures=65_536)
     if name == "scenes-s":
-        return Recipe(MODELS[name](), _schedule(5500, 16, 1.5e-3), pictures=40_960)
+        return Recipe(MODELS[name](), _schedule(5500, 16, 1.5e-3), pictures=65_536)
     raise UserError(f"no CPU recipe for {name!r}; there is one for scenes-xs and scenes-s")
 
 

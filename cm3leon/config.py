@@ -24,7 +24,7 @@ class VocabularyConfig:
     """Sizes of the one id space (FACTS 0.1): text | image codes | sentinels | specials | filler."""
 
     text_size: int = 512
-    image_size: int = 512
+    image_size: int = 1024
     sentinels: int = 16
     multiple: int = 64  # the whole is padded up to a multiple of this
 
@@ -200,6 +200,9 @@ class VQConfig:
     codebook_size: int = 512
     code_dim: int = 64
     quantiser: str = "nearest"  # "nearest" (VQModel) or "gumbel" (GumbelVQ: argmax of a 1x1 conv)
+    # What a code may depend on: "picture" (taming's encoder, all of it) or "cell" (its own stride x
+    # stride pixels: codes that repeat exactly, which is what a small language model can learn).
+    reach: str = "picture"
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -225,6 +228,12 @@ class VQConfig:
             "be 'nearest' or 'gumbel'",
             self.quantiser,
         )
+        check(
+            self.reach in ("picture", "cell"),
+            "vq.reach",
+            "be 'picture' or 'cell'",
+            self.reach,
+        )
 
     @property
     def stride(self) -> int:
@@ -249,6 +258,8 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)  # A9
     weight_decay: float = 0.1
     clip: float = 1.0  # L2 norm of the whole gradient
+    optimizer: str = "adamw"  # or "muon": orthogonalised momentum for the matrices of the blocks
+    matrix_ratio: float = 2.0  # muon's rate for them, as a multiple of `rate`
     precision: str = "auto"  # "auto": bf16 where the device has it; "float32"; "bfloat16"
     seed: int = 0
     save_every: int = 200  # steps between checkpoints
@@ -272,6 +283,18 @@ class TrainConfig:
         )
         check(self.weight_decay >= 0, "train.weight_decay", "not be negative", self.weight_decay)
         check(self.clip > 0, "train.clip", "be positive", self.clip)
+        check(
+            self.optimizer in ("adamw", "muon"),
+            "train.optimizer",
+            "be 'adamw' or 'muon'",
+            self.optimizer,
+        )
+        check(
+            0 < self.matrix_ratio < math.inf,
+            "train.matrix_ratio",
+            "be positive and finite",
+            self.matrix_ratio,
+        )
         check(
             self.precision in ("auto", "float32", "bfloat16"),
             "train.precision",

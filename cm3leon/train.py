@@ -25,6 +25,7 @@ from torch import nn
 from cm3leon.checkpoint import load_state, save_state
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.errors import UserError
+from cm3leon.optimizer import make_optimizer
 
 Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
 LOG = "log.jsonl"
@@ -129,24 +130,6 @@ def precision(config: TrainConfig, device: torch.device | str) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-
-
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (A9); weight decay on matrices and kernels, not on positions or 1-d parameters."""
-    decayed, free = [], []
-    for name, parameter in module.named_parameters():
-        plain = parameter.ndim < 2 or "position" in name
-        (free if plain else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.rate,
-        betas=config.betas,
-        fused=True,
-    )
 
 
 def _update(module, optimizer, loss: Loss, batch, step: int, config: TrainConfig, cast) -> dict:

@@ -135,6 +135,42 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
+class CellNorm(nn.Module):
+    """LayerNorm over the channels of each position alone; [B,C,H,W] -> [B,C,H,W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-6).movedim(-1, 1)
+
+
+class CellBlock(nn.Module):
+    """A normalised two-layer perceptron at each position, beside a shortcut."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = CellNorm()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(self.norm(x))))
+
+
+class CellEncoder(nn.Module):
+    """Pictures [B,3,H,W] in [-1,1] -> [B,z,H/stride,W/stride], each cell of stride x stride pixels
+    read alone: the same pixels have the same code wherever and beside whatever they stand.
+    """
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        width = config.channels * config.multipliers[-1] * 4
+        self.conv_in = nn.Conv2d(3, width, config.stride, stride=config.stride)
+        self.blocks = nn.Sequential(*(CellBlock(width) for _ in range(2 * config.blocks)))
+        self.norm_out = CellNorm()
+        self.conv_out = nn.Conv2d(width, config.z_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(self.blocks(self.conv_in(x)))))
+
+
 class Decoder(nn.Module):
     """Maps [B,z,h,w] -> pictures [B,3,h*stride,w*stride], about in [-1,1]."""
 
@@ -257,7 +293,8 @@ class VQ(nn.Module):
         super().__init__()
         quantiser = {"nearest": NearestCodes, "gumbel": GumbelCodes}[config.quantiser]
         self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        reader = {"picture": Encoder, "cell": CellEncoder}[config.reach]
+        self.encoder, self.decoder = reader(config), Decoder(config)
         self.quantize = quantiser(config)
         self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)

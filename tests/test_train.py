@@ -19,7 +19,8 @@ from torch import nn
 from cm3leon import checkpoint, seeds
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.train import learning_rate, make_optimizer, precision, steps_for_tokens, train
+from cm3leon.optimizer import make_optimizer
+from cm3leon.train import learning_rate, precision, steps_for_tokens, train
 
 CONFIG = TrainConfig(
     steps=24, batch=8, warmup=6, save_every=5, eval_every=8, log_every=4, precision="float32"

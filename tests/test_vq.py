@@ -34,6 +34,7 @@ SHAPES = {
     "gumbel": replace(PLAIN, attention=(16,), quantiser="gumbel"),
     "one level": replace(PLAIN, multipliers=(2,), resolution=4),
     "deep": replace(PLAIN, multipliers=(1, 1, 2, 2), blocks=2, channels=4),
+    "cell": replace(PLAIN, reach="cell"),
     "odd widths": replace(PLAIN, channels=12, multipliers=(1, 3)),
 }
 F8 = VQConfig(256, 128, (1, 1, 2, 4), 2, (32,), 256, 8192, 256, "gumbel")  # vqgan_gumbel_f8
