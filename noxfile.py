@@ -74,6 +74,13 @@ def frechet_speed(session: nox.Session) -> None:
 
 
 @nox.session
+def codes(session: nox.Session) -> None:
+    """What the image tokenizer's codes tell and lose: entropies, and objects read back right."""
+    install(session, "bench,report")
+    session.run("python", "-m", "benchmarks.codes", *session.posargs, env=quiet())
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")

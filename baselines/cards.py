@@ -183,7 +183,8 @@ def vq_card(folder: Path, about: dict) -> str:
     held = [record for record in read_log(folder) if "held_out_psnr" in record]
     facts = {
         "shape": settings(about["config"]),
-        "data": "pictures of `stock`, `train`; of two neighbours the one with more objects",
+        "data": "pictures of `stock`, `train`; of two neighbours the one with more objects, and "
+        "every third one with a tail entity where 24 neighbours hold one",
         "loss": settings(extra["loss"]),
         "training": settings(extra["recipe"]),
         "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
@@ -199,8 +200,9 @@ def vq_card(folder: Path, about: dict) -> str:
     return "\n\n".join(
         [
             "# Image tokenizer of the embedded world\n\n"
-            "A convolutional VQGAN of stride 8 in taming-transformers' layout: "
-            "64 x 64 pixels, 8 x 8 codes.",
+            "Stride 8: 64 x 64 pixels, 8 x 8 codes. The decoder has taming-transformers' layout; "
+            "the encoder reads each cell alone, so that the same pixels have the same code "
+            "everywhere.",
             facts_table(facts),
             "The first 12 pictures of `stock`, `val`:\n\n![samples](samples.png)",
             "Retrain: `nox -s train_baselines -- --parts vq --fresh`\n",

@@ -129,11 +129,24 @@ def test_first_weights_are_seeded_and_leave_torch_alone():
 
 
 def test_of_two_neighbours_the_fuller_picture_is_shown(asked):
-    image = tokenizers.crowded(7)
+    image = tokenizers.telling(7)
     assert asked == [("stock", "train", 14), ("stock", "train", 15)]
     pair = [tokenizers.scene("stock", "train", index) for index in (14, 15)]
     fullest = max(len(one.plan.things) for one in pair)
     assert any((one.image == image).all() for one in pair if len(one.plan.things) == fullest)
+
+
+def test_every_third_picture_shows_an_entity_where_one_is_near(asked):
+    near = 0
+    for index in range(0, 30, 3):
+        asked.clear()
+        image = tokenizers.telling(index)
+        around = [tokenizers.scene("stock", "train", 24 * index + k) for k in range(24)]
+        named = [one for one in around if any(thing[4] for thing in one.plan.things)]
+        near += bool(named)
+        if named:
+            assert (image == named[0].image).all()
+    assert 3 <= near <= 9  # an entity stands in 4 % of the pictures: 0.62 of such windows
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

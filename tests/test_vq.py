@@ -95,6 +95,19 @@ def test_a_batch_cannot_be_seen(vq):
     assert difference.max() <= 1  # of 255: rounding
 
 
+@pytest.mark.parametrize(("reach", "far"), [("cell", False), ("picture", True)])
+def test_what_a_code_depends_on(reach, far):
+    """With reach "cell" nothing but the cell's own pixels; moving them moves the code."""
+    vq = made(replace(PLAIN, reach=reach))
+    images = pictures(1, 16).repeat(3, 0)
+    images[1, 2:] = pictures(1, 16)[0, :14, :, ::-1]  # the first row of cells stays
+    images[2] = np.roll(images[0], (2, 4), (0, 1))  # by one row and two columns of cells
+    one, other, moved = (vq.latents(to_unit(image[None]))[0] for image in images)
+    assert (not torch.allclose(one[:, 0], other[:, 0], atol=1e-5)) == far
+    back = moved.roll((-1, -2), (1, 2))
+    assert (not torch.allclose(one, back, atol=1e-5)) == far
+
+
 def test_nothing_goes_in_and_nothing_comes_out(vq):
     side, count = vq.config.resolution, vq.config.grid**2
     codes = vq.encode(np.zeros((0, side, side, 3), np.uint8))
