@@ -25,8 +25,8 @@ def main() -> int:
         raise UserError(f"no checkpoint under {home}; run nox -s train_baselines")
     for folder in folders:
         about = read_about(folder)
-        card = {"transformer": transformer_card, "vq": vq_card, "features": features_card}
-        write_atomic(folder / "README.md", card[about["kind"]](folder, about))
+        card = CARDS[about["kind"]]
+        write_atomic(folder / "README.md", card(folder, about))
         print(folder / "README.md", file=sys.stderr)
     return 0
 
@@ -234,6 +234,44 @@ def features_card(folder: Path, about: dict) -> str:
             "Retrain: `nox -s train_baselines -- --parts features --fresh`\n",
         ]
     )
+
+
+def clip_card(folder: Path, about: dict) -> str:
+    """Card of the CLIP."""
+    extra = about["extra"]
+    log = read_log(folder)
+    facts = {
+        "shape": settings(about["config"]),
+        "data": "pictures of `stock`, `train`, each with one of its five captions",
+        "training": settings(extra["recipe"]),
+        "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
+        "sha256 of the weights": f"`{about['sha256']}`",
+        "licence": LICENCE,
+    }
+    for way, name in (("text_to_image", "text to picture"), ("image_to_text", "picture to text")):
+        values = (
+            [log[-1].get(f"held_out_{way}_recall_at_{k}") for k in (1, 5, 10)] if log else [None]
+        )
+        if None not in values:
+            shown = " / ".join(f"{value:.3f}" for value in values)
+            facts[f"recall@1/5/10, {name} (500 of `stock`, `val`)"] = shown
+    return "\n\n".join(
+        [
+            "# CLIP of the embedded world\n\n"
+            "Two towers built with open_clip. Several pictures often fit one caption, which bounds "
+            "recall.",
+            facts_table(facts),
+            "Retrain: `nox -s train_baselines -- --parts clip --fresh`\n",
+        ]
+    )
+
+
+CARDS = {
+    "transformer": transformer_card,
+    "vq": vq_card,
+    "features": features_card,
+    "clip": clip_card,
+}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Retrain everything shipped under `baselines/scenes/`: nox -s train_baselines
 
-Order: text tokenizer, image tokenizer, feature network, token caches, then each transformer. Every
-part is skipped when its folder is finished and continues where it stopped when it was killed. Cost
-on two cores without bf16 units, beside other work: image tokenizer 25 minutes, features 36,
-scenes-xs 23 (one thread each), scenes-s 54.
+Order: text tokenizer, image tokenizer, feature network, CLIP, token caches, then each transformer.
+Every part is skipped when its folder is finished and continues where it stopped when it was killed.
+The cards under `scenes/` name each part's cost.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
 HELD_OUT = 256  # pictures of `stock`, `val` behind the held-out loss
-PARTS = ("text", "vq", "features", "scenes-xs", "scenes-s", "scenes-m")
+PARTS = ("text", "vq", "features", "clip", "scenes-xs", "scenes-s", "scenes-m")
+ENCODERS = PARTS[:4]
 
 
 @dataclass
 class Options:
     """What to retrain, and how."""
 
-    parts: tuple[str, ...] = PARTS[:-1]  # any of text vq features scenes-xs scenes-s scenes-m
+    parts: tuple[str, ...] = PARTS[:-1]  # any of text vq features clip scenes-xs scenes-s scenes-m
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones
     runs: Path = Path(".runs")  # states, logs and token caches
@@ -61,16 +61,19 @@ def main(options: Options) -> int:
 
 def train_part(part: str, out: Path, options: Options, device: str) -> None:
     """Train one part into its folder."""
+    from baselines.clip import train_clip
     from baselines.features import train_features
     from baselines.tokenizers import train_text, train_vq
 
-    run = options.runs / (part if part in PARTS[:3] else f"{part}-{options.form}")
+    run = options.runs / (part if part in ENCODERS else f"{part}-{options.form}")
     if part == "text":
         train_text(out / part)
     elif part == "vq":
         train_vq(run, out / part, device)
     elif part == "features":
         train_features(run, out / part, device)
+    elif part == "clip":
+        train_clip(run, out, device)
     else:
         train_transformer(RECIPES[options.form](part), out, options.runs, run, device)
 

@@ -157,6 +157,50 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class RetrievalConfig:
+    """Which documents stand before a query (section 2.1; A22-A28)."""
+
+    documents: int = 2  # in the context, 0 to 4
+    by: str = "both"  # lists: of the query's "text", of its "image", or "both"
+    each: int = 2  # documents of each list where there are two
+    threshold: float = 0.9  # highest score against the query and against those chosen (A24)
+    order: str = "ranked"  # "ranked", best first, or "shuffled", drawn from the lists (A22)
+    modality: str = "both"  # of a document: "both", its "text" alone or its "image" alone
+    query_dropout: float = 0.2  # of the query's CLIP text tokens, in training (A26)
+
+    def __post_init__(self):
+        check(0 <= self.documents <= 4, "retrieval.documents", "lie in 0..4", self.documents)
+        for name in ("by", "modality"):
+            value = getattr(self, name)
+            check(
+                value in ("text", "image", "both"),
+                f"retrieval.{name}",
+                "be 'text', 'image' or 'both'",
+                value,
+            )
+        check(1 <= self.each <= 4, "retrieval.each", "lie in 1..4", self.each)
+        check(
+            self.by != "both" or self.documents <= 2 * self.each,
+            "retrieval.documents",
+            f"be at most two lists of retrieval.each ({self.each})",
+            self.documents,
+        )
+        check(-1 <= self.threshold < math.inf, "retrieval.threshold", "be >= -1", self.threshold)
+        check(
+            self.order in ("ranked", "shuffled"),
+            "retrieval.order",
+            "be 'ranked' or 'shuffled'",
+            self.order,
+        )
+        check(
+            0 <= self.query_dropout < 1,
+            "retrieval.query_dropout",
+            "lie in [0, 1)",
+            self.query_dropout,
+        )
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     """How image tokens are drawn; order: guide, restrict, temperature, top-p, draw (A34).
 

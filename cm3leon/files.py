@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cm3leon.errors import UserError
 
@@ -16,14 +18,23 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
 
     Parent folders are made. Raises UserError (full disk, no permission) and leaves nothing behind.
     """
-    path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
-    temporary = None
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write into that becomes `path` when the `with` block ends without an error.
+
+    For what is too large to hold as bytes; otherwise as `write_atomic`.
+    """
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -38,7 +49,6 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         raise UserError(
             f"cannot write {path}: {reason}; free space or choose another folder"
         ) from None
-    return path
 
 
 def sha256_bytes(data: bytes) -> str:

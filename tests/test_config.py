@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cm3leon.clip import ClipConfig
 from cm3leon.config import (
     MODELS,
     PAPER_VOCABULARY,
     DecodeConfig,
     ModelConfig,
     ObjectiveConfig,
+    RetrievalConfig,
     TrainConfig,
     VocabularyConfig,
     VQConfig,
@@ -32,6 +34,8 @@ GOOD = {
     "vq": VQConfig(),
     "train": TrainConfig(),
     "vq_loss": VQLossConfig(),
+    "retrieval": RetrievalConfig(),
+    "clip": ClipConfig(),
 }
 BAD = [  # section, field, values it refuses
     ("vocabulary", "text_size", [0, -1]),
@@ -51,6 +55,21 @@ BAD = [  # section, field, values it refuses
     ("objective", "spans", ["word", ""]),
     ("objective", "sentinel_weight", [-1, NAN, INF]),
     ("objective", "document_weight", [-1, NAN, INF]),
+    ("retrieval", "documents", [-1, 5]),
+    ("retrieval", "by", ["sound"]),
+    ("retrieval", "each", [0, 5]),
+    ("retrieval", "threshold", [-1.1, NAN, INF]),
+    ("retrieval", "order", ["sorted"]),
+    ("retrieval", "modality", ["video"]),
+    ("retrieval", "query_dropout", [-0.1, 1.0, NAN]),
+    ("clip", "width", [0, 7]),
+    ("clip", "heads", [0]),
+    ("clip", "image_layers", [0]),
+    ("clip", "text_layers", [0]),
+    ("clip", "image_size", [0, 60]),
+    ("clip", "patch", [0]),
+    ("clip", "text_size", [0]),
+    ("clip", "context", [0, 1]),
     ("decode", "guidance", [NAN, INF, -INF]),
     ("decode", "temperature", [0, -1.0, NAN, INF]),
     ("decode", "top_p", [0, 1.1, -0.5, NAN]),

@@ -61,7 +61,7 @@ def test_the_tokenizers_fit_the_models():
         assert vocabulary.image_size == tokenizers.VQ_SHAPE.codebook_size
         assert vocabulary.text_size == tokenizers.TEXT_SIZE
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
-    assert set(train.PARTS) == {"text", "vq", "features", "scenes-xs", "scenes-s", "scenes-m"}
+    assert set(train.PARTS) == set(train.ENCODERS) | {"scenes-xs", "scenes-s", "scenes-m"}
 
 
 @pytest.fixture

@@ -1,0 +1,274 @@
+"""CLIP over open_clip: texts and pictures -> unit vectors of one space (section 2.1).
+
+Retrieval, re-ranking and CLIP score share it. Models: our own for the embedded world, trained by
+our recipe; any open_clip model whose weights are on this machine. Nothing is ever downloaded.
+
+Axes: N texts or pictures, L text tokens, D width of the shared space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cm3leon.checkpoint import load, load_into, module_digest, read_about
+from cm3leon.config import check, from_dict
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder
+from cm3leon.text import TextTokenizer
+from cm3leon.vq import to_unit
+
+BATCH = 256
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """A two-tower CLIP for the embedded world: captions and pictures -> `width` numbers."""
+
+    width: int = 128  # of the shared space and of both towers
+    heads: int = 4
+    image_layers: int = 4
+    text_layers: int = 3
+    image_size: int = 64  # pixels a side
+    patch: int = 8
+    text_size: int = 512  # ids of the text tokenizer; start and end of text are added
+    context: int = 48  # text tokens, start and end included
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check(value >= 1, f"clip.{field.name}", "be at least 1", value)
+        check(self.context >= 2, "clip.context", "have room for start and end", self.context)
+        check(
+            self.width % self.heads == 0,
+            "clip.width",
+            f"be a multiple of clip.heads ({self.heads})",
+            self.width,
+        )
+        check(
+            self.image_size % self.patch == 0,
+            "clip.image_size",
+            f"be a multiple of clip.patch ({self.patch})",
+            self.image_size,
+        )
+
+
+def make_clip(config: ClipConfig) -> nn.Module:
+    """open_clip's two-tower network of this configuration, with torch's own first weights."""
+    from open_clip.model import CLIP
+
+    vision = {
+        "layers": config.image_layers,
+        "width": config.width,
+        "head_width": config.width // config.heads,
+        "patch_size": config.patch,
+        "image_size": config.image_size,
+    }
+    text = {
+        "context_length": config.context,
+        "vocab_size": config.text_size + 2,
+        "width": config.width,
+        "heads": config.heads,
+        "layers": config.text_layers,
+    }
+    return CLIP(config.width, vision, text)
+
+
+class Words:
+    """Tokens of our own CLIP: start, the ids of our text tokenizer, end; cut keeping the end."""
+
+    def __init__(self, tokenizer: TextTokenizer, context: int):
+        self.tokenizer, self.context = tokenizer, context
+        # The end has the highest id: CLIP reads a text's vector at the arg-max of its ids.
+        self.start, self.end = tokenizer.size, tokenizer.size + 1
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """int64 [N, L], padded with 0 behind the end."""
+        ids_NL = torch.zeros(len(texts), self.context, dtype=torch.int64)
+        for row, ids in enumerate(self.tokenizer.encode_batch(list(texts))):
+            kept = [self.start, *ids[: self.context - 2], self.end]
+            ids_NL[row, : len(kept)] = torch.tensor(kept)
+        return ids_NL
+
+
+class Clip:
+    """A frozen CLIP: `texts` and `images` give float32 [N, D] of length 1.
+
+    `sha256` names the weights in memory; a memory bank remembers it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        words: Callable[[list[str]], Tensor],
+        pixels: Callable[[np.ndarray], Tensor],
+        name: str,
+    ):
+        self.model, self.words, self.pixels, self.name = model.eval(), words, pixels, name
+        self.sha256 = module_digest(model)
+        with torch.inference_mode():
+            self.width = model.encode_text(words(["a"]).to(self.device)).shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def texts(
+        self,
+        texts: Sequence[str],
+        *,
+        dropout: float = 0.0,
+        generator: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Vectors of texts; longer ones are cut, their end token kept.
+
+        `dropout`: share of the tokens between start and end that is left out, by draws of
+        `generator` (query dropout, A26). Raises UserError for dropout without a generator.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"texts must be a sequence of strings, got one string: {texts[:40]!r}")
+        if dropout and generator is None:
+            raise UserError("query dropout needs a generator")
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            ids_NL = self.words(list(texts[start : start + BATCH]))
+            if dropout:
+                ids_NL = drop_tokens(ids_NL, dropout, generator)
+            parts.append(self._unit(self.model.encode_text(ids_NL.to(self.device))))
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Vectors of pictures uint8 [H,W,3], of one size or of many."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            pixels = [self.pixels(image) for image in images[start : start + BATCH]]
+            parts.append(self._unit(self.model.encode_image(torch.stack(pixels).to(self.device))))
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    @staticmethod
+    def _unit(vectors_ND: Tensor) -> np.ndarray:
+        return nn.functional.normalize(vectors_ND.float(), dim=-1).cpu().numpy()
+
+
+def drop_tokens(ids_NL: Tensor, share: float, generator: np.random.Generator) -> Tensor:
+    """Leave out each token between start and end with probability `share`, closing the gaps.
+
+    The end is a row's arg-max, as in CLIP; what follows it is padding and becomes 0.
+    """
+    check(0 <= share < 1, "query dropout", "lie in [0, 1)", share)
+    ids = ids_NL.numpy()
+    end_N1 = ids.argmax(1)[:, None]
+    position_L = np.arange(ids.shape[1])
+    inner_NL = (position_L > 0) & (position_L < end_N1)
+    drawn_NL = generator.random(ids.shape)  # a row's draws hang on its place alone
+    kept_NL = (position_L <= end_N1) & ~(inner_NL & (drawn_NL < share))
+    order_NL = np.argsort(~kept_NL, axis=1, kind="stable")
+    moved_NL = np.take_along_axis(np.where(kept_NL, ids, 0), order_NL, 1)
+    return torch.from_numpy(moved_NL)
+
+
+def load_clip(name: str | Path = "scenes") -> Clip:
+    """A CLIP by name.
+
+    "scenes": the shipped one of the embedded world; a folder of ours: that one; "local-dir:FOLDER":
+    open_clip's own form, with configuration, preprocessing and weights in a folder;
+    "ARCHITECTURE:FILE": an architecture of open_clip with OpenAI's preprocessing and a file of
+    weights. Raises UserError when the weights are not here, do not fit, or would need another
+    preprocessing.
+    """
+    text = str(name)
+    if text == "scenes":
+        return _ours(baselines_folder() / "scenes" / "clip", text)
+    if text.startswith(LOCAL):
+        return _local(text)
+    if Path(text).is_dir():
+        return _ours(Path(text), text)
+    architecture, _, file = text.partition(":")
+    return _architecture(architecture, file)
+
+
+def _ours(folder: Path, name: str) -> Clip:
+    about = read_about(folder)
+    values, tensors, _ = load(folder, "clip")
+    config = from_dict(ClipConfig, values)
+    tokenizer = TextTokenizer.load(folder.parent / "text")
+    wanted = about["extra"].get("text_sha256")
+    if tokenizer.digest != wanted or tokenizer.size != config.text_size:
+        raise UserError(
+            f"{folder} was trained with text tokenizer {str(wanted)[:12]}, beside it lies "
+            f"{tokenizer.digest[:12]}; put those of one training together"
+        )
+    model = make_clip(config)
+    load_into(model, tensors)
+    side = config.image_size
+
+    def pixels(image: np.ndarray) -> Tensor:
+        if image.shape[:2] != (side, side):
+            raise UserError(
+                f"the scenes CLIP reads pictures of {side} x {side}, got {image.shape[1]} x "
+                f"{image.shape[0]}; resize them"
+            )
+        return to_unit(image[None])[0]
+
+    return Clip(model, Words(tokenizer, config.context), pixels, name)
+
+
+def _local(name: str) -> Clip:
+    import open_clip
+
+    with _one_line(name):
+        model, transform = open_clip.create_model_from_pretrained(name)
+        return Clip(model, open_clip.get_tokenizer(name), _of_array(transform), name)
+
+
+def _architecture(architecture: str, file: str) -> Clip:
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        raise UserError(
+            f"no CLIP {architecture!r}: name 'scenes', a folder, {LOCAL}FOLDER or "
+            "ARCHITECTURE:FILE with an architecture of open_clip.list_models()"
+        )
+    if not file or not Path(file).is_file():
+        raise UserError(
+            f"no weights for {architecture} at {file or 'any path'}; nothing is downloaded: fetch "
+            f"them yourself and give {architecture}:FILE"
+        )
+    if open_clip.get_model_config(architecture).get("init_logit_bias") is not None:
+        raise UserError(
+            f"{architecture} has a preprocessing of its own; give {LOCAL}FOLDER with its "
+            "open_clip_config.json"
+        )
+    with _one_line(f"{architecture}:{file}"):
+        model, transform = open_clip.create_model_from_pretrained(architecture, pretrained=file)
+        words = open_clip.get_tokenizer(architecture)
+        return Clip(model, words, _of_array(transform), f"{architecture}:{file}")
+
+
+def _of_array(transform: Callable) -> Callable[[np.ndarray], Tensor]:
+    """open_clip's transform of PIL pictures for arrays."""
+    from PIL import Image
+
+    return lambda image: transform(Image.fromarray(image))
+
+
+@contextlib.contextmanager
+def _one_line(name: str):
+    """The errors of a library that loads files, as one line each."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # open_clip raises many kinds for files that do not fit
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load CLIP {name}: {reason}; name other weights") from None

@@ -1,0 +1,194 @@
+"""CLIP: tokens, query dropout, unit vectors, batches, and every way of naming weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cm3leon import seeds
+from cm3leon.checkpoint import save
+from cm3leon.clip import Clip, ClipConfig, Words, drop_tokens, load_clip, make_clip
+from cm3leon.errors import UserError
+from cm3leon.text import TextTokenizer
+
+TINY = ClipConfig(
+    width=16, heads=2, image_layers=1, text_layers=1, image_size=16, patch=8, text_size=300,
+    context=12,
+)  # fmt: skip
+TEXTS = ["a red star", "two blue hearts on the sand", "", "snow " * 40]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    made = TextTokenizer.train([f"a red star {k} on the blue sand" for k in range(300)] * 2, 300)
+    assert made.size == 300
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    """A scenes CLIP with random weights, as the recipe leaves it."""
+    home = tmp_path_factory.mktemp("weights")
+    tokenizer.save(home / "text")
+    with seeds.torch_default(0, "clip"):
+        model = make_clip(TINY)
+    save(home / "clip", "clip", TINY, model.state_dict(), {"text_sha256": tokenizer.digest})
+    return home / "clip"
+
+
+@pytest.fixture(scope="module")
+def clip(folder) -> Clip:
+    return load_clip(folder)
+
+
+def pictures(count: int, side: int = 16) -> np.ndarray:
+    return seeds.generator(0, "pictures").integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def test_unit_vectors_whatever_the_batch(clip, monkeypatch):
+    texts, images = clip.texts(TEXTS), clip.images(pictures(5))
+    for vectors, count in ((texts, 4), (images, 5)):
+        assert vectors.shape == (count, clip.width) == (count, 16) and vectors.dtype == np.float32
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    monkeypatch.setattr("cm3leon.clip.BATCH", 2)
+    assert clip.texts(TEXTS) == pytest.approx(texts, abs=1e-5)
+    assert clip.images(pictures(5)) == pytest.approx(images, abs=1e-5)
+    assert clip.texts([]).shape == clip.images([]).shape == (0, 16)
+
+
+def test_open_clip_says_the_same(clip):
+    """The oracle: open_clip's own forward pass, normalised there."""
+    images = pictures(3)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        image, text, _ = clip.model(x, clip.words(TEXTS))
+    assert clip.images(images) == pytest.approx(image.numpy(), abs=1e-5)
+    assert clip.texts(TEXTS) == pytest.approx(text.numpy(), abs=1e-5)
+
+
+def test_long_texts_keep_their_end(tokenizer):
+    words = Words(tokenizer, 12)
+    ids = words(TEXTS)
+    assert ids.shape == (4, 12) and (ids[:, 0] == words.start).all()
+    assert ((ids == words.end).sum(1) == 1).all()
+    assert ids[3, -1] == words.end and ids[2].tolist() == [words.start, words.end] + [0] * 10
+    assert (ids.argmax(1) == (ids == words.end).int().argmax(1)).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 9), st.lists(st.text("abcd ", max_size=30), min_size=1, max_size=6))
+def test_dropout_drops_and_closes_the_gaps(tokenizer, seed, texts):
+    words = Words(tokenizer, 24)
+    ids = words(texts)
+    assert torch.equal(drop_tokens(ids, 0.0, seeds.generator(seed)), ids)
+    dropped = drop_tokens(ids, 0.5, seeds.generator(seed))
+    assert torch.equal(dropped, drop_tokens(ids, 0.5, seeds.generator(seed)))
+    for before, after in zip(ids.tolist(), dropped.tolist(), strict=True):
+        end = after.index(words.end)
+        assert after[0] == words.start and not any(after[end + 1 :])
+        inner, rest = after[1:end], iter(before[1 : before.index(words.end)])
+        assert all(token in rest for token in inner)  # what is left is in the old order
+
+
+def test_dropout_has_its_share(tokenizer):
+    words = Words(tokenizer, 48)
+    ids = words(["the blue sand on a red star " * 3] * 400)
+    before = int((ids > 0).sum()) - 800
+    after = int((drop_tokens(ids, 0.2, seeds.generator(1)) > 0).sum()) - 800
+    assert 1 - after / before == pytest.approx(0.2, abs=0.02)
+
+
+def test_dropout_reaches_the_vectors(clip):
+    plain = clip.texts(TEXTS)
+    dropped = clip.texts(TEXTS, dropout=0.5, generator=seeds.generator(0))
+    assert not np.allclose(plain[1], dropped[1], atol=1e-3)
+    assert dropped[2] == pytest.approx(plain[2], abs=1e-5)  # nothing to drop
+    with pytest.raises(UserError, match="needs a generator"):
+        clip.texts(TEXTS, dropout=0.2)
+    with pytest.raises(UserError, match=r"dropout must lie in \[0, 1\), got 1.0"):
+        clip.texts(TEXTS, dropout=1.0, generator=seeds.generator(0))
+
+
+def test_one_string_and_wrong_sizes_are_refused(clip):
+    with pytest.raises(UserError, match="sequence of strings, got one string: 'red'"):
+        clip.texts("red")
+    with pytest.raises(UserError, match="reads pictures of 16 x 16, got 24 x 24"):
+        clip.images(pictures(1, 24))
+
+
+def test_weights_of_another_tokenizer_are_refused(folder, tmp_path):
+    other = TextTokenizer.train(["green grass on green grass"] * 9, 256)
+    other.save(tmp_path / "text")
+    (tmp_path / "clip").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "clip" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"was trained with text tokenizer .* beside it lies"):
+        load_clip(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-model:file", "no CLIP 'no-such-model': name 'scenes', a folder"),
+        ("ViT-B-32", "no weights for ViT-B-32 at any path; nothing is downloaded"),
+        ("ViT-B-32:nowhere.safetensors", "no weights for ViT-B-32 at nowhere.safetensors"),
+        ("local-dir:nowhere", "cannot load CLIP local-dir:nowhere: .*not found"),
+    ],
+)
+def test_names_without_weights(name, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_clip(name)
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit(tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "weights.safetensors"
+    save_file({"token_embedding.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(UserError, match=r"cannot load CLIP ViT-B-32:.*; name other weights"):
+        load_clip(f"ViT-B-32:{file}")
+    with pytest.raises(UserError, match="ViT-B-16-SigLIP has a preprocessing of its own"):
+        load_clip(f"ViT-B-16-SigLIP:{file}")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A folder in open_clip's own form: OpenAI's tokenizer, a small network, random weights."""
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("local")
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
+    text = {"width": 16, "heads": 2, "layers": 1}
+    with seeds.torch_default(0, "local"):
+        model = CLIP(8, vision, text)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    config = {
+        "model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder, model.eval()
+
+
+def test_a_folder_in_open_clips_form(local):
+    folder, model = local
+    clip = load_clip(f"local-dir:{folder}")
+    image = pictures(1, 32)[0]
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    x = ((torch.from_numpy(image).float() / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model.encode_image(x), dim=-1)
+    assert clip.images([image]) == pytest.approx(expected.numpy(), abs=1e-5)
+    many = [image, pictures(1, 50)[0], pictures(1, 64)[0][:40]]  # any size, resized and cropped
+    assert clip.images(many).shape == (3, 8) == (3, clip.width)
+    long = clip.words(["word " * 200])
+    assert int(long[0, -1]) == int(long.max())  # cut, the end token kept
+    assert np.linalg.norm(clip.texts(["", "word " * 200]), axis=1) == pytest.approx(1)
