@@ -104,19 +104,21 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, run: Path, device: 
 
     from baselines.tokenizers import device_name
     from cm3leon import seeds
+    from cm3leon.cache import encode
     from cm3leon.checkpoint import digest, save
-    from cm3leon.data import encode_scenes, pair_batches, pair_held_out, pair_loss
+    from cm3leon.data import pair_batches, pair_held_out, pair_loss
     from cm3leon.files import write_atomic
     from cm3leon.sequence import Vocabulary
+    from cm3leon.sources import Scenes
     from cm3leon.train import train
     from cm3leon.transformer import Transformer
 
     text, vq = load_tokenizers(out)
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
-    seen = encode_scenes(
-        vq, text, "stock", "train", 0, recipe.pictures, runs / f"tokens-{recipe.pictures}"
-    )
-    held = encode_scenes(vq, text, "stock", "val", 0, HELD_OUT, runs / "tokens-val")
+    source = Scenes("stock", "train", 0, recipe.pictures, vq.config.resolution)
+    seen = encode(source, vq, text, runs / f"tokens-{recipe.pictures}")
+    source = Scenes("stock", "val", 0, HELD_OUT, vq.config.resolution)
+    held = encode(source, vq, text, runs / "tokens-val")
     config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.name))
     digests = {"text_sha256": text.digest, "vq_sha256": digest(out / "vq")}

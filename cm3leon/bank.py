@@ -23,6 +23,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_file, write_atomic
 
 if TYPE_CHECKING:
+    from cm3leon.cache import TokenCache
     from cm3leon.clip import Clip
 
 EXACT = 1_000_000  # documents up to which every vector is compared
@@ -79,6 +80,19 @@ class MemoryBank:
             parts.append(document_vectors(texts, images, clip))
         vectors_ND = np.concatenate(parts) if parts else np.empty((0, clip.width), np.float32)
         bank = cls(vectors_ND, ids, clip.sha256, source)
+        if len(bank) > exact:
+            bank.train_index()
+        return bank
+
+    @classmethod
+    def of_cache(cls, cache: TokenCache, *, exact: int = EXACT) -> MemoryBank:
+        """A bank of the documents of a token cache with vectors: row i is document i.
+
+        A document's text is its first caption.
+        """
+        sums_ND = cache.vectors("image_vectors") + cache.vectors("text_vectors")
+        vectors_ND = sums_ND / np.linalg.norm(sums_ND, axis=1, keepdims=True)
+        bank = cls(vectors_ND, cache.ids, cache.about["clip_sha256"], cache.about["source"])
         if len(bank) > exact:
             bank.train_index()
         return bank

@@ -1,6 +1,7 @@
-"""The command line: `cm3leon draw | doctor | export-scenes`. Options are fields of dataclasses.
+"""The command line: `cm3leon draw | encode | index | doctor | export-scenes`.
 
-torch and the rest are imported by the command that needs them, so that `--help` answers at once.
+Options are fields of dataclasses. torch and the rest are imported by the command that needs them,
+so that `--help` answers at once.
 Exit codes: 0 fine, 2 a mistake in the input (one line on stderr), 130 interrupted.
 """
 
@@ -63,6 +64,68 @@ class Draw:
             "config": str(system.config),
         }
         print(write_png(self.out, tile(images_BHW3), about))
+        return 0
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode pictures and captions into tokens and vectors; continues where it was killed.
+
+    A source is a folder of pictures with a .txt beside each, a root of MS-COCO (or root:split), a
+    .tar of webdataset's layout or a folder of them, or scenes:DIALECT/SPLIT:START:COUNT.
+    """
+
+    source: tyro.conf.Positional[str]
+    """what to encode"""
+    out: tyro.conf.Positional[Path]
+    """folder of the token cache; made if it is not there"""
+    clip: str = "scenes"
+    """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
+    tokenizers: Path | None = None
+    """folder with text/ and vq/; left out: those of the shipped baselines"""
+
+    def run(self) -> int:
+        """Encode, then say what was read and what was not."""
+        from cm3leon.cache import encode
+        from cm3leon.clip import load_clip
+        from cm3leon.config import VQConfig
+        from cm3leon.pipeline import load_module
+        from cm3leon.sources import find_source
+        from cm3leon.text import TextTokenizer
+        from cm3leon.vq import VQ
+
+        home = self.tokenizers or baselines_folder() / "scenes"
+        vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
+        text = TextTokenizer.load(home / "text")
+        source = find_source(self.source, vq.config.resolution)
+        clip = None if self.clip == "none" else load_clip(self.clip)
+        cache = encode(source, vq, text, self.out, clip=clip)
+        print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
+        for name, reason in cache.skipped:
+            print(f"not readable: {name}: {reason}", file=sys.stderr)
+        return 0
+
+
+@dataclass(frozen=True)
+class Index:
+    """Make a memory bank of an encoded source: `cm3leon index CACHE BANK`."""
+
+    cache: tyro.conf.Positional[Path]
+    """what `cm3leon encode` made"""
+    out: tyro.conf.Positional[Path]
+    """folder of the bank; made if it is not there"""
+    exact: int = 1_000_000
+    """documents up to which search is exact; above, an inverted file is trained"""
+
+    def run(self) -> int:
+        """Build, save, say how large it is and how well it finds."""
+        from cm3leon.bank import MemoryBank
+        from cm3leon.cache import TokenCache
+
+        bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
+        bank.save(self.out)
+        how = "exact search" if bank.index is None else f"recall@10 {bank.recall:.3f}"
+        print(f"{len(bank)} documents of width {bank.width} in {self.out}, {how}")
         return 0
 
 
@@ -233,7 +296,9 @@ def guarded(command: Callable[[], int]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
-    return guarded(lambda: parse(Draw | Doctor | ExportScenes, argv, "cm3leon").run())
+    return guarded(
+        lambda: parse(Draw | Encode | Index | Doctor | ExportScenes, argv, "cm3leon").run()
+    )
 
 
 if __name__ == "__main__":

@@ -24,20 +24,28 @@ _limit = threading.Lock()
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """The picture in a file, uint8 [H,W,3], whatever its mode.
+    """The picture in a file, uint8 [H,W,3], whatever its mode; see `decode_picture`.
 
-    Grey becomes three equal channels; transparency is laid on white; 16-bit grey is scaled by
-    1/257; CMYK goes through Pillow's conversion; of an animation the first frame counts; EXIF
-    orientation is ignored. Raises UserError naming file and reason for a file that is missing,
-    truncated, no picture, or larger than 2**28 pixels.
+    Raises UserError naming file and reason also for a file that is missing.
     """
-    from PIL import Image
-
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return decode_picture(data, path)
+
+
+def decode_picture(data: bytes, name: str | Path) -> np.ndarray:
+    """The picture in a file's bytes, uint8 [H,W,3]; `name` is for messages.
+
+    Grey becomes three equal channels; transparency is laid on white; 16-bit grey is scaled by
+    1/257; CMYK goes through Pillow's conversion; of an animation the first frame counts; EXIF
+    orientation is ignored. Raises UserError naming file and reason for bytes that are truncated,
+    no picture, or of more than 2**28 pixels.
+    """
+    from PIL import Image
+
     try:
         with _limit:  # the library's own limit is a global, and lower than ours
             before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -47,15 +55,15 @@ def read_picture(path: str | Path) -> np.ndarray:
                 Image.MAX_IMAGE_PIXELS = before
         width, height = image.size
         if width * height > MOST_PIXELS:
-            raise UserError(f"{path} has {width} x {height} pixels, more than {MOST_PIXELS}")
+            raise UserError(f"{name} has {width} x {height} pixels, more than {MOST_PIXELS}")
         return np.array(_rgb(image))
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        raise UserError(f"{path} is no picture Pillow can read; remove or replace it") from None
+        raise UserError(f"{name} is no picture Pillow can read; remove or replace it") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged: {reason}; remove or replace it") from None
+        raise UserError(f"{name} is damaged: {reason}; remove or replace it") from None
 
 
 def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:

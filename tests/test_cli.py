@@ -159,3 +159,55 @@ def test_export_scenes(run, tmp_path):
     assert (code, out) == (0, "world\n")
     assert len(list((tmp_path / "world").rglob("*.png"))) == 3
     assert list((tmp_path / "world").rglob("captions_*.json"))
+
+
+def write_tiny_clip(home):
+    """A CLIP with random weights beside the tiny tokenizers."""
+    from cm3leon import seeds
+    from cm3leon.checkpoint import save
+    from cm3leon.clip import ClipConfig, make_clip
+    from cm3leon.text import TextTokenizer
+
+    text = TextTokenizer.load(home / "scenes" / "text")
+    shape = ClipConfig(
+        width=16, heads=2, image_layers=1, text_layers=1, image_size=16, text_size=text.size
+    )
+    with seeds.torch_default(0, "clip"):
+        model = make_clip(shape)
+    extra = {"text_sha256": text.digest}
+    save(home / "scenes" / "clip", "clip", shape, model.state_dict(), extra)
+
+
+def test_encode_and_index(run, tmp_path, home):
+    from cm3leon.bank import MemoryBank
+    from cm3leon.cache import TokenCache
+
+    write_tiny_clip(home)
+    code, out, err = run("encode", "scenes:stock/bank:0:9", "cache")
+    assert (code, out) == (0, "9 documents in cache, 0 not readable\n"), err
+    assert run("encode", "scenes:stock/bank:0:9", "cache")[0] == 0  # finished: nothing to do
+    code, out, err = run("index", "cache", "bank")
+    assert (code, out) == (0, "9 documents of width 16 in bank, exact search\n"), err
+    bank, cache = MemoryBank.load(tmp_path / "bank"), TokenCache(tmp_path / "cache")
+    assert bank.ids == cache.ids and len(bank) == 9
+    mean = cache.vectors("image_vectors") + cache.vectors("text_vectors")
+    assert bank.vectors == pytest.approx(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    code, out, _ = run("index", "cache", "bank", "--exact", "5")
+    assert (code == 0 and "recall@10 1.000" in out) or "recall@10 0.9" in out
+
+
+def test_encode_names_what_it_cannot_read(run, tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (20, 30), "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("red")
+    code, out, err = run("encode", ".", "cache", "--clip", "none")
+    assert (code, out) == (0, "1 documents in cache, 1 not readable\n")
+    assert err.endswith("not readable: b.png: no caption b.txt beside it\n")
+    code, _, err = run("index", "cache", "bank")
+    assert (
+        code == 2 and err == "error: cache was encoded without a CLIP; encode it again with one\n"
+    )
+    code, _, err = run("encode", "nowhere", "new")
+    assert (code, err.count("\n")) == (2, 1) and err.startswith("error: no source at nowhere")
+    assert not (tmp_path / "new").exists()
+    assert run("index", "nowhere", "bank")[2].startswith("error: cannot read nowhere/cache.json")

@@ -1,4 +1,4 @@
-"""Token cache and batches: exact, resumable, a function of the step, and fit to learn from."""
+"""Batches: a function of the step, shaped and masked as told, and fit to learn from."""
 
 import json
 from collections import Counter
@@ -6,132 +6,31 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from test_cache import Blocks
+from test_cache import source as scenes
 from torch import nn
 
+from cm3leon.cache import encode
 from cm3leon.checkpoint import module_digest
-from cm3leon.config import ModelConfig, ObjectiveConfig, TrainConfig, VocabularyConfig, VQConfig
-from cm3leon.data import (
-    TokenCache,
-    collate,
-    encode_scenes,
-    pair_batches,
-    pair_held_out,
-    pair_loss,
-)
-from cm3leon.errors import UserError
+from cm3leon.config import ModelConfig, ObjectiveConfig, TrainConfig, VocabularyConfig
+from cm3leon.data import collate, pair_batches, pair_held_out, pair_loss
 from cm3leon.objective import unrotate
 from cm3leon.scenes import scene
-from cm3leon.sequence import Document, Vocabulary, build_sample, parse_sample
+from cm3leon.sequence import Vocabulary, build_sample, parse_sample
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.transformer import Transformer
 
-COUNT, SHARD, SIZES = 22, 8, VocabularyConfig(300, 64, 4)
+SIZES = VocabularyConfig(300, 64, 4)
 VOCABULARY = Vocabulary.from_config(SIZES)
 
 
-class Blocks(nn.Module):
-    """A stand-in for the image tokenizer: codes are the mean grey of 16 blocks."""
-
-    def __init__(self, shift: float = 0.0):
-        super().__init__()
-        self.config = VQConfig(resolution=32, codebook_size=64)
-        self.shift = nn.Parameter(torch.tensor(shift))
-        self.pictures = 0
-
-    def encode(self, images) -> torch.Tensor:
-        self.pictures += len(images)
-        grey = torch.as_tensor(images).float().mean(3)
-        return grey.unfold(1, 8, 8).unfold(2, 8, 8).mean((3, 4)).div(4).long().flatten(1)
-
-
 @pytest.fixture(scope="module")
-def tokenizer():
-    captions = [text for index in range(60) for text in scene("stock", "train", index).captions]
-    return TextTokenizer.train(captions, 300)
-
-
-@pytest.fixture(scope="module")
-def cache(tokenizer, tmp_path_factory):
+def cache(tmp_path_factory):
     """22 training scenes in three shards."""
-    return encode(tokenizer, tmp_path_factory.mktemp("data") / "cache")
-
-
-def encode(tokenizer, folder, vq=None, count=COUNT, **more) -> TokenCache:
-    more = {"shard": SHARD, "batch": 3} | more
-    return encode_scenes(vq or Blocks(), tokenizer, "stock", "train", 100, count, folder, **more)
-
-
-def test_the_cache_holds_what_the_tokenizers_make(cache, tokenizer):
-    assert len(cache) == COUNT and cache.captions == 5
-    for index in (0, 7, 8, 21):
-        truth = scene("stock", "train", 100 + index, 32)
-        assert np.array_equal(cache.codes(index), Blocks().encode(truth.image[None])[0])
-        for k, caption in enumerate(truth.captions):
-            assert tokenizer.decode(cache.text(index, k)) == caption
-    assert cache.document(3, 2) == Document.pair(cache.text(3, 2), cache.codes(3))
-    assert cache.about["vq_sha256"] == module_digest(Blocks())
-    assert cache.about["text_sha256"] == tokenizer.digest
-
-
-def contents(folder) -> dict:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def test_a_kill_loses_at_most_a_shard(tokenizer, cache, tmp_path):
-    class Killed(Blocks):
-        def encode(self, images):
-            if self.pictures >= 12:
-                raise KeyboardInterrupt
-            return super().encode(images)
-
-    with pytest.raises(KeyboardInterrupt):
-        encode(tokenizer, tmp_path, Killed())
-    with pytest.raises(UserError, match=r"lacks shard-00001.done; finish encoding it"):
-        TokenCache(tmp_path)
-    again = Blocks()
-    encode(tokenizer, tmp_path, again)
-    assert again.pictures == COUNT - SHARD
-    assert contents(tmp_path) == contents(cache.folder)
-    encode(tokenizer, tmp_path, again)
-    assert again.pictures == COUNT - SHARD  # finished: nothing is drawn again
-
-
-@pytest.mark.parametrize("more", [{"batch": 64}, {"batch": 1}, {"workers": 1}])
-def test_batch_size_and_workers_cannot_be_seen(tokenizer, cache, tmp_path, more):
-    encode(tokenizer, tmp_path, **more)
-    assert contents(tmp_path) == contents(cache.folder)
-
-
-def test_another_cache_is_refused(tokenizer, cache, tmp_path):
-    with pytest.raises(UserError, match=r"with vq_sha256 = '.*', asked for") as error:
-        encode(tokenizer, cache.folder, Blocks(shift=1.0))
-    assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="with count = 22, asked for 23"):
-        encode(tokenizer, cache.folder, count=23)
-    with pytest.raises(UserError, match="count of scenes to encode must be at least 1, got 0"):
-        encode(tokenizer, tmp_path / "new", count=0)
-    with pytest.raises(UserError, match="no dialect 'latin'"):
-        encode_scenes(Blocks(), tokenizer, "latin", "train", 0, 4, tmp_path / "new")
-    with pytest.raises(UserError, match="split 'val' has indices"):
-        encode_scenes(Blocks(), tokenizer, "stock", "val", 4999, 2, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
-def test_damaged_caches_are_refused(tokenizer, tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*cache.json"):
-        TokenCache(tmp_path)
-    encode(tokenizer, tmp_path)
-    good = contents(tmp_path)
-    (tmp_path / "codes-00001.npy").write_bytes(good["codes-00001.npy"][:100])
-    with pytest.raises(UserError, match="is damaged"):
-        TokenCache(tmp_path)
-    (tmp_path / "codes-00001.npy").write_bytes(good["codes-00002.npy"])
-    with pytest.raises(UserError, match="does not fit"):
-        TokenCache(tmp_path)
-    (tmp_path / "cache.json").write_text(json.dumps({"format": 9}))
-    with pytest.raises(UserError, match="has format 9"):
-        TokenCache(tmp_path)
+    captions = [text for index in range(60) for text in scene("stock", "train", index).captions]
+    tokenizer = TextTokenizer.train(captions, 300)
+    return encode(scenes(), Blocks(), tokenizer, tmp_path_factory.mktemp("data") / "cache")
 
 
 def batches(cache, batch=4, seed=0, objective=None, **more):

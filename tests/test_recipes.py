@@ -14,7 +14,7 @@ import torch
 
 from baselines import tokenizers, train
 from baselines.recipes import RECIPES, Recipe, cpu_recipe, gpu_recipe
-from cm3leon import checkpoint, data
+from cm3leon import cache, checkpoint
 from cm3leon.config import MODELS, ObjectiveConfig, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
@@ -201,13 +201,13 @@ def home(tmp_path_factory) -> Path:
 
 
 def test_a_transformer_is_trained_end_to_end(home, tmp_path, monkeypatch):
-    encoded, encode = [], data.encode_scenes
+    encoded, encode = [], cache.encode
 
-    def noted(vq, text, dialect, split, start, count, folder, **more):
-        encoded.append((dialect, split, start, count))
-        return encode(vq, text, dialect, split, start, count, folder, **more)
+    def noted(source, *others, **more):
+        encoded.append((source.dialect, source.split, source.start, source.count))
+        return encode(source, *others, **more)
 
-    monkeypatch.setattr(data, "encode_scenes", noted)
+    monkeypatch.setattr(cache, "encode", noted)
     monkeypatch.setattr(train, "HELD_OUT", 6)
     monkeypatch.setitem(train.RECIPES, "cpu", lambda name: TINY)
     options = train.Options(parts=("scenes-xs",), out=home, runs=tmp_path / "runs")
