@@ -26,13 +26,13 @@ from cm3leon.vq import to_unit
 
 CLIP_SHAPE = ClipConfig()
 CLIP_TRAIN = TrainConfig(
-    steps=1200,
+    steps=600,
     batch=128,
     rate=1e-3,
-    warmup=100,
+    warmup=60,
     final=0.02,
     save_every=100,
-    eval_every=400,
+    eval_every=200,
     log_every=20,
 )
 HELD_OUT = 500  # pictures of `stock`, `val`, each with its first caption
