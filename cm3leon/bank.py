@@ -90,8 +90,7 @@ class MemoryBank:
 
         A document's text is its first caption.
         """
-        sums_ND = cache.vectors("image_vectors") + cache.vectors("text_vectors")
-        vectors_ND = sums_ND / np.linalg.norm(sums_ND, axis=1, keepdims=True)
+        vectors_ND = np.concatenate([unit(a + b) for a, b in cache.vector_pairs()])
         bank = cls(vectors_ND, cache.ids, cache.about["clip_sha256"], cache.about["source"])
         if len(bank) > exact:
             bank.train_index()
@@ -138,7 +137,7 @@ class MemoryBank:
         """
         import faiss
 
-        lists = max(1, int(4 * len(self) ** 0.5))
+        lists = max(1, min(int(4 * len(self) ** 0.5), len(self) // 40))
         generator = seeds.generator(0, "inverted-file", len(self))
         taught = np.sort(generator.permutation(len(self))[: 64 * lists])
         coarse = faiss.IndexFlatIP(self.width)
@@ -216,11 +215,15 @@ def document_vectors(
         there = [row for row, part in enumerate(parts) if part is not None]
         if there:
             sums_ND[there] += encode([parts[row] for row in there])
-    lengths_N = np.linalg.norm(sums_ND, axis=1, keepdims=True)
-    if not lengths_N.all():
-        empty = int(np.flatnonzero(lengths_N[:, 0] == 0)[0])
-        raise UserError(f"document {empty} of a batch has neither text nor picture")
-    return sums_ND / lengths_N
+    empty = np.flatnonzero(~sums_ND.any(1))
+    if len(empty):
+        raise UserError(f"document {empty[0]} of a batch has neither text nor picture")
+    return unit(sums_ND)
+
+
+def unit(vectors_ND: np.ndarray) -> np.ndarray:
+    """The vectors at length 1."""
+    return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
 
 
 def check_vectors(vectors_ND: np.ndarray, width: int, name: str) -> None:

@@ -94,9 +94,19 @@ class TokenCache:
 
         Raises UserError when the cache was encoded without a CLIP.
         """
+        self._check_vectors()
+        return np.concatenate([shard[part] for shard in self.shards])
+
+    def vector_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(image vectors, text vectors) of one shard after the other, for what is too large at
+        once; UserError as in `vectors`.
+        """
+        self._check_vectors()
+        yield from ((shard["image_vectors"], shard["text_vectors"]) for shard in self.shards)
+
+    def _check_vectors(self) -> None:
         if not self.has_vectors:
             raise UserError(f"{self.folder} was encoded without a CLIP; encode it again with one")
-        return np.concatenate([shard[part] for shard in self.shards])
 
     def _at(self, index: int) -> tuple[dict, int]:
         if not 0 <= index < len(self):
@@ -111,7 +121,7 @@ class TokenCache:
         done = read_json(files["done"])
         try:
             shard = {
-                part: np.load(path, mmap_mode="r" if part == "codes" else None)
+                part: np.load(path, mmap_mode=None if part in ("texts", "offsets") else "r")
                 for part, path in files.items()
                 if part != "done"
             }
@@ -152,7 +162,10 @@ def encode(
         for number in range(source.shards)
         if not shard_files(folder, number, clip is not None)["done"].exists()
     ]
-    with tqdm(unit="document", desc=f"encode {source.about['kind']}", disable=None) as bar:
+    total = source.about.get("count")  # unknown of tars
+    done = (source.shards - len(todo)) * source.about["shard"] if total else 0
+    name = f"encode {source.about['kind']}"
+    with tqdm(total=total, initial=done, unit="document", desc=name, disable=None) as bar:
         for number, items in _read(source, todo, workers):
             files = shard_files(folder, number, clip is not None)
             _encode_shard(items, source.captions, vq, tokenizer, clip, files, bar)
@@ -209,7 +222,9 @@ def _read(source: Source, shards: list[int], workers: int) -> Iterator[tuple[int
         return
     # spawned, not forked: a fork would copy the locks of torch's threads in whatever state they are
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from zip(shards, pool.map(partial(_listed, source), shards), strict=True)
+        for start in range(0, len(shards), 2 * workers):  # no further ahead: memory
+            group = shards[start : start + 2 * workers]
+            yield from zip(group, pool.map(partial(_listed, source), group), strict=True)
 
 
 def _listed(source: Source, number: int) -> list:

@@ -21,6 +21,7 @@ from cm3leon.checkpoint import load, load_into, module_digest, read_about
 from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
+from cm3leon.pictures import crop_square
 from cm3leon.text import TextTokenizer
 from cm3leon.vq import to_unit
 
@@ -210,15 +211,9 @@ def _ours(folder: Path, name: str) -> Clip:
         )
     model = make_clip(config)
     load_into(model, tensors)
-    side = config.image_size
 
     def pixels(image: np.ndarray) -> Tensor:
-        if image.shape[:2] != (side, side):
-            raise UserError(
-                f"the scenes CLIP reads pictures of {side} x {side}, got {image.shape[1]} x "
-                f"{image.shape[0]}; resize them"
-            )
-        return to_unit(image[None])[0]
+        return to_unit(crop_square(image, config.image_size)[None])[0]
 
     return Clip(model, Words(tokenizer, config.context), pixels, name)
 

@@ -19,8 +19,10 @@ from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
 from cm3leon.sequence import Document, Image, Text
 
-AT_ONCE = 512  # queries whose candidates are compared at once
+AT_ONCE = 512  # queries looked up at once
 FIRST = 16  # candidates looked at first; those of a query that needs more are looked up again
+WIDEST = 2**14  # candidates looked at last
+VECTORS_AT_ONCE = 2**15  # candidates' vectors held at once
 
 
 @dataclass(frozen=True)
@@ -113,24 +115,26 @@ def _choose(
     lists: list[np.ndarray], own_Q: np.ndarray, bank: MemoryBank, count: int, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rows, scores) [Q, S], `count` of each list in turn; wider and wider searches."""
-    wanted, width = count * len(lists), min(FIRST, len(bank))
-    queries = len(own_Q)
-    rows_QS = np.full((queries, wanted), -1, np.int64)
-    scores_QS = np.full((queries, wanted), -np.inf, np.float32)
-    left_Q = np.arange(queries)
+    wanted, widest = count * len(lists), min(WIDEST, len(bank))
+    rows_QS = np.full((len(own_Q), wanted), -1, np.int64)
+    scores_QS = np.full((len(own_Q), wanted), -np.inf, np.float32)
+    left_Q, width = np.arange(len(own_Q)), min(FIRST, widest)
     while len(left_Q):
-        rows, scores = _greedy(
-            [vectors[left_Q] for vectors in lists], own_Q[left_Q], bank, count, threshold, width
-        )
-        full = (rows >= 0).all(1)
-        rows_QS[left_Q[full]], scores_QS[left_Q[full]] = rows[full], scores[full]
-        if width == len(bank) and not full.all():
-            short = int((rows[~full][0] >= 0).sum())
-            raise UserError(
-                f"the bank of {len(bank)} documents gives {short} of {wanted} for a query at "
-                f"threshold {threshold}; raise retrieval.threshold or use a larger bank"
+        piece = max(1, VECTORS_AT_ONCE // (width * len(lists)))
+        for start in range(0, len(left_Q), piece):
+            at_Q = left_Q[start : start + piece]
+            vectors = [part[at_Q] for part in lists]
+            rows_QS[at_Q], scores_QS[at_Q] = _greedy(
+                vectors, own_Q[at_Q], bank, count, threshold, width
             )
-        left_Q, width = left_Q[~full], min(8 * width, len(bank))
+        left_Q = left_Q[(rows_QS[left_Q] < 0).any(1)]
+        if width == widest and len(left_Q):
+            raise UserError(
+                f"the bank gives {(rows_QS[left_Q[0]] >= 0).sum()} of {wanted} documents for a "
+                f"query at threshold {threshold} among its {widest} nearest; raise "
+                "retrieval.threshold or use a larger bank"
+            )
+        width = min(8 * width, widest)
     return rows_QS, scores_QS
 
 

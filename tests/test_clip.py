@@ -112,11 +112,20 @@ def test_dropout_reaches_the_vectors(clip):
         clip.texts(TEXTS, dropout=1.0, generator=seeds.generator(0))
 
 
-def test_one_string_and_wrong_sizes_are_refused(clip):
+def test_one_string_is_refused(clip):
     with pytest.raises(UserError, match="sequence of strings, got one string: 'red'"):
         clip.texts("red")
-    with pytest.raises(UserError, match="reads pictures of 16 x 16, got 24 x 24"):
-        clip.images(pictures(1, 24))
+
+
+def test_pictures_of_any_size_become_squares(clip):
+    large = pictures(1, 16)[0].repeat(2, 0).repeat(2, 1)
+    wide = np.concatenate(
+        [np.zeros((32, 3, 3), np.uint8), large, np.zeros((32, 3, 3), np.uint8)], 1
+    )
+    assert clip.images([wide]) == pytest.approx(clip.images([large]), abs=1e-6)
+    assert clip.images([wide, pictures(1)[0]]).shape == (2, 16)
+    with pytest.raises(UserError, match="a picture must be uint8"):
+        clip.images([large.astype(float)])
 
 
 def test_weights_of_another_tokenizer_are_refused(folder, tmp_path):
