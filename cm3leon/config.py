@@ -207,9 +207,9 @@ class DecodeConfig:
     The defaults were chosen on `coco`, `val` for the shipped `scenes-s` (LOG.md).
     """
 
-    guidance: float = 2.5  # classifier-free guidance weight a_c of Eq. 2; 1 is conditional only
-    temperature: float = 1.0
-    top_p: float = 0.9
+    guidance: float = 1.75  # classifier-free guidance weight a_c of Eq. 2; 1 is conditional only
+    temperature: float = 0.6
+    top_p: float = 1.0
     free: str = "mask"  # unconditional stream (A32): "mask", "drop" or "bare"
 
     def __post_init__(self):
