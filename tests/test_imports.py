@@ -20,10 +20,10 @@ ARROWS = {  # package -> what it may import besides itself
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config"},
-    {"sequence", "text", "vq", "transformer", "pictures"}
+    {"sequence", "text", "vq", "transformer", "optimizer", "pictures"}
     | {"sprites", "language", "scenes", "export"},  # scenes.export_coco is the door to export
     {"objective", "decode", "vq_loss", "checkpoint", "coco"},
-    {"generate", "data"},
+    {"generate", "clip", "bank", "retrieve", "sources", "cache", "data"},
     {"train", "pipeline"},
     {"cli"},
 ]
