@@ -249,10 +249,8 @@ def clip_card(folder: Path, about: dict) -> str:
         "licence": LICENCE,
     }
     for way, name in (("text_to_image", "text to picture"), ("image_to_text", "picture to text")):
-        values = (
-            [log[-1].get(f"held_out_{way}_recall_at_{k}") for k in (1, 5, 10)] if log else [None]
-        )
-        if None not in values:
+        if log:
+            values = [log[-1][f"held_out_{way}_recall_at_{k}"] for k in (1, 5, 10)]
             shown = " / ".join(f"{value:.3f}" for value in values)
             facts[f"recall@1/5/10, {name} (500 of `stock`, `val`)"] = shown
     return "\n\n".join(

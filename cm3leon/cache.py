@@ -90,7 +90,7 @@ class TokenCache:
         return [name for shard in self.shards for name in shard["done"]["ids"]]
 
     def vectors(self, part: str) -> np.ndarray:
-        """ "image_vectors" or "text_vectors" (of the first captions) of all documents, [N, D].
+        """The "image_vectors" or "text_vectors" (of first captions) of all documents, [N, D].
 
         Raises UserError when the cache was encoded without a CLIP.
         """

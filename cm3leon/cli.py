@@ -26,6 +26,9 @@ from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
 
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pillow", "faiss-cpu", "open-clip-torch")
+
+
 @dataclass(frozen=True)
 class Draw:
     """Draw a caption: `cm3leon draw "a large red star on the sand" --out star.png`."""
@@ -171,7 +174,15 @@ def package_facts() -> list[str]:
     from cm3leon import __version__
 
     facts = [f"python        {platform.python_version()}", f"cm3leon       {__version__}"]
-    for name in ("torch", "numpy", "safetensors", "tokenizers", "pillow"):
+    for name in (
+        "torch",
+        "numpy",
+        "safetensors",
+        "tokenizers",
+        "pillow",
+        "faiss-cpu",
+        "open_clip_torch",
+    ):
         try:
             facts.append(f"{name:13} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

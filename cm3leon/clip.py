@@ -1,7 +1,7 @@
 """CLIP over open_clip: texts and pictures -> unit vectors of one space (section 2.1).
 
-Retrieval, re-ranking and CLIP score share it. Models: our own for the embedded world, trained by
-our recipe; any open_clip model whose weights are on this machine. Nothing is ever downloaded.
+A memory bank is made with it. Models: our own for the embedded world, trained by our recipe; any
+open_clip model whose weights are on this machine. Nothing is ever downloaded.
 
 Axes: N texts or pictures, L text tokens, D width of the shared space.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm3leon.checkpoint import load, load_into, module_digest, read_about
+from cm3leon.checkpoint import load, load_into, module_digest
 from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
@@ -199,11 +199,10 @@ def load_clip(name: str | Path = "scenes") -> Clip:
 
 
 def _ours(folder: Path, name: str) -> Clip:
-    about = read_about(folder)
-    values, tensors, _ = load(folder, "clip")
+    values, tensors, extra = load(folder, "clip")
     config = from_dict(ClipConfig, values)
     tokenizer = TextTokenizer.load(folder.parent / "text")
-    wanted = about["extra"].get("text_sha256")
+    wanted = extra.get("text_sha256")
     if tokenizer.digest != wanted or tokenizer.size != config.text_size:
         raise UserError(
             f"{folder} was trained with text tokenizer {str(wanted)[:12]}, beside it lies "

@@ -2,7 +2,7 @@
 
 Relevance: by inner product with the query's text and, where there is one, its image. Diversity: a
 candidate too like the query or a document already chosen is passed over, and so is the query
-itself. One function, `select`, answers the training loader, the pipeline and the ablations.
+itself. One function, `select`, answers whoever asks.
 
 Axes: Q queries, N documents of the bank, D width of a vector, K candidates of a query, S chosen.
 """
