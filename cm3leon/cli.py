@@ -25,7 +25,6 @@ from cm3leon.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
-
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pillow", "faiss-cpu", "open-clip-torch")
 
 
