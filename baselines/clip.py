@@ -1,11 +1,17 @@
-"""Recipe of the scenes CLIP: captions and pictures of `stock`, `train` brought together.
+"""Recipe of the scenes CLIP: captions and pictures of one scene brought together.
 
-It sees no evaluation split and no memory bank. Several pictures of a batch may fit one caption: the
-world has few words, so recall is bounded well below 1, by the words and not by the network.
+Half of a batch are scenes of `stock`, `train`, half are documents of the memory bank about the
+entities that occur in `train`; no evaluation split and none of the entities that never occur. A
+second text looks for each: another caption of the scene, or a caption of another document about the
+entity. First it is brought to the caption, then to the document's vector, the mean of caption and
+picture: so a name counts, even one whose picture was never seen, as rare words do in a CLIP of the
+web. Several pictures of a batch may fit one caption: the world has few words, so recall is bounded
+below 1.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,55 +25,95 @@ from cm3leon.checkpoint import save
 from cm3leon.clip import Clip, ClipConfig, Words, make_clip
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.files import write_atomic
-from cm3leon.scenes import scene
+from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.vq import to_unit
 
 CLIP_SHAPE = ClipConfig()
-CLIP_TRAIN = TrainConfig(
-    steps=600,
+FIRST = TrainConfig(
+    steps=400,
     batch=128,
     rate=1e-3,
-    warmup=60,
+    optimizer="muon",
+    matrix_ratio=5.0,
+    warmup=40,
     final=0.02,
     save_every=100,
     eval_every=200,
     log_every=20,
 )
+SECOND = replace(FIRST, steps=150, rate=6e-4, warmup=10, save_every=50, eval_every=150)
 HELD_OUT = 500  # pictures of `stock`, `val`, each with its first caption
 LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
 
 class ClipTraining(nn.Module):
-    """The symmetric cross-entropy of CLIP over the pairs of a batch."""
+    """CLIP's symmetric cross-entropy over a batch: pictures and captions, texts and what they look
+    for, which is captions or, with `documents`, the documents' vectors.
+    """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, documents: bool):
         super().__init__()
-        self.model = model
+        self.model, self.documents = model, documents
 
-    def forward(self, pixels: Tensor, ids_NL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of N pairs in nats, and what is logged."""
+    def forward(
+        self, pixels: Tensor, ids_NL: Tensor, others_NL: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss in nats of N pictures, their captions and a text that looks for each, and what is
+        logged.
+        """
         image_ND = self.model.encode_image(pixels, normalize=True)
         text_ND = self.model.encode_text(ids_NL, normalize=True)
+        other_ND = self.model.encode_text(others_NL, normalize=True)
         scale = self.model.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        logits_NN = scale * image_ND @ text_ND.T
-        truth_N = torch.arange(len(logits_NN), device=logits_NN.device)
-        by_image, by_text = (
-            F.cross_entropy(logits_NN, truth_N),
-            F.cross_entropy(logits_NN.T, truth_N),
-        )
-        right = (logits_NN.argmax(1) == truth_N).float().mean()
-        return (by_image + by_text) / 2, {"scale": scale.detach(), "right": right}
+        pictures, right = attraction(scale * image_ND @ text_ND.T)
+        wanted_ND = F.normalize(image_ND + text_ND, dim=-1) if self.documents else text_ND
+        texts, found = attraction(scale * other_ND @ wanted_ND.T)
+        logged = {"scale": scale.detach(), "right": right, "found": found}
+        return (pictures + texts) / 2, logged | {"image_text_loss": pictures.detach()}
 
 
-def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor]:
-    """Pictures [B,3,64,64] in [-1,1] and caption ids [B,L] of one step."""
-    scenes = [scene("stock", "train", (step - 1) * batch + k) for k in range(batch)]
-    chosen = seeds.generator(0, "clip-caption", step).integers(5, size=batch)
-    images = np.stack([one.image for one in scenes])
-    texts = [one.captions[k] for one, k in zip(scenes, chosen, strict=True)]
-    return to_unit(images), words(texts)
+def attraction(logits_NN: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric cross-entropy of the diagonal, and how often a row's largest lies on it."""
+    truth_N = torch.arange(len(logits_NN), device=logits_NN.device)
+    loss = (F.cross_entropy(logits_NN, truth_N) + F.cross_entropy(logits_NN.T, truth_N)) / 2
+    return loss, (logits_NN.argmax(1) == truth_N).float().mean()
+
+
+def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures [B,3,64,64] in [-1,1], a caption of each and a text like it, ids [B,L], of one step.
+
+    The other text is another caption of the scene, or one of another document about its entity.
+    """
+    half = batch // 2
+    first = [scene("stock", "train", (step - 1) * half + k) for k in range(half)]
+    second = list(first)
+    generator = seeds.generator(0, "clip-pairs", step)
+    for index in entity_documents(step, batch - half):
+        first.append(scene("stock", "bank", index))
+        shift = int(generator.integers(1, ABOUT_ONE))
+        second.append(scene("stock", "bank", another(index, shift)))
+    picks = [generator.permutation(5)[:2] for _ in first]
+    texts = [one.captions[pick[0]] for one, pick in zip(first, picks, strict=True)]
+    others = [one.captions[pick[1]] for one, pick in zip(second, picks, strict=True)]
+    return to_unit(np.stack([one.image for one in first])), words(texts), words(others)
+
+
+def another(index: int, shift: int) -> int:
+    """The document `shift` places on among those about the same entity, in a circle."""
+    entity, place = divmod(index - BANK_STOCK, ABOUT_ONE)
+    return BANK_STOCK + entity * ABOUT_ONE + (place + shift) % ABOUT_ONE
+
+
+def entity_documents(step: int, count: int) -> list[int]:
+    """Indices in `bank` of documents about entities that occur in `train`: an epoch has each
+    once.
+    """
+    size = BANK_SEEN - BANK_STOCK
+    at = np.arange((step - 1) * count, step * count)
+    epochs = {e: seeds.generator(0, "clip-bank", e).permutation(size) for e in set(at // size)}
+    return [BANK_STOCK + int(epochs[k // size][k % size]) for k in at.tolist()]
 
 
 def held_out_recall(clip: Clip) -> dict[str, float]:
@@ -88,14 +134,41 @@ def recalls(scores_NN: np.ndarray) -> dict[str, float]:
     return found
 
 
-def train_clip(run: Path, out: Path, device: str, config: TrainConfig = CLIP_TRAIN) -> None:
-    """Train the CLIP in `run` and save it to `out`/clip in bfloat16; its text tokenizer is
-    `out`/text.
+def train_clip(
+    run: Path,
+    out: Path,
+    device: str,
+    first: TrainConfig = FIRST,
+    second: TrainConfig = SECOND,
+) -> None:
+    """Train the CLIP in `run` and `run`-documents and save it to `out`/clip in bfloat16 with the
+    log of the second; its text tokenizer is `out`/text.
     """
     tokenizer = TextTokenizer.load(out / "text")
     words = Words(tokenizer, CLIP_SHAPE.context)
-    with seeds.torch_default(config.seed, "clip"):
-        training = ClipTraining(make_clip(CLIP_SHAPE)).to(device)
+    with seeds.torch_default(first.seed, "clip"):
+        model = make_clip(CLIP_SHAPE).to(device)
+    about = {"clip": to_dict(CLIP_SHAPE), "text_sha256": tokenizer.digest}
+    spent = train_stage(ClipTraining(model, False), words, first, run, about)
+    run = run.with_name(f"{run.name}-documents")
+    about["first"] = to_dict(first)
+    spent += train_stage(ClipTraining(model, True), words, second, run, about)
+    extra = {
+        "first": to_dict(first),
+        "second": to_dict(second),
+        "text_sha256": tokenizer.digest,
+        "seconds": round(spent),
+        "device": device_name(device),
+    }
+    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    write_atomic(out / "clip" / "log.jsonl", (run / "log.jsonl").read_bytes())
+    save(out / "clip", "clip", CLIP_SHAPE, tensors, extra, dtype=torch.bfloat16)
+
+
+def train_stage(
+    training: ClipTraining, words: Words, config: TrainConfig, run: Path, about: dict
+) -> float:
+    """One stage, in place; the seconds it took."""
 
     def frozen(module: ClipTraining) -> Clip:
         return Clip(module.model, words, lambda image: to_unit(image[None])[0], "training")
@@ -107,14 +180,6 @@ def train_clip(run: Path, out: Path, device: str, config: TrainConfig = CLIP_TRA
         config,
         run,
         evaluate=lambda module: held_out_recall(frozen(module)),
-        about={"clip": to_dict(CLIP_SHAPE), "text_sha256": tokenizer.digest},
+        about=about,
     )
-    extra = {
-        "recipe": to_dict(config),
-        "text_sha256": tokenizer.digest,
-        "seconds": round(done["seconds"]),
-        "device": device_name(device),
-    }
-    tensors = {name: value.cpu() for name, value in training.model.state_dict().items()}
-    write_atomic(out / "clip" / "log.jsonl", (run / "log.jsonl").read_bytes())
-    save(out / "clip", "clip", CLIP_SHAPE, tensors, extra, dtype=torch.bfloat16)
+    return done["seconds"]

@@ -1,33 +1,48 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-Only `stock`, `train` is ever trained on; `val` gives the held-out loss; every evaluation split is
-in the dialect `coco`, which no model sees before it is measured.
+Each model is trained twice over: on pairs of `stock`, `train`, then, from those weights, on the
+documents of the memory bank with their neighbours before them. Entities that never occur in `train`
+are left out of both. `val` gives the held-out loss; every evaluation split is in the dialect
+`coco`, which no model sees before it is measured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, TrainConfig
+from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
 from cm3leon.errors import UserError
+from cm3leon.scenes import BANK_SEEN
 
 # Half the paper's mask rate: a short training needs more whole caption-to-picture samples.
 OBJECTIVE = ObjectiveConfig(rate=0.5, p_full=0.5)
+# A row of four documents has four times the segments of a pair: the paper's rate.
+WITH_DOCUMENTS = ObjectiveConfig(rate=1.0, p_full=0.5)
+# Two by text and two by image are found for each document, in training (section 2.1).
+FOUND = RetrievalConfig(documents=4, by="both", each=2)
+# Of the steps with 0, 1, 2 and 3 documents: three, with dropout of documents (A20, A21).
+SHARES = (0.1, 0.1, 0.1, 0.7)
+DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights of one baseline, given the tokenizers."""
+    """Everything that decides the weights of one baseline, given the tokenizers and the CLIP."""
 
+    name: str  # of its folder
     model: ModelConfig
     train: TrainConfig
-    pictures: int  # scenes of `stock`, `train`, five captions each
+    pictures: int  # scenes of `stock`, five captions each, from the first on
+    split: str = "train"  # of those scenes: "train", or "bank" for documents with neighbours
     objective: ObjectiveConfig = OBJECTIVE
+    shares: tuple[float, ...] = (1.0,)  # of the steps with 0, 1, .. documents before each sample
+    retrieval: RetrievalConfig = FOUND  # of the neighbours in training
+    base: Recipe | None = None  # training goes on from its weights
 
     @property
-    def name(self) -> str:
-        """Name of the model and of its folder."""
-        return self.model.name
+    def retrieves(self) -> bool:
+        """Whether it is trained with documents."""
+        return any(self.shares[1:])
 
 
 def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
@@ -45,23 +60,50 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
     )
 
 
+def with_documents(base: Recipe, name: str, steps: int, batch: int) -> Recipe:
+    """`base` trained on, on the bank's documents with their neighbours."""
+    return replace(
+        base,
+        name=name,
+        train=_schedule(steps, batch, base.train.rate),
+        pictures=BANK_SEEN,
+        split="bank",
+        objective=WITH_DOCUMENTS,
+        shares=SHARES,
+        base=base,
+    )
+
+
+def plain_twin(recipe: Recipe) -> Recipe:
+    """The same training on the same queries, without documents: what retrieval is worth."""
+    return replace(
+        recipe, name=f"{recipe.name}-plain", shares=(1.0,), objective=recipe.base.objective
+    )
+
+
 def cpu_recipe(name: str) -> Recipe:
-    """Under 90 minutes on two cores (`scenes-m` is beyond them)."""
-    if name == "scenes-xs":
-        return Recipe(MODELS[name](), _schedule(5500, 16, 3e-3), pictures=65_536)
-    if name == "scenes-s":
-        return Recipe(MODELS[name](), _schedule(5500, 16, 1.5e-3), pictures=65_536)
-    raise UserError(f"no CPU recipe for {name!r}; there is one for scenes-xs and scenes-s")
+    """Under 90 minutes a stage on two cores (`scenes-m` is beyond them)."""
+    rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
+    size = name.removesuffix("-plain")
+    if size not in rates:
+        raise UserError(f"no CPU recipe for {name!r}; there is one for {', '.join(rates)}")
+    schedule = _schedule(5500, 16, rates[size])
+    base = Recipe(f"{size}-base", MODELS[size](), schedule, pictures=65_536)
+    recipe = with_documents(base, size, 3000, 8)
+    return plain_twin(recipe) if name != size else recipe
 
 
 def gpu_recipe(name: str) -> Recipe:
     """The same code, longer and in larger batches."""
     steps = {"scenes-xs": 20_000, "scenes-s": 30_000, "scenes-m": 40_000}
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3, "scenes-m": 8e-4}
-    if name not in steps:
+    size = name.removesuffix("-plain")
+    if size not in steps:
         raise UserError(f"no GPU recipe for {name!r}; there is one for {', '.join(steps)}")
-    recipe = Recipe(MODELS[name](), _schedule(steps[name], 128, rates[name]), pictures=409_600)
-    return replace(recipe, train=replace(recipe.train, warmup=1000))
+    schedule = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
+    base = Recipe(f"{size}-base", MODELS[size](), schedule, pictures=409_600)
+    recipe = with_documents(base, size, steps[size] // 2, 64)
+    return plain_twin(recipe) if name != size else recipe
 
 
 RECIPES = {"cpu": cpu_recipe, "gpu": gpu_recipe}

@@ -63,6 +63,8 @@ class Options:
     """classifier-free guidance weight; left out: the system's own"""
     temperature: float | None = None
     top_p: float | None = None
+    documents: int | None = None
+    """retrieved documents before each caption, 0 to 4; left out: the system's own"""
     quick: bool = False
     """128 captions: a look, and another protocol"""
     batch_size: int = 64
@@ -102,18 +104,28 @@ def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
 
 
 def tuned(system, options: Options):
-    """The system under the decoding options given, its name saying which differ from its own."""
-    names = ("guidance", "temperature", "top_p")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if not given:
-        return system
-    if not hasattr(system, "with_decode"):
-        raise UserError(
-            f"--{next(iter(given))} does not apply to system {system.name}; leave it out"
-        )
-    changed = {k: v for k, v in given.items() if v != getattr(system.decode, k)}
-    name = "+".join([system.name, *(f"{k}{v:g}" for k, v in changed.items())])
-    return replace(system.with_decode(replace(system.decode, **given)), name=name)
+    """The system under the options given, its name saying which differ from its own."""
+    name = system.name
+    for kind, names in TUNED.items():
+        given = {key: getattr(options, key) for key in names}
+        given = {key: value for key, value in given.items() if value is not None}
+        if not given:
+            continue
+        own = current(system, kind)
+        if own is None:
+            raise UserError(
+                f"--{next(iter(given))} does not apply to system {system.name}; leave it out"
+            )
+        name = "+".join([name, *(f"{k}{v:g}" for k, v in given.items() if v != getattr(own, k))])
+        system = getattr(system, f"with_{kind}")(replace(own, **given))
+    return replace(system, name=name) if name != system.name else system
+
+
+def current(system, kind: str):
+    """A system's own settings of decoding or retrieval; None where it has none."""
+    if kind == "decode":
+        return getattr(system, "decode", None)
+    return getattr(getattr(system, "retriever", None), "config", None)
 
 
 def measure(options: Options, system, protocol: dict, phases: core.Phases) -> core.Measurement:
@@ -245,6 +257,7 @@ def report(options: Options, record: dict) -> None:
     print(f"\ntables, grid of pictures and plot: {folder}")
 
 
+TUNED = {"decode": ("guidance", "temperature", "top_p"), "retrieval": ("documents",)}
 BENCH = core.Bench("fid_coco", 1, "fid_scenes", "lower", protocol={}, measure=measure)
 
 

@@ -42,6 +42,10 @@ class Draw:
     """picture k of a caption depends on seed and k alone"""
     count: int = 1
     """how many pictures"""
+    documents: int | None = None
+    """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
+    bank: Path | None = None
+    """what `cm3leon encode` made, to retrieve from; left out: the shipped memory bank"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
     decode: Annotated[DecodeConfig, tyro.conf.arg(name="")] = field(default_factory=DecodeConfig)
@@ -54,7 +58,13 @@ class Draw:
 
         if self.count < 1:
             raise UserError(f"count must be at least 1, got {self.count}")
-        system = load_system(self.system, self.decode, device=self.device)
+        system = load_system(
+            self.system,
+            self.decode,
+            device=self.device,
+            documents=self.documents,
+            bank=self.bank,
+        )
         seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
         images_BHW3 = system.draw([self.prompt] * self.count, seeds)
         about = {

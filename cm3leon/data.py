@@ -1,13 +1,15 @@
 """Training data: a token cache -> batches of masked samples, and the loss on them.
 
 A batch is a pure function of (seed, step): documents come in a fresh order every epoch, without
-replacement, each with one of its captions.
+replacement, each with one of its captions and, where there is a memory bank, with retrieved
+documents before it.
 
 Axes: B samples of a batch, T tokens.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,13 +19,13 @@ import numpy as np
 from cm3leon import seeds
 from cm3leon.cache import TokenCache
 from cm3leon.config import ObjectiveConfig
+from cm3leon.neighbours import Neighbours
 from cm3leon.objective import mask_samples, rotate
-from cm3leon.sequence import Document, Vocabulary, build_sample
+from cm3leon.sequence import Vocabulary, build_sample
 
 if TYPE_CHECKING:
     from torch import nn
 
-Neighbours = Callable[[int, np.random.Generator], list[Document]]
 ROUND = 8  # batches are padded to a multiple of this many tokens
 
 
@@ -36,30 +38,37 @@ def pair_batches(
     *,
     context: int | None = None,
     neighbours: Neighbours | None = None,
+    limit: int | None = None,
 ) -> Callable[[int], dict]:
     """The batch source of a transformer: step (from 1) -> {"ids_BT", "weights_BT", "counts"}.
 
     ids int64 and weights float32 are torch tensors padded to the longest sample, rounded up to 8
-    tokens; rows longer than `context` are cut there and counted. `neighbours(index, generator)`
-    gives retrieved documents to put before document `index` of the cache.
+    tokens; rows longer than `context` are cut there and counted. With `neighbours`, those of the
+    cache's documents, all samples of a step have the same number of documents before them.
+    Only the first `limit` documents of the cache are trained on.
     """
-    size = len(cache)
+    size = min(limit or len(cache), len(cache))
 
     @lru_cache(maxsize=2)
     def epoch_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order = seeds.generator(seed, "order", epoch).permutation(size)
         return order, seeds.generator(seed, "caption", epoch).integers(cache.captions, size=size)
 
-    def sample(position: int) -> np.ndarray:
+    def sample(position: int, documents: int) -> np.ndarray:
         epoch, place = divmod(position, size)
         order, captions = epoch_of(epoch)
-        index = int(order[place])
-        found = neighbours(index, seeds.generator(seed, "near", epoch, index)) if neighbours else []
+        index, found = int(order[place]), []
+        if documents:
+            draws = seeds.generator(seed, "near", epoch, index)
+            found = neighbours.draw(index, documents, draws)
         return build_sample(cache.document(index, int(captions[index])), found, vocabulary)
 
     def at(step: int) -> dict:
         start = (step - 1) * batch
-        samples = [sample(position) for position in range(start, start + batch)]
+        documents = 0
+        if neighbours is not None:
+            documents = neighbours.count(seeds.generator(seed, "documents", step))
+        samples = [sample(position, documents) for position in range(start, start + batch)]
         generator = seeds.generator(seed, "mask", step)
         rows, counts = mask_samples(samples, vocabulary, objective, generator)
         return collate(rows, counts, vocabulary, context)
@@ -130,52 +139,74 @@ def pair_held_out(
     batch: int = 64,
     context: int | None = None,
     neighbours: Neighbours | None = None,
+    documents: int = 3,
 ) -> Callable[[nn.Module], dict]:
     """The held-out losses for `train`, nats per token over the first `count` pictures of a cache.
 
     "text" and "image" are losses of unmasked samples, with the first caption; "image_free" is that
     of the same pictures when the caption is masked (the unconditional stream of guidance), so
     image_free - image says how much the text tells; "loss" is the mean over unmasked tokens.
+    With `neighbours` the best `documents` stand before each sample, all the above are those of the
+    query alone, "image_alone" is that of the query without documents, so image_alone - image says
+    how much they tell, and "image_at_d" is that of the picture in place d: at 0 the first document.
     """
-    plain, masked = [], []
-    for index in range(min(count, len(cache))):
-        document = cache.document(index)
-        found = neighbours(index, seeds.generator(0, "held-out", index)) if neighbours else []
-        ids = build_sample(document, found, vocabulary)
-        text, image = document.segments
-        start = len(ids) - len(image.codes) - len(text.ids) - 2  # before <break> and <eos>
-        caption = [(start, start + len(text.ids))] if text.ids else []
-        plain.append(rotate(ids, [], vocabulary))
-        masked.append(rotate(ids, caption, vocabulary))
+    count = min(count, len(cache))
+    near = [neighbours.first(at, documents) if neighbours else [] for at in range(count)]
+    samples = [build_sample(cache.document(at), near[at], vocabulary) for at in range(count)]
+    captions = [len(cache.text(at)) for at in range(count)]
+    pictures = len(cache.codes(0))
+    rows = {"": [rotate(ids, [], vocabulary) for ids in samples], "free": []}
+    for ids, length in zip(samples, captions, strict=True):
+        start = len(ids) - pictures - length - 2  # before <break> and <eos>
+        spans = [(start, start + length)] if length else []
+        rows["free"].append(rotate(ids, spans, vocabulary))
+    if neighbours:
+        alone = [build_sample(cache.document(at), [], vocabulary) for at in range(count)]
+        rows["alone"] = [rotate(ids, [], vocabulary) for ids in alone]
 
     def evaluate(module: nn.Module) -> dict:
-        found = _sums(module, plain, vocabulary, batch, context)
-        free = _sums(module, masked, vocabulary, batch, context)
-        total, number = (sum(values) for values in zip(*found.values(), strict=True))
-        return {
-            "loss": total / number,
-            "text": found["text"][0] / max(1, found["text"][1]),
-            "image": found["image"][0] / max(1, found["image"][1]),
-            "image_free": free["image"][0] / max(1, free["image"][1]),
+        sums = {
+            name: _sums(module, part, vocabulary, batch, context) for name, part in rows.items()
         }
+        last = documents if neighbours else 0
+        text, image = sums[""]["text", last], sums[""]["image", last]
+        found = {
+            "loss": (text[0] + image[0]) / (text[1] + image[1]),
+            "text": text[0] / max(1, text[1]),
+            "image": image[0] / max(1, image[1]),
+            "image_free": _mean(sums["free"], "image", last),
+        }
+        if neighbours:
+            found["image_alone"] = _mean(sums["alone"], "image", 0)
+            found |= {f"image_at_{at}": _mean(sums[""], "image", at) for at in range(last + 1)}
+        return found
 
     return evaluate
 
 
+def _mean(sums: dict, kind: str, place: int) -> float:
+    total, number = sums[kind, place]
+    return total / max(1, number)
+
+
 def _sums(module, rows, vocabulary: Vocabulary, batch: int, context: int | None) -> dict:
-    """Per kind of token: (sum of nats, number of tokens) over all rows."""
+    """Per (kind of token, place of its document): (sum of nats, number of tokens) over all rows."""
     import torch
 
     device = next(module.parameters()).device
-    sums = {"text": (0.0, 0), "image": (0.0, 0)}
+    sums = defaultdict(lambda: (0.0, 0))
     for start in range(0, len(rows), batch):
         inputs = collate(rows[start : start + batch], {}, vocabulary, context)
         ids_BT, weights_BT = inputs["ids_BT"].to(device), inputs["weights_BT"].to(device)
         with torch.no_grad():
             losses = module.loss_per_token(ids_BT, weights_BT)
-            parts = _parts(losses, ids_BT[:, 1:], weights_BT[:, 1:] > 0, vocabulary)
-        for kind, (total, number) in parts.items():
-            sums[kind] = (sums[kind][0] + float(total), sums[kind][1] + int(number))
+        # Pairs have a <break> before each segment but the first: two a document.
+        places = (ids_BT[:, 1:] == vocabulary.break_).cumsum(1) // 2
+        for place in range(int(places.max()) + 1):
+            counted = (weights_BT[:, 1:] > 0) & (places == place)
+            for kind, found in _parts(losses, ids_BT[:, 1:], counted, vocabulary).items():
+                total, number = sums[kind, place]
+                sums[kind, place] = (total + float(found[0]), number + int(found[1]))
     return sums
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from cm3leon.config import DecodeConfig
 from cm3leon.decode import draw, guide, temperature, top_p
 from cm3leon.errors import UserError
+from cm3leon.kv_cache import Cache
 from cm3leon.sequence import Vocabulary
 from cm3leon.transformer import Transformer
 
@@ -49,12 +50,8 @@ def generate_images(
     if not uniforms_BN.numel():
         return torch.zeros(uniforms_BN.shape, dtype=torch.int64)
     device = model.token_embedding.weight.device
-    ids_RT, lengths_R = pad([row for stream in streams for row in stream], vocabulary.pad)
-    codes_NB = _loop(
-        model, vocabulary, ids_RT.to(device), lengths_R, uniforms_BN.to(device), decode, guided
-    )
-    if counters is not None:
-        _count(counters, ids_RT, steps=uniforms_BN.shape[1] - 1)
+    counters = {} if counters is None else counters
+    codes_NB = _loop(model, vocabulary, streams, uniforms_BN.to(device), decode, guided, counters)
     return torch.stack(codes_NB, dim=1)
 
 
@@ -70,26 +67,88 @@ def pad(prompts: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
 def _loop(
     model: Transformer,
     vocabulary: Vocabulary,
-    ids_RT: Tensor,
-    lengths_R: Tensor,
+    streams: Sequence[Sequence[np.ndarray]],
     uniforms_BN: Tensor,
     decode: DecodeConfig,
     guided: bool,
+    counters: dict[str, int],
 ) -> list[Tensor]:
     # The head is computed for image ids alone, which is `decode.restrict` without its cost.
     images = (vocabulary.image_start, vocabulary.image_end)
     count = uniforms_BN.shape[1]
-    cache = model.cache(len(ids_RT), ids_RT.shape[1] + count - 1)
-    logits_RV = model.prefill(ids_RT, lengths_R, cache, *images)
+    cache, logits_RV = _read_prompts(model, streams, vocabulary.pad, count, images, counters)
     codes_NB = []
     for index in range(count):
         if index:
             ids_B = codes_NB[-1] + vocabulary.image_start
             logits_RV = model.step(ids_B.repeat(2 if guided else 1), cache, *images)
+            _count(counters, "step_tokens", cache.batch)
         logits_BV = guide(*logits_RV.chunk(2), decode.guidance) if guided else logits_RV
         logits_BV = top_p(temperature(logits_BV, decode.temperature), decode.top_p)
         codes_NB.append(draw(logits_BV, uniforms_BN[:, index]))
     return codes_NB
+
+
+def _read_prompts(
+    model: Transformer,
+    streams: Sequence[Sequence[np.ndarray]],
+    filler: int,
+    count: int,
+    images: tuple[int, int],
+    counters: dict[str, int],
+) -> tuple[Cache, Tensor]:
+    """The filled cache of all rows, with room for the codes, and the logits [R, V] after prompts.
+
+    Read once is what the streams of a sample begin with, which is its documents, and whatever
+    several samples have in common as a whole: these documents, or the prompt.
+    """
+    cuts = [common_start(sample) for sample in zip(*streams, strict=True)] * len(streams)
+    rows = [row for stream in streams for row in stream]
+    heads = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
+    tails = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
+    prompts, prompt_of_R = unique(rows)
+    which_P = [prompt_of_R.index(place) for place in range(len(prompts))]  # a row of each prompt
+    longest = max(map(len, rows))
+    few = model.cache(len(prompts), longest + (count - 1 if len(prompts) == len(rows) else 0))
+    if all(cuts):
+        firsts, first_of_R = unique(heads)
+        shared, _ = _read(model, firsts, filler, None, counters, images)
+        few.copy(shared, torch.tensor([first_of_R[row] for row in which_P]))
+    else:  # a prompt of one token has no beginning to share
+        tails = rows
+    _, logits_PV = _read(model, [tails[row] for row in which_P], filler, few, counters, images)
+    if len(prompts) == len(rows):
+        return few, logits_PV
+    cache = model.cache(len(rows), longest + count - 1)
+    places_R = torch.tensor(prompt_of_R)
+    cache.copy(few, places_R)
+    return cache, logits_PV[places_R.to(logits_PV.device)]
+
+
+def _read(model, rows, filler: int, cache: Cache | None, counters, images) -> tuple[Cache, Tensor]:
+    """Read ragged rows behind what a cache holds, or into a new one."""
+    ids_BT, lengths_B = pad(rows, filler)
+    _count(counters, "prefill_tokens", ids_BT.numel())
+    ids_BT = ids_BT.to(model.token_embedding.weight.device)
+    if cache is not None:
+        return cache, model.extend(ids_BT, lengths_B, cache, *images)
+    cache = model.cache(len(rows), ids_BT.shape[1])
+    return cache, model.prefill(ids_BT, lengths_B, cache, *images)
+
+
+def common_start(rows: Sequence[np.ndarray]) -> int:
+    """Tokens with which all rows begin; the last token of none is among them."""
+    most = min(map(len, rows)) - 1
+    equal = [rows[0][:most] == row[:most] for row in rows[1:]]
+    differ = np.flatnonzero(~np.logical_and.reduce(equal)) if equal else ()
+    return int(differ[0]) if len(differ) else most
+
+
+def unique(rows: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
+    """The different rows in order of appearance, and which of them each row is."""
+    places: dict[bytes, int] = {}
+    which = [places.setdefault(np.asarray(row, np.int64).tobytes(), len(places)) for row in rows]
+    return [rows[which.index(place)] for place in range(len(places))], which
 
 
 def _check(model, vocabulary, streams: list, uniforms_BN: Tensor) -> None:
@@ -117,11 +176,7 @@ def _check(model, vocabulary, streams: list, uniforms_BN: Tensor) -> None:
         )
 
 
-def _count(counters: dict[str, int], ids_RT: Tensor, steps: int) -> None:
-    done = {
-        "prefill_tokens": ids_RT.numel(),
-        "step_tokens": len(ids_RT) * steps,
-        "forward_calls": 1 + steps,
-    }
-    for name, value in done.items():
-        counters[name] = counters.get(name, 0) + value
+def _count(counters: dict[str, int], name: str, places: int) -> None:
+    """One forward call over so many places of the batch."""
+    for key, value in ((name, places), ("forward_calls", 1)):
+        counters[key] = counters.get(key, 0) + value

@@ -1,8 +1,9 @@
 """Prompt -> image, from one end to the other: the page to read first.
 
     "a large red star on the sand"
+      -> retriever.py  documents                captions and pictures that CLIP finds near it
       -> text.py       text ids                 [9, 41, 7, ...]
-      -> sequence.py   prompt                   <eos> (retrieved documents) <break> text <break>
+      -> sequence.py   prompt                   <eos> documents <break> text <break>
       -> generate.py   image codes [B, N]       one per token, drawn under guidance (decode.py)
       -> vq.py         pictures [B, H, W, 3]    uint8
 
@@ -19,12 +20,13 @@ import numpy as np
 import torch
 
 from cm3leon import checkpoint
-from cm3leon.config import DecodeConfig, ModelConfig, VQConfig, from_dict, to_dict
+from cm3leon.config import DecodeConfig, ModelConfig, RetrievalConfig, VQConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.generate import generate_images
+from cm3leon.retriever import Retriever, load_retriever
 from cm3leon.seeds import uniforms
-from cm3leon.sequence import Vocabulary, build_free_prompt, build_prompt
+from cm3leon.sequence import Document, Vocabulary, build_free_prompt, build_prompt
 from cm3leon.text import TextTokenizer
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
@@ -34,8 +36,9 @@ from cm3leon.vq import VQ
 class System:
     """A trained CM3Leon: everything between a caption and its picture.
 
-    `weights_sha256` names text tokenizer, transformer and image tokenizer together. `batch_size`
-    and the device change speed, not pictures (float32 on a CPU; other devices differ by rounding).
+    `weights_sha256` names text tokenizer, transformer and image tokenizer together; the retriever,
+    if any, is named in `config`. `batch_size` and the device change speed, not pictures (float32 on
+    a CPU; other devices differ by rounding).
     """
 
     name: str
@@ -44,6 +47,7 @@ class System:
     model: Transformer
     vq: VQ
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    retriever: Retriever | None = None  # without one every prompt stands alone
     batch_size: int = 64
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
@@ -61,12 +65,27 @@ class System:
 
     def draw_codes(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Image codes int64 [B, N] of one batch of prompts (section 2.3: decoding)."""
-        documents = []  # retrieval is not part of this system: every prompt stands alone
-        conditional = [self.prompt(caption, documents) for caption in prompts]
+        return self.draw_with(prompts, self.documents(prompts), seeds)
+
+    def documents(self, prompts: Sequence[str]) -> list[list[Document]]:
+        """What is retrieved for each prompt (section 2.1), in the order of the context."""
+        if self.retriever is None:
+            return [[] for _ in prompts]
+        return self.retriever.find(prompts)
+
+    def draw_with(
+        self,
+        prompts: Sequence[str],
+        documents: Sequence[Sequence[Document]],
+        seeds: Sequence[int],
+    ) -> torch.Tensor:
+        """Image codes int64 [B, N] with these documents before each prompt."""
+        pairs = list(zip(prompts, documents, strict=True))
+        conditional = [self.prompt(caption, before) for caption, before in pairs]
         free = None
         if self.decode.guidance != 1:  # weight 1 is the conditional stream alone (Eq. 2)
-            twin = build_free_prompt(documents, self.vocabulary, self.decode.free)
-            free = [twin] * len(prompts)
+            vocabulary, reading = self.vocabulary, self.decode.free
+            free = [build_free_prompt(before, vocabulary, reading) for before in documents]
         noise = uniforms(seeds, self.tokens)  # one uniform a token, from the sample's own seed
         return generate_images(self.model, self.vocabulary, conditional, free, noise, self.decode)
 
@@ -76,8 +95,9 @@ class System:
         room = self.model.config.context - self.tokens
         if len(ids) > room:
             raise UserError(
-                f"caption {caption[:40]!r}... makes a prompt of {len(ids)} tokens, "
-                f"{self.name} takes at most {room}; shorten it"
+                f"caption {caption[:40]!r}... makes a prompt of {len(ids)} tokens with "
+                f"{len(documents)} documents, {self.name} takes at most {room}; shorten it or "
+                "retrieve fewer"
             )
         return ids
 
@@ -89,13 +109,22 @@ class System:
         """The same weights under other decoding settings."""
         return replace(self, decode=decode)
 
+    def with_retrieval(self, config: RetrievalConfig) -> System:
+        """The same weights and bank under another strategy; UserError where there is no bank."""
+        if self.retriever is None:
+            if not config.documents:
+                return self
+            raise UserError(f"{self.name} was trained without retrieval; draw without documents")
+        return replace(self, retriever=self.retriever.with_config(config))
+
     @property
     def config(self) -> dict:
         """Everything but the weights that moves the drawing, as plain JSON values."""
         return {
             "model": self.model.config.name,
             "decode": to_dict(self.decode),
-            "documents": 0,
+            "documents": self.retriever.config.documents if self.retriever else 0,
+            "retrieval": self.retriever.about if self.retriever else None,
             "size": self.size,
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
         }
@@ -126,11 +155,16 @@ def load_system(
     decode: DecodeConfig | None = None,
     batch_size: int = 64,
     device: str = "cpu",
+    documents: int | None = None,
+    bank: Path | None = None,
 ) -> System:
     """Load a shipped system by name ("scenes-s") or any model folder by path.
 
-    The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder. Raises UserError
-    for an unknown name, a broken checkpoint, or other tokenizers than the model was trained with.
+    The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder, and so do CLIP
+    and memory bank of a model that was trained with retrieval, in `clip/` and `bank/`. `documents`
+    is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
+    encode` to retrieve from instead. Raises UserError for an unknown name, a broken checkpoint, or
+    other tokenizers than the model was trained with.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -142,15 +176,25 @@ def load_system(
     digests = {"text": text.digest, "vq": checkpoint.digest(folder.parent / "vq")}
     check_fit(folder, model.config, extra, text.size, vq.config, digests)
     together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
-    return System(
+    retriever = None
+    if "retrieval" in extra:
+        tokens = {"text": text.digest, "vq": checkpoint.module_digest(vq)}
+        config = from_dict(RetrievalConfig, extra["retrieval"])
+        retriever = load_retriever(folder.parent, config, tokens, bank)
+    system = System(
         name=folder.name,
         weights_sha256=sha256_bytes(together.encode()),
         text=text,
         model=model.to(device),
         vq=vq.to(device),
         decode=decode or DecodeConfig(),
+        retriever=retriever,
         batch_size=batch_size,
     )
+    if documents is None:
+        return system
+    strategy = retriever.config if retriever else RetrievalConfig(by="text")
+    return system.with_retrieval(replace(strategy, documents=documents))
 
 
 def find_model(name: str | Path) -> Path:

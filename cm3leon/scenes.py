@@ -45,7 +45,9 @@ SPLITS = {
 }  # None: endless
 ENTITIES = 4_000
 SEEN_ENTITIES = 3_800  # the first ones occur in `train`; the other 200 never
-BANK_STOCK = 20_000  # documents of `bank` before those of the entities, 6 each
+BANK_STOCK = 20_000  # documents of `bank` before those about the entities
+ABOUT_ONE = 6  # documents about one entity
+BANK_SEEN = BANK_STOCK + ABOUT_ONE * SEEN_ENTITIES  # those before the documents of unseen entities
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _draw_entity(split: str, index: int, world: World, generator) -> Entity | No
         low, high = (0, SEEN_ENTITIES) if seen else (SEEN_ENTITIES, ENTITIES)
         return entities()[int(generator.integers(low, high))]
     if split == "bank" and index >= BANK_STOCK:
-        return entities()[(index - BANK_STOCK) // 6]
+        return entities()[(index - BANK_STOCK) // ABOUT_ONE]
     if split == "train" and generator.random() < world.entity:
         rank = np.exp(generator.random() * np.log(SEEN_ENTITIES + 1)) - 1  # Zipf: density 1 / rank
         return entities()[min(int(rank), SEEN_ENTITIES - 1)]

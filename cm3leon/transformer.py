@@ -1,4 +1,4 @@
-"""The decoder-only network of Table 3 and its KV cache.
+"""The decoder-only network of Table 3.
 
 Pre-norm, no biases, LayerNorm without parameters (also at the end), ReLU, FFN 4d, learned absolute
 positions, no dropout: OPT's network with the paper's omissions. On the same weights the logits
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
+from cm3leon.kv_cache import Cache, causal
 from cm3leon.seeds import torch_generator
 
 IGNORE = -100  # a target that carries no loss
@@ -63,11 +64,6 @@ def norm(x_BTD: Tensor) -> Tensor:
     return F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=1e-5)
 
 
-def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
-    """Softmax attention, scale K ** -0.5; token t sees tokens 0..t."""
-    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-
-
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the residual stream."""
 
@@ -87,88 +83,6 @@ class Block(nn.Module):
         seen_BTD = attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).reshape(batch, tokens, width)
         x_BTD = x_BTD + self.out(seen_BTD)
         return x_BTD + self.down(F.relu(self.up(norm(x_BTD))))
-
-
-class Cache:
-    """Keys and values of B rows, each filled to its own length.
-
-    `kv` [layers, 2, B, H, capacity, K] is allocated once. Slots past a row's length are masked and
-    overwritten later, never read.
-    """
-
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, device=None, dtype=None):
-        if not 1 <= capacity <= config.context:
-            raise UserError(
-                f"a cache holds 1 to {config.context} tokens a row (model.context), got {capacity}"
-            )
-        shape = (config.layers, 2, batch, config.heads, capacity, config.width // config.heads)
-        # Zeros, not empty: a masked slot has weight 0, and 0 times a stray NaN would be NaN.
-        self.kv = torch.zeros(shape, device=device, dtype=dtype)
-        self.rows_B = torch.arange(batch, device=device)
-        self.lengths_B = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
-        self.even = True  # all rows are equally long: nothing to mask
-        self.mask_B11L: Tensor | None = None
-
-    @property
-    def batch(self) -> int:
-        """Rows."""
-        return self.kv.shape[2]
-
-    @property
-    def capacity(self) -> int:
-        """Tokens a row can hold."""
-        return self.kv.shape[4]
-
-    def fill(
-        self, layer: int, rows: slice, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor
-    ) -> Tensor:
-        """Store the prompts of some rows from slot 0 on and attend causally inside them."""
-        tokens = k_BHTK.shape[2]
-        self.kv[layer, 0, rows, :, :tokens] = k_BHTK
-        self.kv[layer, 1, rows, :, :tokens] = v_BHTK
-        # Padding stands on the right, where causal attention of a real token never looks.
-        return causal(q_BHTK, k_BHTK, v_BHTK)
-
-    def extend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
-        """Store one token (T = 1) at each row's length and attend to the row's filled part."""
-        keys_BHCK, values_BHCK = self.kv[layer]
-        if self.even:
-            keys_BHCK[:, :, self.longest] = k_BHTK[:, :, 0]
-            values_BHCK[:, :, self.longest] = v_BHTK[:, :, 0]
-        else:
-            keys_BHCK[self.rows_B, :, self.lengths_B] = k_BHTK[:, :, 0].to(keys_BHCK.dtype)
-            values_BHCK[self.rows_B, :, self.lengths_B] = v_BHTK[:, :, 0].to(values_BHCK.dtype)
-        filled = self.longest + 1
-        # Two matrix products: with one query the CPU's fused attention is several times slower.
-        scores_BHTL = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ keys_BHCK[:, :, :filled].mT
-        if self.mask_B11L is not None:
-            scores_BHTL = scores_BHTL + self.mask_B11L
-        weights_BHTL = scores_BHTL.softmax(-1, dtype=torch.float32).to(values_BHCK.dtype)
-        return weights_BHTL @ values_BHCK[:, :, :filled]
-
-    def start(self, lengths_B: Tensor, longest: int, even: bool) -> None:
-        """Set the lengths after a prompt."""
-        self.lengths_B.copy_(lengths_B)
-        self.longest, self.even = longest, even
-
-    def open(self) -> None:
-        """Make room for one token a row: check the capacity and build the mask of this step."""
-        if self.longest == self.capacity:
-            raise UserError(
-                f"the cache is full at {self.capacity} tokens; ask for a larger capacity"
-            )
-        self.mask_B11L = None
-        if not self.even:
-            slots_L = torch.arange(self.longest + 1, device=self.kv.device)
-            beyond_BL = slots_L > self.lengths_B[:, None]
-            mask_BL = torch.zeros(beyond_BL.shape, dtype=self.kv.dtype, device=self.kv.device)
-            self.mask_B11L = mask_BL.masked_fill_(beyond_BL, -torch.inf)[:, None, None]
-
-    def close(self) -> None:
-        """Count the token that every layer has stored."""
-        self.lengths_B += 1
-        self.longest += 1
 
 
 class Transformer(nn.Module):
@@ -295,11 +209,48 @@ class Transformer(nn.Module):
                 f"{cache.batch} rows and {cache.capacity} tokens"
             )
         lengths_B = lengths_B.to(ids_BT.device)
+        from_zero_B = torch.zeros_like(lengths_B)
         states = [
-            self._read(ids_BT[rows, :longest], lengths_B[rows], cache, rows)
+            self._read(
+                ids_BT[rows, :longest],
+                lengths_B[rows],
+                from_zero_B[rows],
+                partial(cache.fill, rows=rows),
+            )
             for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest))
         ]
         cache.start(lengths_B, longest, even=shortest == longest)
+        return self.logits(torch.cat(states), start, end)
+
+    @torch.inference_mode()
+    def extend(
+        self,
+        ids_BT: Tensor,
+        lengths_B: Tensor,
+        cache: Cache,
+        start: int = 0,
+        end: int | None = None,
+    ) -> Tensor:
+        """Read on behind what every row of the cache holds; arguments and result as in `prefill`.
+
+        The same logits as `prefill` of the whole rows gives, up to rounding.
+        """
+        self._check(ids_BT)
+        _, longest = check_lengths(lengths_B, ids_BT)
+        lengths_B = lengths_B.to(ids_BT.device)
+        after_B = cache.lengths_B + lengths_B
+        least, most = torch.stack(after_B.aminmax()).tolist()
+        if ids_BT.shape[0] != cache.batch or most > cache.capacity:
+            raise UserError(
+                f"{ids_BT.shape[0]} rows of up to {most} tokens do not fit a cache of "
+                f"{cache.batch} rows and {cache.capacity} tokens"
+            )
+        states = []
+        for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest)):
+            starts_B = cache.lengths_B[rows]
+            place = partial(cache.append, rows=rows, starts_B=starts_B, lengths_B=lengths_B[rows])
+            states.append(self._read(ids_BT[rows, :longest], lengths_B[rows], starts_B, place))
+        cache.start(after_B, most, even=least == most)
         return self.logits(torch.cat(states), start, end)
 
     @torch.inference_mode()
@@ -317,12 +268,18 @@ class Transformer(nn.Module):
         cache.close()
         return self.logits(norm(x_BTD[:, 0]), start, end)
 
-    def _read(self, ids_BT: Tensor, lengths_B: Tensor, cache: Cache, rows: slice) -> Tensor:
-        """Fill `rows` of the cache; the states [B, D] at each row's last token."""
-        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_T)
+    def _read(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor, place: Callable) -> Tensor:
+        """Run tokens that begin at `starts_B` through the blocks; the states [B, D] at each row's
+        last token. `place(layer, q_BHTK=, ..)` stores keys and values and attends.
+        """
+        positions_BT = starts_B[:, None] + torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        positions_BT = positions_BT.clamp(max=self.config.context - 1)  # of padding
+        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, partial(cache.fill, layer, rows))
+            x_BTD = block(
+                x_BTD,
+                lambda q, k, v, at=layer: place(at, q_BHTK=q, k_BHTK=k, v_BHTK=v),
+            )
         return norm(x_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
 
     def _check(self, ids_BT: Tensor) -> None:

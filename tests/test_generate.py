@@ -138,9 +138,9 @@ def test_work_is_counted_exactly(model):
     prompts, free = [np.arange(5), np.arange(9)], [np.arange(2), np.arange(3)]
     generate_images(model, VOCABULARY, prompts, free, UNIFORMS[:2], DECODE, counters)
     assert counters == {
-        "prefill_tokens": 4 * 9,
+        "prefill_tokens": 2 * 2 + 4 * 7,  # beginnings 0 and 0 1, then what follows them
         "step_tokens": 4 * (COUNT - 1),
-        "forward_calls": 100 + COUNT,
+        "forward_calls": 100 + COUNT + 1,
     }
 
 

@@ -20,10 +20,12 @@ ARROWS = {  # package -> what it may import besides itself
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config"},
-    {"sequence", "text", "vq", "transformer", "optimizer", "pictures"}
+    {"sequence", "text", "vq", "transformer", "kv_cache", "optimizer"}
+    | {"pictures"}
     | {"sprites", "language", "scenes", "export"},  # scenes.export_coco is the door to export
     {"objective", "decode", "vq_loss", "checkpoint", "coco"},
-    {"generate", "clip", "bank", "retrieve", "sources", "cache", "data"},
+    {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
+    | {"neighbours", "data"},
     {"train", "pipeline"},
     {"cli"},
 ]

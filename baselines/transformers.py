@@ -1,0 +1,169 @@
+"""Training of the transformers, and the memory bank they are trained with.
+
+A run of pairs, then a run with documents (`recipes.py`), each with a folder of its own that
+continues where it stopped; token caches and neighbours are made when they are missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from baselines.recipes import DRAWN_WITH, Recipe
+from baselines.tokenizers import device_name
+from cm3leon import seeds
+from cm3leon.bank import MemoryBank
+from cm3leon.cache import TokenCache, encode
+from cm3leon.checkpoint import digest, load, load_into, save
+from cm3leon.clip import Clip, load_clip
+from cm3leon.config import VQConfig, from_dict, to_dict
+from cm3leon.data import pair_batches, pair_held_out, pair_loss
+from cm3leon.files import write_atomic
+from cm3leon.neighbours import Neighbours, find_neighbours
+from cm3leon.packed import BANK, pack
+from cm3leon.scenes import BANK_SEEN, SPLITS
+from cm3leon.sequence import Vocabulary
+from cm3leon.sources import Scenes
+from cm3leon.text import TextTokenizer
+from cm3leon.train import train
+from cm3leon.transformer import Transformer
+from cm3leon.vq import VQ
+
+HELD_OUT = 256  # pictures of `stock`, `val` behind the held-out loss of pairs
+HELD_OUT_NEAR = 96  # the same with documents, and as many of `stock`, `tail`
+TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation
+
+
+class Shop:
+    """What all transformers share: the finished tokenizers and CLIP of `out`, caches in `runs`."""
+
+    def __init__(self, out: Path, runs: Path):
+        self.out, self.runs = out, runs
+        self.text = TextTokenizer.load(out / "text" / "tokenizer.json")
+        config, tensors, _ = load(out / "vq", "vq")
+        vq = VQ(from_dict(VQConfig, config))
+        load_into(vq, tensors)
+        self.vq = vq.eval().to(memory_format=torch.channels_last)
+        self.clip: Clip | None = None
+
+    def tokens(self, split: str, start: int, count: int, near: bool) -> TokenCache:
+        """Scenes of `stock` as tokens; with `near` their CLIP vectors beside them."""
+        if near and self.clip is None:
+            self.clip = load_clip(self.out / "clip")
+        source = Scenes("stock", split, start, count, self.vq.config.resolution)
+        folder = self.runs / f"tokens-{split}-{start}-{count}{'-near' if near else ''}"
+        return encode(source, self.vq, self.text, folder, clip=self.clip if near else None)
+
+    def bank_tokens(self) -> TokenCache:
+        """All documents of the memory bank."""
+        return self.tokens("bank", 0, SPLITS["bank"], near=True)
+
+    def neighbours(self, queries: TokenCache, recipe: Recipe, seen: bool) -> Neighbours:
+        """Of the documents of `queries`; with `seen` among those without unseen entities alone."""
+        documents = self.bank_tokens()
+        bank = MemoryBank.of_cache(documents)
+        if seen:
+            kept = slice(0, BANK_SEEN)
+            bank = MemoryBank(bank.vectors[kept], bank.ids[kept], bank.clip_sha256, bank.source)
+        seed = recipe.train.seed
+        rows_NS = find_neighbours(queries, bank, self.clip, self.text, recipe.retrieval, seed)
+        return Neighbours(rows_NS, documents, recipe.shares, recipe.retrieval.modality)
+
+
+def make_bank(out: Path, runs: Path) -> None:
+    """Encode the memory bank and write it to `out`/bank."""
+    documents = Shop(out, runs).bank_tokens()
+    pack(documents, MemoryBank.of_cache(documents), out / "bank" / BANK)
+
+
+def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: str) -> None:
+    """Train a recipe, save it to `out`/<name> in bfloat16 with the log of its last run."""
+    shop = Shop(out, runs)
+    model, seconds = trained(recipe, shop, form, device)
+    extra = digests(shop) | {
+        "objective": to_dict(recipe.objective),
+        "train": to_dict(recipe.train),
+        "pictures": recipe.pictures,
+        "split": recipe.split,
+        "shares": list(recipe.shares),
+        "seconds": round(seconds),
+        "device": device_name(device),
+    }
+    if recipe.base:
+        extra["base"] = {"train": to_dict(recipe.base.train), "pictures": recipe.base.pictures}
+    if recipe.retrieves:
+        extra |= {"neighbours": to_dict(recipe.retrieval), "retrieval": to_dict(DRAWN_WITH)}
+    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    log = runs / f"{recipe.name}-{form}" / "log.jsonl"
+    write_atomic(out / recipe.name / "log.jsonl", log.read_bytes())
+    save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)
+
+
+def trained(recipe: Recipe, shop: Shop, form: str, device: str) -> tuple[Transformer, float]:
+    """The trained model, its base trained first, and the seconds that all of it took."""
+    run, before = shop.runs / f"{recipe.name}-{form}", 0.0
+    if recipe.base:
+        model, before = trained(recipe.base, shop, form, device)
+    else:
+        generator = seeds.torch_generator(recipe.train.seed, "init", recipe.model.name)
+        model = Transformer(recipe.model, generator).to(device)
+    vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
+    near = recipe.base is not None  # the second stage
+    seen = shop.tokens(recipe.split, 0, SPLITS["bank"] if near else recipe.pictures, near)
+    done = train(
+        model,
+        pair_loss(vocabulary),
+        pair_batches(
+            seen,
+            vocabulary,
+            recipe.objective,
+            recipe.train.batch,
+            recipe.train.seed,
+            context=recipe.model.context,
+            neighbours=shop.neighbours(seen, recipe, seen=True) if recipe.retrieves else None,
+            limit=recipe.pictures,
+        ),
+        recipe.train,
+        run,
+        evaluate=held_out(recipe, shop, vocabulary),
+        about=identity(recipe, shop),
+    )
+    return model, before + done["seconds"]
+
+
+def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
+    """Held-out losses of `val`; in the second stage those of tail entities as well, as `tail_`."""
+    context = recipe.model.context
+    if recipe.base is None:
+        cache = shop.tokens("val", 0, HELD_OUT, near=False)
+        return pair_held_out(cache, vocabulary, HELD_OUT, context=context)
+    parts = {}
+    for name, split, start in (("", "val", 0), ("tail_", "tail", TAIL_START)):
+        cache = shop.tokens(split, start, HELD_OUT_NEAR, near=True)
+        near = shop.neighbours(cache, recipe, seen=False) if recipe.retrieves else None
+        parts[name] = pair_held_out(
+            cache, vocabulary, HELD_OUT_NEAR, context=context, neighbours=near, documents=2
+        )
+    return lambda module: {
+        f"{prefix}{name}": value
+        for prefix, part in parts.items()
+        for name, value in part(module).items()
+    }
+
+
+def digests(shop: Shop) -> dict:
+    """Of the tokenizers."""
+    return {"text_sha256": shop.text.digest, "vq_sha256": digest(shop.out / "vq")}
+
+
+def identity(recipe: Recipe, shop: Shop) -> dict:
+    """What names a run beside its training settings; a first stage has no more than it needs."""
+    about = {"model": to_dict(recipe.model), "objective": to_dict(recipe.objective)}
+    if recipe.base is not None:
+        about |= {"split": recipe.split, "shares": list(recipe.shares)}
+        about |= {"pictures": recipe.pictures, "clip_sha256": shop.clip.sha256}
+        about |= {"base": identity(recipe.base, shop) | {"train": to_dict(recipe.base.train)}}
+    if recipe.retrieves:
+        about |= {"neighbours": to_dict(recipe.retrieval)}
+    return about | digests(shop)
