@@ -6,8 +6,10 @@ continues where it stopped; token caches and neighbours are made when they are m
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from baselines.recipes import DRAWN_WITH, Recipe
@@ -19,7 +21,7 @@ from cm3leon.checkpoint import digest, load, load_into, save
 from cm3leon.clip import Clip, load_clip
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.data import pair_batches, pair_held_out, pair_loss
-from cm3leon.files import write_atomic
+from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
 from cm3leon.scenes import BANK_SEEN, SPLITS
@@ -66,9 +68,16 @@ class Shop:
         if seen:
             kept = slice(0, BANK_SEEN)
             bank = MemoryBank(bank.vectors[kept], bank.ids[kept], bank.clip_sha256, bank.source)
-        seed = recipe.train.seed
-        rows_NS = find_neighbours(queries, bank, self.clip, self.text, recipe.retrieval, seed)
-        return Neighbours(rows_NS, documents, recipe.shares, recipe.retrieval.modality)
+        what = [queries.about, documents.about, seen, to_dict(recipe.retrieval), recipe.train.seed]
+        name = sha256_bytes(json.dumps(what, sort_keys=True).encode())[:12]
+        path = self.runs / f"neighbours-{name}.npy"  # found in minutes, read at once
+        if not path.exists():
+            found = find_neighbours(
+                queries, bank, self.clip, self.text, recipe.retrieval, recipe.train.seed
+            )
+            with atomic_file(path) as file:
+                np.save(file, found)
+        return Neighbours(np.load(path), documents, recipe.shares, recipe.retrieval.modality)
 
 
 def make_bank(out: Path, runs: Path) -> None:

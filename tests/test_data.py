@@ -14,6 +14,7 @@ from cm3leon.cache import encode
 from cm3leon.checkpoint import module_digest
 from cm3leon.config import ModelConfig, ObjectiveConfig, TrainConfig, VocabularyConfig
 from cm3leon.data import collate, pair_batches, pair_held_out, pair_loss
+from cm3leon.neighbours import Neighbours
 from cm3leon.objective import unrotate
 from cm3leon.scenes import scene
 from cm3leon.sequence import Vocabulary, build_sample, parse_sample
@@ -89,23 +90,49 @@ def test_rows_beyond_the_context_are_cut_and_counted(cache):
     assert cut["counts"]["cut"] == 4 and cut["counts"]["seen"] == 80
 
 
+def near(cache, shares) -> Neighbours:
+    """Document i has the neighbours i + 1, i + 2, i + 3 and i + 4, in a circle."""
+    rows = (np.arange(22)[:, None] + np.arange(1, 5)) % 22
+    return Neighbours(rows, cache, shares)
+
+
 def test_neighbours_stand_before_the_document(cache):
-    asked = []
+    names = {cache.document(i, k): i for i in range(22) for k in range(5)}
+    drawn = set()
+    for step in range(1, 12):
+        found = batches(cache, batch=2, neighbours=near(cache, (0, 0, 0, 1)))(step)
+        alone = rows(batches(cache, batch=2)(step))
+        for row, query in zip(rows(found), alone, strict=True):
+            *before, last = parse_sample(row, VOCABULARY)
+            assert [last] == parse_sample(query, VOCABULARY)
+            shifts = [(names[document] - names[last]) % 22 for document in before]
+            assert len(set(shifts)) == 3 and set(shifts) <= {1, 2, 3, 4}
+            assert before == [cache.document(names[document]) for document in before]
+            drawn.add(tuple(shifts))
+    assert len(drawn) > 10  # of 24: which ones and in which order is drawn
 
-    def neighbours(index, generator):
-        asked.append((index, generator.random()))
-        return [cache.document((index + 1) % 22), cache.document((index + 2) % 22)]
 
-    near = rows(batches(cache, neighbours=neighbours)(2))
-    plain = rows(batches(cache)(2))
-    for (index, _), with_context, alone in zip(asked, near, plain, strict=True):
-        one, two, query = parse_sample(with_context, VOCABULARY)
-        assert (one, two) == (cache.document((index + 1) % 22), cache.document((index + 2) % 22))
-        assert [query] == parse_sample(alone, VOCABULARY)
-    before = list(asked)
-    asked.clear()
-    batches(cache, neighbours=neighbours)(2)
-    assert asked == before and len({draw for _, draw in asked}) == 4
+def test_documents_of_a_step_follow_the_shares(cache):
+    source = batches(cache, neighbours=near(cache, (0.5, 0.0, 0.5)))
+    counts = []
+    for step in range(1, 61):
+        (count,) = {len(parse_sample(row, VOCABULARY)) - 1 for row in rows(source(step))}
+        counts.append(count)
+    assert set(counts) == {0, 2} and 18 <= counts.count(0) <= 42
+    again = batches(cache, neighbours=near(cache, (0.5, 0.0, 0.5)))
+    assert torch.equal(again(7)["ids_BT"], source(7)["ids_BT"])
+
+
+def test_without_documents_it_is_the_plain_training(cache):
+    plain, none = batches(cache), batches(cache, neighbours=near(cache, (1.0,)))
+    assert all(torch.equal(plain(k)["ids_BT"], none(k)["ids_BT"]) for k in range(1, 9))
+
+
+def test_only_the_first_documents_are_trained_on(cache):
+    names = {tuple(cache.codes(i)) for i in range(5)}
+    source = batches(cache, batch=5, limit=5)
+    seen = [parse_sample(row, VOCABULARY)[0] for step in (1, 2, 3) for row in rows(source(step))]
+    assert {document.segments[1].codes for document in seen} == names
 
 
 class Known(nn.Module):
@@ -165,15 +192,21 @@ def test_held_out_prompt_of_the_free_stream_hides_the_caption(cache):
             seen.extend(ids_BT.tolist())
             return super().loss_per_token(ids_BT, weights_BT)
 
-    def neighbours(index, generator):
-        return [cache.document(index + 1)]
-
-    pair_held_out(cache, VOCABULARY, 1, neighbours=neighbours)(Watch())
-    plain, masked = ([token for token in row if token != VOCABULARY.pad] for row in seen)
+    found = pair_held_out(
+        cache, VOCABULARY, 1, neighbours=near(cache, (0, 1.0)), documents=1
+    )(Watch())  # fmt: skip
+    plain, masked, alone = ([token for token in row if token != VOCABULARY.pad] for row in seen)
     assert plain == build_sample(cache.document(0), [cache.document(1)], VOCABULARY).tolist()
+    assert alone == build_sample(cache.document(0), [], VOCABULARY).tolist()
     context = 2 + len(cache.text(1, 0)) + 1 + 16  # <eos>, document with its <break>, <break>
     assert masked[context : context + 2] == [VOCABULARY.mask(0), VOCABULARY.break_]
     assert unrotate(np.array(masked), VOCABULARY).tolist() == plain
+    # Known's loss is the id, so the means tell which tokens were counted where.
+    codes = {at: np.array(cache.codes(at)) + VOCABULARY.image_start for at in (0, 1)}
+    assert found["image_at_0"] == pytest.approx(codes[1].mean() / 1000)
+    for name in ("image", "image_at_1", "image_alone", "image_free"):
+        assert found[name] == pytest.approx(codes[0].mean() / 1000)
+    assert found["text"] == pytest.approx(cache.text(0).mean() / 1000)
 
 
 def test_a_tiny_transformer_learns_and_resumes(cache, tmp_path):
