@@ -84,7 +84,7 @@ def unpack(path: str | Path) -> Packed:
     if not path.is_file():
         raise UserError(f"no packed bank at {path}; `nox -s train_baselines` makes the shipped one")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             arrays = {name: file[name] for name in ARRAYS}
         ids = about.pop("ids")

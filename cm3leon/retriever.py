@@ -54,8 +54,8 @@ class Retriever:
 
         Query dropout belongs to training. Raises UserError when the bank has too few documents.
         """
-        if not self.config.documents:
-            return np.empty((len(captions), 0), np.int64)
+        if not self.config.documents or not captions:
+            return np.empty((len(captions), self.config.documents), np.int64)
         # One caption at a time: CLIP's rounding hangs on the batch, and a caption must not.
         texts_BD = np.concatenate([self.clip.texts([caption]) for caption in captions])
         return select(Query(texts=texts_BD), self.bank, self.config)

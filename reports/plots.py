@@ -87,6 +87,50 @@ def sample_grid(images, captions: Sequence[str], path: Path | str, columns: int 
     return write_atomic(path, out.getvalue())
 
 
+def picture_page(
+    rows: Sequence[Sequence],
+    captions: Sequence[Sequence[str]],
+    prompts: Sequence[str],
+    heads: Sequence[str],
+    path: Path | str,
+) -> Path:
+    """One PNG: per row its prompt as a title, below it pictures uint8 [H, W, 3] with captions.
+
+    `heads` stand above the columns. Raises ValueError when the parts differ in number.
+    """
+    from PIL import Image, ImageDraw
+
+    if not rows or not len(rows) == len(captions) == len(prompts):
+        raise ValueError(
+            f"a page needs captions and a prompt for each row, got {len(rows)} rows, "
+            f"{len(captions)} captions, {len(prompts)} prompts"
+        )
+    if any(len(row) != len(heads) or len(texts) != len(heads)
+           for row, texts in zip(rows, captions, strict=True)):  # fmt: skip
+        raise ValueError(f"every row of a page needs {len(heads)} pictures and captions")
+    height, width = (side * _factor(rows[0][0].shape[1]) for side in rows[0][0].shape[:2])
+    font, columns = _font(), len(heads)
+    texts = [[_wrap(text, font, width) for text in line] for line in captions]
+    block = [LINE + 8 + height + 6 + LINE * max(map(len, line)) + GAP for line in texts]
+    sheet = Image.new("RGB", (GAP + columns * (width + GAP), GAP + LINE + sum(block)), "white")
+    pen, top = ImageDraw.Draw(sheet), GAP + LINE
+    for column, head in enumerate(heads):
+        pen.text((GAP + column * (width + GAP), GAP // 2), head, fill=GREY, font=font)
+    for row, line, prompt, tall in zip(rows, texts, prompts, block, strict=True):
+        pen.text((GAP, top), f"“{prompt}”", fill=BLUE, font=font)
+        for column, (image, words) in enumerate(zip(row, line, strict=True)):
+            left, below = GAP + column * (width + GAP), top + LINE + 8
+            enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(enlarged, (left, below))
+            for place, text in enumerate(words):
+                at = (left, below + height + 6 + LINE * place)
+                pen.text(at, text, fill=INK, font=font)
+        top += tall
+    out = io.BytesIO()
+    sheet.save(out, format="PNG", optimize=True)
+    return write_atomic(path, out.getvalue())
+
+
 def _draw_scale(axes, rows, record: Mapping) -> None:
     numbers = [entry[part] for _, entry, _ in rows for part in ("value", "low", "high")]
     positive = [value for value in numbers if value is not None and value > 0] or [1.0]

@@ -37,7 +37,7 @@ from cm3leon.sprites import (
 )
 
 TASKS = ("single", "two", "counting", "colors", "position", "attribution")
-EXTRAS = ("size", "pattern", "place", "all")  # ours: the rest of what captions claim
+EXTRAS = ("entity", "size", "pattern", "place", "all")  # ours: the rest of what captions claim
 CAP = 110.0**2  # squared colour distance beyond which a pixel is simply wrong
 ACCEPT = 0.5  # an object must explain this share of what a perfect one would
 MOST = 8  # objects looked for in one picture
@@ -255,6 +255,8 @@ def judge(reading: Reading, meaning: Meaning) -> dict[str, bool]:
             verdict["attribution"] = all(_any(reading, one, "colour") for one in said)
     if several:
         verdict["counting"] = all(_count(reading, one) == one.count for one in several)
+    if rare := [one for one in said if one.entity]:
+        verdict["entity"] = all(_any(reading, one) for one in rare)
     if meaning.relation:
         verdict["position"] = _related(reading, meaning)
     for name in ("size", "pattern"):

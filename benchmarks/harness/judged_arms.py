@@ -1,0 +1,149 @@
+"""Arms of an ablation as numbers: FID, composition, CLIP score and copying, beside the default.
+
+Shapes: P prompts, K sampling seeds, D features, T composition tasks, S documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.harness import paired
+from benchmarks.harness.arms import ArmSystem, Asked
+from benchmarks.harness.features import Features, extract
+from benchmarks.harness.images import Pictures
+from benchmarks.harness.judged import ALL, answers
+from benchmarks.harness.paired import METHOD
+from benchmarks.metrics.composition import TASKS
+from benchmarks.metrics.copying import copies, nearest_distance
+from cm3leon.pictures import crop_square
+
+__all__ = ["METHOD", "judge_arms", "numbers"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One arm on one split; yes/no scores are means over the seeds, NaN where not asked."""
+
+    seeds: int
+    features_PKD: np.ndarray
+    scores: Mapping[str, np.ndarray]  # measure -> [P]: entity, right, clip, copy_pixels, ..
+
+
+def judge_arms(
+    drawn: Mapping[str, tuple[ArmSystem, Sequence[Pictures]]],
+    asked: Asked,
+    real_ND: np.ndarray,
+    real_images: np.ndarray,
+    features: Features,
+) -> dict[str, Judged]:
+    """Every arm's drawings, judged; `real_images` uint8 [P, H, W, 3] are the captions' own."""
+    return {
+        name: judge_arm(system, sets, asked, real_images, features)
+        for name, (system, sets) in drawn.items()
+    }
+
+
+def judge_arm(
+    system: ArmSystem,
+    sets: Sequence[Pictures],
+    asked: Asked,
+    real_images: np.ndarray,
+    features: Features,
+) -> Judged:
+    """One arm's drawings."""
+    prompts, arm = asked.prompts, system.arm.name
+    by_seed = [sized(np.concatenate(list(one.batches())), features.size) for one in sets]
+    features_KPD = [
+        extract(features, np.array_split(one, 4), len(one), f"features of {arm}") for one in by_seed
+    ]
+    right_PT, asked_PT = answers(prompts, sets, features.size)
+    shares_PT = np.where(asked_PT > 0, right_PT / np.maximum(asked_PT, 1), np.nan)
+    scores = {"entity": shares_PT[:, ALL.index("entity")]}
+    with np.errstate(invalid="ignore"):
+        six_PT = shares_PT[:, : len(TASKS)]
+        asked_any = np.isfinite(six_PT).any(1)
+        scores["right"] = np.where(
+            asked_any, np.nansum(six_PT, 1) / np.maximum(np.isfinite(six_PT).sum(1), 1), np.nan
+        )
+    clip = system.base.retriever.clip
+    scores["clip"] = np.mean(
+        [(clip.images(one) * asked.query.texts).sum(1) for one in by_seed], axis=0
+    )
+    if system.rows_PS.shape[1]:
+        scores |= copying(system, by_seed, features_KPD, real_images, features)
+    return Judged(len(sets), np.stack(features_KPD, 1), scores)
+
+
+def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Features) -> dict:
+    """Share of an arm's drawings that are copies of their documents, by pixels and by features."""
+    retriever, rows_PS = system.base.retriever, system.rows_PS
+    codes = np.array(
+        [
+            [retriever.documents.document(int(row)).segments[-1].codes for row in rows]
+            for rows in rows_PS
+        ]
+    )
+    count, each = rows_PS.shape
+    shown = system.base.decode_codes(torch.from_numpy(codes.reshape(count * each, -1)))
+    shown = sized(shown, features.size)
+    shown_ND = extract(features, np.array_split(shown, 4), len(shown), "features of documents")
+    real_ND = extract(features, np.array_split(real_images, 4), count, "features of the control")
+    sides = {
+        "copy_pixels": (_flat(shown), _flat(real_images), [_flat(one) for one in by_seed]),
+        "copy_features": (shown_ND, real_ND, features_KPD),
+    }
+    found = {}
+    for name, (documents, control, drawn) in sides.items():
+        documents_PSD = documents.reshape(count, each, -1)
+        real_P = nearest_distance(control, documents_PSD)
+        found[name] = np.mean(
+            [copies(nearest_distance(one, documents_PSD), real_P) for one in drawn], axis=0
+        )
+    return found
+
+
+def numbers(
+    split: str, judged: Mapping[str, Judged], real_ND: np.ndarray, default: str, resamples: int
+) -> dict[str, tuple]:
+    """`split.arm.measure` -> (value, low, high); `.._vs_X`: the default's lead over arm X.
+
+    Of FID the lead is a ratio, FID of X / FID of the default over the seeds that both have; of the
+    others a difference of means over an arm's own seeds.
+    """
+    found = {}
+    for name, one in judged.items():
+        key = f"{split}.{name}"
+        found[f"{key}.fid"] = paired.frechet(real_ND, one.features_PKD, resamples)
+        for measure, values in one.scores.items():
+            if np.isfinite(values).sum() >= 2:
+                found[f"{key}.{measure}"] = paired.mean(values)
+        if name != default:
+            found |= leads(split, judged[default], one, name, default, real_ND, resamples)
+    return found
+
+
+def leads(split, best: Judged, other: Judged, name: str, default: str, real_ND, resamples) -> dict:
+    """What the default is ahead of another arm."""
+    seeds, key = min(best.seeds, other.seeds), f"{split}.{default}"
+    ours, others = (one.features_PKD[:, :seeds] for one in (best, other))
+    found = {f"{key}.fid_vs_{name}": paired.frechet_ratio(real_ND, ours, others, resamples)}
+    for measure in ("entity", "right", "clip"):
+        pair = best.scores[measure], other.scores[measure]
+        if np.isfinite(pair[0] - pair[1]).sum() >= 2:
+            found[f"{key}.{measure}_vs_{name}"] = paired.mean_difference(*pair)
+    return found
+
+
+def sized(images: np.ndarray, size: int) -> np.ndarray:
+    """Uint8 [N, size, size, 3] of pictures of any size: pixels compare at one size only."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return np.stack([crop_square(image, size) for image in images])
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)

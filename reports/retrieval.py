@@ -1,0 +1,275 @@
+"""Tables, verdicts and plots of `ablate_retrieval`, from its record alone.
+
+A record's extras are `split.arm.measure`, and `split.default.measure_vs_arm` for the default's lead
+over an arm: of FID a ratio, of the others a difference.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reports import extra, write_atomic
+from reports.plots import BLUE, GREY, INK
+from reports.tables import Table, number, span
+
+ORANGE = "#D55E00"  # Okabe-Ito vermilion
+MEASURES = {"fid": "FID", "entity": "entity there", "right": "composition", "clip": "CLIP score"}
+COPIES = {"copy_pixels": "copies (pixels)", "copy_features": "copies (features)"}
+HYPOTHESES = (  # name, statement, split, measure, arm the default must lead
+    ("H1", "two documents lower FID below none", "test", "fid", "documents-0"),
+    ("H1", "two documents lower FID below one", "test", "fid", "documents-1"),
+    ("H1", "two documents lower FID below none", "tail", "fid", "documents-0"),
+    ("H1", "two documents lower FID below one", "tail", "fid", "documents-1"),
+    ("H1", "two documents lift the entity drawn right above none", "tail", "entity", "documents-0"),
+    ("H7", "diversity lowers FID", "test", "fid", "no-diversity"),
+    ("H7", "diversity lowers FID", "tail", "fid", "no-diversity"),
+    ("H7", "diversity lifts the entity drawn right", "tail", "entity", "no-diversity"),
+    ("H8", "both modalities beat text alone by FID", "test", "fid", "text-only"),
+    ("H8", "both modalities beat pictures alone by FID", "test", "fid", "image-only"),
+    ("H8", "both modalities beat text alone", "tail", "entity", "text-only"),
+    ("H8", "both modalities beat pictures alone", "tail", "entity", "image-only"),
+)
+
+
+def retrieval_tables(record: Mapping, published: Mapping) -> dict[str, Table]:
+    """File stem -> table: Table 1 with 0..3 documents, one of all arms a split, verdicts."""
+    tables = {"documents": documents_table(record, published)}
+    for split in record["protocol"]["splits"]:
+        tables[f"arms_{split}"] = arms_table(record, split)
+    tables["verdicts"] = verdicts_table(record)
+    return tables
+
+
+def arms_of(record: Mapping, split: str) -> list[str]:
+    """Names of the arms measured on a split, in the order of the record."""
+    names = [key.split(".")[1] for key in record["extra"] if key.startswith(f"{split}.")]
+    return [name for name in dict.fromkeys(names) if extra(record, f"{split}.{name}.fid")]
+
+
+def documents_table(record: Mapping, published: Mapping) -> Table:
+    """Ours by number of documents on both splits, above the paper's Table 1 rows."""
+    splits, rows = record["protocol"]["splits"], []
+    columns = [("test", "fid"), ("test", "right"), ("tail", "fid"), ("tail", "entity")]
+    columns = [column for column in columns if column[0] in splits]
+    name, ours = record["system"]["name"], 0
+    for count in range(4):
+        cells = [_cell(record, f"{split}.documents-{count}.{key}") for split, key in columns]
+        if any(cell != "-" for cell in cells):
+            rows.append((name, str(count), *cells))
+            ours += 1
+    quoted = [row for row in published["rows"] if row["table"] == "Table 1"]
+    quoted = [row for row in quoted if row["model"].startswith("CM3Leon-7B")]
+    for row in sorted(quoted, key=lambda one: one["documents"]):
+        blank = [""] * (len(columns) - 1)
+        rows.append((row["model"], str(row["documents"]), f"{row['value']:.2f} (quoted)", *blank))
+    return Table(
+        headers=(
+            "model",
+            "documents",
+            *(f"{split}: {MEASURES[key]}" for split, key in columns),
+        ),
+        rows=tuple(rows),
+        caption=f"Retrieved documents before the caption (n={record['n']}, 95% intervals)",
+        notes=(
+            "quoted: zero-shot FID-30K on MS-COCO, the best of 8 samples; NOT comparable with "
+            "measured",
+            "composition: share of GenEval's questions about a caption answered right; entity "
+            "there: share of captions about an entity whose picture holds it",
+        ),
+        numbers=frozenset(range(1, 2 + len(columns))),
+        ours=frozenset(range(ours)),
+        rule_after=ours if quoted else None,
+    )
+
+
+def arms_table(record: Mapping, split: str) -> Table:
+    """Every arm of a split with its own numbers and what the default is ahead of it."""
+    default = record["protocol"]["default"]
+    names = arms_of(record, split)
+    kept = [key for key in (*MEASURES, *COPIES) if _any(record, split, names, key)]
+    lead = "entity" if "entity" in kept else "right"
+    rows = [
+        (
+            name,
+            *(_cell(record, f"{split}.{name}.{key}") for key in kept),
+            _cell(record, f"{split}.{default}.fid_vs_{name}"),
+            _cell(record, f"{split}.{default}.{lead}_vs_{name}"),
+        )
+        for name in names
+    ]
+    labels = MEASURES | COPIES
+    return Table(
+        headers=(
+            "arm",
+            *(labels[key] for key in kept),
+            "FID / FID of default",
+            f"lead of default, {labels[lead]}",
+        ),
+        rows=tuple(rows),
+        caption=f"Retrieval on {split}: every arm against {default} (95% intervals over captions)",
+        notes=(
+            "FID / FID of default: above 1 the default is better; the lead is a difference of "
+            "shares, above 0 the default is better",
+            "copies: drawings nearer to a retrieved picture than 95% of the captions' real "
+            "pictures are; 0.05 is no copying",
+        ),
+        numbers=frozenset(range(1, len(kept) + 3)),
+        ours=frozenset(k for k, name in enumerate(names) if name == default),
+    )
+
+
+def verdicts(record: Mapping) -> list[dict]:
+    """Every hypothesis that the record can judge: name, statement, effect and verdict."""
+    found = []
+    default = record["protocol"]["default"]
+    for name, statement, split, measure, arm in HYPOTHESES:
+        entry = extra(record, f"{split}.{default}.{measure}_vs_{arm}")
+        if entry is None:
+            continue
+        wanted = 1.0 if measure == "fid" else 0.0
+        verdict = (
+            "holds"
+            if entry["low"] > wanted
+            else "does not"
+            if entry["high"] < wanted
+            else "not resolved"
+        )
+        found.append(
+            {"hypothesis": name, "statement": statement, "split": split, "measure": measure}
+            | {"verdict": verdict, **entry}
+        )
+    return found
+
+
+def verdicts_table(record: Mapping) -> Table:
+    """Hypothesis, effect with interval, and what it says."""
+    seeds = {len(seeds) for seeds in record["protocol"]["seeds"].values()}
+    return Table(
+        headers=("", "statement", "on", "effect", "verdict"),
+        rows=tuple(
+            (
+                one["hypothesis"],
+                one["statement"],
+                one["split"],
+                ("FID x " if one["measure"] == "fid" else "share + ")
+                + f"{one['value']:.3f} {span(one['value'], one['low'], one['high'], 3)}",
+                one["verdict"],
+            )
+            for one in verdicts(record)
+        ),
+        caption=f"Hypotheses ({record['system']['name']}, n={record['n']} captions a split, "
+        f"{max(seeds)} sampling seeds)",
+        notes=("a verdict needs the whole 95% interval on one side of no effect",),
+    )
+
+
+def retrieval_plots(record: Mapping, folder: Path | str) -> list[Path]:
+    """FID and entities against the number of documents; leads of the default over every arm."""
+    paths = []
+    for stem, draw, size in (
+        ("documents", _documents_plot, (7.2, 3.1)),
+        ("leads", _leads_plot, (7.2, 5.6)),
+    ):
+        paths += _saved(draw, record, size, Path(folder), stem)
+    return paths
+
+
+def _saved(draw, record: Mapping, size, folder: Path, stem: str) -> list[Path]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "cm3leon", "font.size": 9, "font.family": ["DejaVu Sans"]}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure, record)
+        paths = []
+        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            out = io.BytesIO()
+            figure.savefig(out, format=ending[1:], dpi=160, metadata=metadata)
+            paths.append(write_atomic(folder / f"{stem}{ending}", out.getvalue()))
+    return paths
+
+
+def _documents_plot(figure, record: Mapping) -> None:
+    left, right = figure.subplots(1, 2)
+    for split, colour, marker in (("test", BLUE, "o"), ("tail", ORANGE, "s")):
+        _line(left, record, split, "fid", colour, marker)
+        _line(right, record, split, "entity" if split == "tail" else "right", colour, marker)
+    left.set_ylabel(f"{record['protocol']['features']} FID (lower is better)")
+    right.set_ylabel("share right (higher is better)")
+    right.set_ylim(0, 1)
+    left.set_ylim(bottom=0)
+    labels = {"test": "test: composition", "tail": "tail: entity there"}
+    for axes, names in ((left, {}), (right, labels)):
+        handles, found = axes.get_legend_handles_labels()
+        axes.legend(handles, [names.get(name, name) for name in found], frameon=False)
+        axes.set_xlabel("retrieved documents")
+        axes.set_xticks(range(4))
+        axes.grid(axis="y", color="#dddddd", lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _line(axes, record: Mapping, split: str, measure: str, colour: str, marker: str) -> None:
+    points = [
+        (count, entry)
+        for count in range(4)
+        if (entry := extra(record, f"{split}.documents-{count}.{measure}")) is not None
+    ]
+    if not points:
+        return
+    places = [count for count, _ in points]
+    values = [entry["value"] for _, entry in points]
+    below = [entry["value"] - entry["low"] for _, entry in points]
+    above = [entry["high"] - entry["value"] for _, entry in points]
+    axes.errorbar(
+        places, values, yerr=[below, above], color=colour, marker=marker, capsize=3, label=split
+    )
+
+
+def _leads_plot(figure, record: Mapping) -> None:
+    splits = record["protocol"]["splits"]
+    default = record["protocol"]["default"]
+    names = [name for split in splits for name in arms_of(record, split) if name != default]
+    names = list(dict.fromkeys(names))
+    axes = figure.subplots()
+    for shift, (split, colour, marker) in zip(
+        (0.13, -0.13), (("test", BLUE, "o"), ("tail", ORANGE, "s")), strict=True
+    ):
+        rows = [
+            (place, entry)
+            for place, name in enumerate(names)
+            if (entry := extra(record, f"{split}.{default}.fid_vs_{name}")) is not None
+        ]
+        axes.errorbar(
+            [entry["value"] for _, entry in rows],
+            [shift - place for place, _ in rows],
+            xerr=[
+                [entry["value"] - entry["low"] for _, entry in rows],
+                [entry["high"] - entry["value"] for _, entry in rows],
+            ],
+            fmt=marker, color=colour, capsize=2, ms=4, label=split,
+        )  # fmt: skip
+    axes.axvline(1, color=GREY, lw=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    axes.set_yticks([-place for place in range(len(names))], names)
+    axes.tick_params(axis="y", length=0, colors=INK)
+    axes.set_xlabel(f"FID of the arm / FID of {default} (above 1 the arm is worse)")
+    axes.grid(axis="x", color="#dddddd", lw=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _any(record: Mapping, split: str, names: Sequence[str], measure: str) -> bool:
+    return any(extra(record, f"{split}.{name}.{measure}") for name in names)
+
+
+def _cell(record: Mapping, key: str) -> str:
+    entry = extra(record, key)
+    if entry is None:
+        return "-"
+    value, low, high = entry.values()
+    return f"{number(value)} {span(value, low, high)}".rstrip()
