@@ -68,12 +68,11 @@ def transformer_card(folder: Path, about: dict) -> str:
         "parameters": f"{parameter_count(model):,}, stored in bfloat16",
         "network": f"{model.layers} layers x {model.width}, {model.heads} heads, "
         f"context {model.context}",
-        "data": f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each",
-        "retrieved documents": "none",
+        **data_facts(extra),
         "objective": settings(extra["objective"]),
         "training": settings(extra["train"]),
-        "tokens seen": f"{tokens / 1e6:.1f}M",
-        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D)",
+        "tokens seen": f"{tokens / 1e6:.1f}M" + (", in the second stage" if staged(extra) else ""),
+        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D) for these tokens",
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
@@ -85,19 +84,57 @@ def transformer_card(folder: Path, about: dict) -> str:
             f"({last['held_out_image_free']:.3f} with the caption masked), "
             f"{last['held_out_text']:.3f} a text token"
         }
-    facts |= scores(model.name)
-    title = f"# {model.name}\n\nA decoder-only CM3 transformer of the embedded world."
+        if "held_out_image_alone" in last:
+            facts |= document_facts(last)
+    facts |= scores(folder.name)
+    title = f"# {folder.name}\n\nA decoder-only CM3 transformer of the embedded world."
     body = [title, facts_table(facts)]
     if log:
         draw_losses(log, folder / "loss.png")
         body.append("![loss](loss.png)")
-    draw_samples(model.name, folder / "samples.png")
+    draw_samples(folder.name, folder / "samples.png")
     body.append(
         f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n"
         "![samples](samples.png)"
     )
-    body.append(f"Retrain: `nox -s train_baselines -- --parts {model.name} --fresh`")
+    body.append(f"Retrain: `nox -s train_baselines -- --parts {folder.name} --fresh`")
     return "\n\n".join(body) + "\n"
+
+
+def staged(extra: dict) -> bool:
+    """Whether a first stage came before the training that the card tells of."""
+    return "base" in extra
+
+
+def data_facts(extra: dict) -> dict[str, str]:
+    """What it was trained on, and with which documents before it."""
+    first = extra["base"] if staged(extra) else extra
+    data = f"{first['pictures']:,} pictures of `stock`, `train`, one of five captions each"
+    if not staged(extra):
+        return {"data": data, "retrieved documents": "none"}
+    facts = {
+        "first stage": f"{data}; {settings(first['train'])}",
+        "second stage": f"{extra['pictures']:,} documents of the memory bank, without those about "
+        "entities that never occur in `train`",
+        "retrieved documents": "none",
+    }
+    if any(extra["shares"][1:]):
+        shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
+        facts["retrieved documents"] = (
+            f"in training: of the steps {shares}; found by {settings(extra['neighbours'])}. "
+            f"In drawing: {settings(extra['retrieval'])}"
+        )
+    return facts
+
+
+def document_facts(last: dict) -> dict[str, str]:
+    """Held-out losses with and without documents."""
+    facts = {}
+    for prefix, name in (("held_out_", "`val`"), ("held_out_tail_", "tail entities")):
+        facts[f"image loss, 0 and 2 documents ({name}, `stock`)"] = (
+            f"{last[f'{prefix}image_alone']:.3f}, {last[f'{prefix}image']:.3f} nats a token"
+        )
+    return facts
 
 
 def scores(name: str) -> dict[str, str]:
@@ -172,12 +209,14 @@ def vq_card(folder: Path, about: dict) -> str:
     import numpy as np
 
     from baselines.tokenizers import held_out_pictures, reconstruct
-    from baselines.train import load_tokenizers
+    from cm3leon.config import VQConfig
+    from cm3leon.pipeline import load_module
+    from cm3leon.vq import VQ
     from reports.plots import sample_grid
 
     extra = about["extra"]
     images = held_out_pictures(12)
-    rebuilt = reconstruct(load_tokenizers(folder.parent)[1], images)
+    rebuilt = reconstruct(load_module(folder, "vq", VQConfig, VQ)[0], images)
     both = [picture for pair in zip(images, rebuilt, strict=True) for picture in pair]
     sample_grid(np.stack(both), ["picture", "reconstruction"] * 12, folder / "samples.png")
     held = [record for record in read_log(folder) if "held_out_psnr" in record]
@@ -242,8 +281,10 @@ def clip_card(folder: Path, about: dict) -> str:
     log = read_log(folder)
     facts = {
         "shape": settings(about["config"]),
-        "data": "pictures of `stock`, `train`, each with one of its five captions",
-        "training": settings(extra["recipe"]),
+        "data": "half scenes of `stock`, `train`, half documents of the bank about entities that "
+        "occur in `train`",
+        "first stage": "pictures and captions, texts and captions; " + settings(extra["first"]),
+        "second stage": "pictures and captions, texts and documents; " + settings(extra["second"]),
         "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
@@ -256,8 +297,9 @@ def clip_card(folder: Path, about: dict) -> str:
     return "\n\n".join(
         [
             "# CLIP of the embedded world\n\n"
-            "Two towers built with open_clip. Several pictures often fit one caption, which bounds "
-            "recall.",
+            "Two towers built with open_clip. A text is brought to its picture, and to the "
+            "documents that it should find: another caption of the scene, or another document "
+            "about its entity. Several pictures often fit one caption, which bounds recall.",
             facts_table(facts),
             "Retrain: `nox -s train_baselines -- --parts clip --fresh`\n",
         ]

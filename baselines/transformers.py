@@ -37,16 +37,21 @@ HELD_OUT_NEAR = 96  # the same with documents, and as many of `stock`, `tail`
 TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation
 
 
+def load_tokenizers(out: Path) -> tuple[TextTokenizer, VQ]:
+    """The finished text and image tokenizers of a weights folder."""
+    config, tensors, _ = load(out / "vq", "vq")
+    vq = VQ(from_dict(VQConfig, config))
+    load_into(vq, tensors)
+    text = TextTokenizer.load(out / "text" / "tokenizer.json")
+    return text, vq.eval().to(memory_format=torch.channels_last)
+
+
 class Shop:
     """What all transformers share: the finished tokenizers and CLIP of `out`, caches in `runs`."""
 
     def __init__(self, out: Path, runs: Path):
         self.out, self.runs = out, runs
-        self.text = TextTokenizer.load(out / "text" / "tokenizer.json")
-        config, tensors, _ = load(out / "vq", "vq")
-        vq = VQ(from_dict(VQConfig, config))
-        load_into(vq, tensors)
-        self.vq = vq.eval().to(memory_format=torch.channels_last)
+        self.text, self.vq = load_tokenizers(out)
         self.clip: Clip | None = None
 
     def tokens(self, split: str, start: int, count: int, near: bool) -> TokenCache:

@@ -206,7 +206,7 @@ def write_page(options: Options, split: str, drawn: dict) -> None:
     system, _ = drawn[DEFAULT]
     rows, captions = [], []
     made = {name: next(drawn[name][1][0].batches(SHOWN)) for name in wanted}
-    for index, prompt in enumerate(system.asked.prompts[:SHOWN]):
+    for index in range(min(SHOWN, len(system.asked.prompts))):
         codes = [one.segments[-1].codes for one in system.documents(index)]
         found = system.base.decode_codes(_tensor(codes))
         texts = [system.base.text.decode(one.segments[0].ids) for one in system.documents(index)]

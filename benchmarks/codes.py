@@ -38,7 +38,7 @@ def run(options: Options) -> int:
         raise UserError(
             f"codes needs n >= {BATCH} and read >= 1, got {options.n} and {options.read}"
         )
-    from baselines.train import load_tokenizers
+    from baselines.transformers import load_tokenizers
     from cm3leon.files import baselines_folder
 
     _, vq = load_tokenizers(options.weights or baselines_folder() / "scenes")

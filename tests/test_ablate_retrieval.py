@@ -58,7 +58,7 @@ def ran(system, tmp_path_factory):
 
 
 def test_a_whole_run(ran):
-    chosen, record, path, again = ran
+    _, record, path, again = ran
     assert json.loads(path.read_text()) == record
     extras = record["extra"]
     for split in ("test", "tail"):

@@ -9,9 +9,16 @@ import torch
 from torch import nn
 
 import baselines.clip as recipe
-from baselines.clip import ClipTraining, pairs, recalls, train_clip
+from baselines.clip import (
+    ClipTraining,
+    another,
+    entity_documents,
+    pairs,
+    recalls,
+    train_clip,
+)
 from cm3leon.clip import ClipConfig, Words, load_clip
-from cm3leon.scenes import scene
+from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, scene
 from cm3leon.text import TextTokenizer
 
 SMALL = ClipConfig(width=16, heads=2, image_layers=1, text_layers=1, patch=16)
@@ -30,15 +37,20 @@ class Fixed(nn.Module):
     encode_text = encode_image
 
 
+def cross_entropy(p) -> torch.Tensor:
+    return -(p.log_softmax(1).diagonal().mean() + p.log_softmax(0).diagonal().mean()) / 2
+
+
 def test_loss_by_hand():
     generator = torch.Generator().manual_seed(0)
-    image, text = torch.randn(2, 5, 3, generator=generator)
-    loss, logged = ClipTraining(Fixed())(image, text)
-    a, b = (x / x.norm(dim=1, keepdim=True) for x in (image, text))
-    p = 10 * a @ b.T
-    by_hand = -(p.log_softmax(1).diagonal().mean() + p.log_softmax(0).diagonal().mean()) / 2
-    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert logged["scale"].item() == pytest.approx(10)
+    image, text, other = torch.randn(3, 5, 3, generator=generator)
+    a, b, c = (x / x.norm(dim=1, keepdim=True) for x in (image, text, other))
+    both = (a + b) / (a + b).norm(dim=1, keepdim=True)
+    for documents, wanted in ((False, b), (True, both)):
+        loss, logged = ClipTraining(Fixed(), documents)(image, text, other)
+        by_hand = (cross_entropy(10 * a @ b.T) + cross_entropy(10 * c @ wanted.T)) / 2
+        assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+        assert logged["scale"].item() == pytest.approx(10)
 
 
 def test_recall_by_hand():
@@ -62,27 +74,54 @@ def tokenizer():
 
 def test_pairs_hang_on_the_step_alone(tokenizer):
     words = Words(tokenizer, 48)
-    images, ids = pairs(3, 4, words)
-    again, same = pairs(3, 4, words)
-    assert torch.equal(images, again) and torch.equal(ids, same)
-    for k in range(4):
-        one = scene("stock", "train", 8 + k)
+    images, ids, others = pairs(3, 8, words)
+    assert all(
+        torch.equal(x, y) for x, y in zip(pairs(3, 8, words), (images, ids, others), strict=True)
+    )
+    documents = entity_documents(3, 4)
+    shown = [scene("stock", "train", 8 + k) for k in range(4)]
+    shown += [scene("stock", "bank", index) for index in documents]
+    for k, one in enumerate(shown):
         assert any(torch.equal(words([text])[0], ids[k]) for text in one.captions)
-        assert (images[k].permute(1, 2, 0).numpy() * 127.5 + 127.5).round() == pytest.approx(
-            one.image
-        )
+        drawn = (images[k].permute(1, 2, 0).numpy() * 127.5 + 127.5).round()
+        assert drawn == pytest.approx(one.image)
+        same = any(torch.equal(words([text])[0], others[k]) for text in one.captions)
+        assert same == (k < 4)
+    for k, index in enumerate(documents, start=4):
+        entity = (index - BANK_STOCK) // ABOUT_ONE
+        around = range(BANK_STOCK + entity * ABOUT_ONE, BANK_STOCK + (entity + 1) * ABOUT_ONE)
+        texts = [text for at in around for text in scene("stock", "bank", at).captions]
+        assert any(torch.equal(words([text])[0], others[k]) for text in texts)
+
+
+def test_entities_that_never_occur_are_not_seen():
+    seen = [index for step in range(1, 4) for index in entity_documents(step, 10_000)]
+    assert min(seen) == BANK_STOCK and max(seen) == BANK_SEEN - 1
+    assert len(set(seen[: BANK_SEEN - BANK_STOCK])) == BANK_SEEN - BANK_STOCK  # an epoch
+    assert {another(BANK_STOCK + 6, k) for k in range(1, 6)} == set(
+        range(BANK_STOCK + 7, BANK_STOCK + 12)
+    )
 
 
 def test_trained_saved_and_loaded(tmp_path, monkeypatch, tokenizer):
     monkeypatch.setattr(recipe, "CLIP_SHAPE", replace(SMALL, text_size=tokenizer.size))
     monkeypatch.setattr(recipe, "HELD_OUT", 20)
     tokenizer.save(tmp_path / "text")
-    short = replace(recipe.CLIP_TRAIN, steps=6, batch=8, warmup=2, eval_every=3, log_every=2)
-    train_clip(tmp_path / "run", tmp_path, "cpu", short)
+    first = replace(recipe.FIRST, steps=6, batch=8, warmup=2, eval_every=3, log_every=2)
+    second = replace(first, steps=4)
+    train_clip(tmp_path / "run", tmp_path, "cpu", first, second)
     clip = load_clip(tmp_path / "clip")
     assert clip.width == 16 and clip.texts(["a red star"]).shape == (1, 16)
-    log = [json.loads(line) for line in (tmp_path / "clip" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 6 and 0 <= log[-1]["held_out_text_to_image_recall_at_10"] <= 1
-    assert 0 < log[-1]["loss"] < log[0]["loss"] < 10 and log[0]["scale"] == pytest.approx(1 / 0.07)
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "run", tmp_path / "clip")
+    ]
+    assert logs[0][-1]["step"] == 6 and logs[1][-1]["step"] == 4
+    assert logs[0][0]["scale"] == pytest.approx(1 / 0.07)
+    assert logs[1][0]["scale"] == pytest.approx(1 / 0.07, rel=0.05) != logs[0][0]["scale"]
+    for log in logs:
+        assert 0 <= log[-1]["held_out_text_to_image_recall_at_10"] <= 1
+        assert 0 < log[-1]["loss"] < 10
     about = json.loads((tmp_path / "clip" / "config.json").read_text())
     assert about["extra"]["text_sha256"] == tokenizer.digest and about["extra"]["device"]
+    assert about["extra"]["second"]["steps"] == 4

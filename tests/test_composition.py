@@ -58,7 +58,7 @@ def test_real_pictures_are_read_back(dialect, split, count, size):
 
 def test_reconstructions_are_read_back():
     from baselines.tokenizers import reconstruct
-    from baselines.train import load_tokenizers
+    from baselines.transformers import load_tokenizers
     from cm3leon.files import baselines_folder
 
     home = baselines_folder() / "scenes"

@@ -14,7 +14,7 @@ import torch
 from cm3leon.config import DecodeConfig, ModelConfig, VocabularyConfig
 from cm3leon.decode import draw, guide, restrict, temperature, top_p
 from cm3leon.errors import UserError
-from cm3leon.generate import generate_images, pad
+from cm3leon.generate import common_start, generate_images, pad, unique
 from cm3leon.seeds import derive, generator, torch_generator, uniforms
 from cm3leon.sequence import Vocabulary
 from cm3leon.transformer import Transformer
@@ -144,6 +144,26 @@ def test_work_is_counted_exactly(model):
     }
 
 
+def test_what_prompts_share_is_read_once(model):
+    documents, counters = np.arange(10), {}
+    captions = [np.array([11, 12, 13]), np.array([14, 15])]
+    prompts = [np.concatenate([documents, caption]) for caption in captions] * 3
+    free = [np.concatenate([documents, [20]])] * 6
+    noise = UNIFORMS[:6]
+    found = generate_images(model, VOCABULARY, prompts, free, noise, DECODE, counters)
+    # One beginning for all, then three different ends for the six samples of two streams.
+    assert counters["prefill_tokens"] == 10 + 3 * 3
+    wanted = [plain(model, *row, DECODE) for row in zip(prompts, free, noise, strict=True)]
+    assert found.tolist() == wanted
+
+
+def test_a_prompt_of_one_token(model):
+    one, codes = [np.array([7])], []
+    for free in ([np.array([7])], [np.array([3, 4])]):
+        codes.append(generate_images(model, VOCABULARY, one, free, UNIFORMS[:1], DECODE))
+        assert codes[-1][0].tolist() == plain(model, one[0], free[0], UNIFORMS[0], DECODE)
+
+
 def test_the_context_can_be_filled_to_the_last_token(model):
     full = [np.arange(32 - COUNT)]
     codes = generate_images(model, VOCABULARY, full, FREE[:1], UNIFORMS[:1], DECODE)
@@ -168,6 +188,16 @@ def test_bfloat16_draws_image_codes(model):
 def test_padding():
     ids_RT, lengths_R = pad([np.array([1, 2, 3]), np.array([4])], filler=9)
     assert ids_RT.tolist() == [[1, 2, 3], [4, 9, 9]] and lengths_R.tolist() == [3, 1]
+
+
+def test_common_starts():
+    rows = [np.array([1, 2, 3, 4]), np.array([1, 2, 9])]
+    assert common_start(rows) == 2
+    assert common_start([np.array([1, 2]), np.array([1, 2])]) == 1  # the last token is left
+    assert common_start([np.array([1, 2, 3])]) == 2
+    assert common_start([np.array([1]), np.array([1, 2])]) == 0
+    some, which = unique([rows[0], rows[1], rows[0]])
+    assert [row.tolist() for row in some] == [[1, 2, 3, 4], [1, 2, 9]] and which == [0, 1, 0]
 
 
 def call(model, prompts=PROMPTS[:2], free=FREE[:2], noise=UNIFORMS[:2], vocabulary=VOCABULARY):

@@ -105,7 +105,7 @@ def test_another_clip_is_refused(cache, tokenizer):
     other = Dropping()
     other.sha256 = "ef" * 32
     bank = MemoryBank.of_cache(cache)
-    with pytest.raises(UserError, match="the cache was made with CLIP abab.*, this is efef"):
+    with pytest.raises(UserError, match=r"the cache was made with CLIP abab.*, this is efef"):
         find_neighbours(cache, bank, other, tokenizer, FOUND, 0)
     alien = MemoryBank(bank.vectors, bank.ids, other.sha256, {})
     with pytest.raises(UserError, match="the bank was made with CLIP efef"):

@@ -63,7 +63,7 @@ def test_a_bank_of_other_documents_is_not_packed(cache, tmp_path):
 
 
 def test_bad_files(file, tmp_path):
-    with pytest.raises(UserError, match="no packed bank at .*train_baselines"):
+    with pytest.raises(UserError, match=r"no packed bank at .*train_baselines"):
         unpack(tmp_path / "none.npz")
     torn = tmp_path / "torn.npz"
     torn.write_bytes(file.read_bytes()[:-500])

@@ -12,39 +12,60 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import tokenizers, train
-from baselines.recipes import RECIPES, Recipe, cpu_recipe, gpu_recipe
-from cm3leon import cache, checkpoint
-from cm3leon.config import MODELS, ObjectiveConfig, TrainConfig, VQConfig, from_dict
+from baselines import tokenizers, train, transformers
+from baselines.recipes import (
+    RECIPES,
+    Recipe,
+    cpu_recipe,
+    gpu_recipe,
+    plain_twin,
+    with_documents,
+)
+from cm3leon import checkpoint
+from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
-from cm3leon.scenes import SPLITS
+from cm3leon.scenes import BANK_SEEN, SPLITS
 from cm3leon.vq import VQ
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = Recipe(
-    replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=160),
+BASE = Recipe(
+    "tiny-base",
+    replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=320),
     TrainConfig(
         steps=4, batch=4, warmup=1, save_every=2, eval_every=2, log_every=1, precision="float32"
     ),
     pictures=12,
 )
+TINY = replace(with_documents(BASE, "tiny", 4, 2), pictures=24, train=BASE.train)
+NAMES = ("scenes-xs", "scenes-s", "scenes-m", "scenes-s-plain")
 
 
 @pytest.mark.parametrize("form", RECIPES)
-@pytest.mark.parametrize("name", ["scenes-xs", "scenes-s", "scenes-m"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_of_the_model_it_names(form, name):
     if (form, name) == ("cpu", "scenes-m"):
         with pytest.raises(UserError, match="no CPU recipe for 'scenes-m'; there is one for"):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    assert recipe.model == MODELS[name]() and recipe.name == name
-    assert recipe.objective == ObjectiveConfig(rate=0.5, p_full=0.5)
-    assert 0 < recipe.train.warmup < recipe.train.steps
-    epochs = recipe.train.steps * recipe.train.batch / recipe.pictures
-    assert 1 <= epochs <= 15  # no picture is seen too often
+    assert recipe.model == recipe.base.model == MODELS[name.removesuffix("-plain")]()
+    assert recipe.name == name and recipe.base.name != name
+    assert recipe.retrieves == (not name.endswith("-plain")) and not recipe.base.retrieves
+    for stage in (recipe, recipe.base):
+        assert stage.objective.p_full == 0.5
+        assert 0 < stage.train.warmup < stage.train.steps
+        epochs = stage.train.steps * stage.train.batch / stage.pictures
+        assert 0.5 <= epochs <= 15  # no picture is seen too often
+    assert recipe.split == "bank" and recipe.pictures == BANK_SEEN < SPLITS["bank"]
+
+
+def test_the_twin_sees_the_same_queries():
+    recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
+    same = ("model", "train", "pictures", "split", "base")
+    assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
+    assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
 
 @pytest.mark.parametrize("make", [cpu_recipe, gpu_recipe])
@@ -61,7 +82,7 @@ def test_the_tokenizers_fit_the_models():
         assert vocabulary.image_size == tokenizers.VQ_SHAPE.codebook_size
         assert vocabulary.text_size == tokenizers.TEXT_SIZE
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
-    assert set(train.PARTS) == set(train.ENCODERS) | {"scenes-xs", "scenes-s", "scenes-m"}
+    assert set(train.PARTS) == set(train.ENCODERS) | set(NAMES)
 
 
 @pytest.fixture
@@ -187,45 +208,59 @@ def test_parts_are_trained_in_the_order_of_dependence(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with the shipped tokenizers."""
+    """A folder with the shipped tokenizers and CLIP."""
     shipped = baselines_folder() / "scenes"
-    needed = ("text/tokenizer.json", "vq/config.json", "vq/model.safetensors")
-    if not all((shipped / name).exists() for name in needed):
-        pytest.skip("the shipped tokenizers are not trained yet")
     home = tmp_path_factory.mktemp("scenes")
-    for name in needed:
-        (home / name).parent.mkdir(exist_ok=True)
-        shutil.copy(shipped / name, home / name)
+    for name in ("text", "vq", "clip"):
+        if not (shipped / name).exists():
+            pytest.skip("the shipped tokenizers are not trained yet")
+        shutil.copytree(shipped / name, home / name)
     return home
 
 
-def test_a_transformer_is_trained_end_to_end(home, tmp_path, monkeypatch):
-    encoded, encode = [], cache.encode
+@pytest.fixture
+def small(monkeypatch):
+    """A bank of 30 documents, the last 6 about entities "never seen"; few held-out pictures."""
+    splits = SPLITS | {"bank": 30}
+    for name, value in {
+        "SPLITS": splits, "BANK_SEEN": 24, "HELD_OUT": 6, "HELD_OUT_NEAR": 4,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(transformers, name, value)
+    recipes = {"tiny": TINY, "tiny-plain": plain_twin(TINY)}
+    monkeypatch.setitem(train.RECIPES, "cpu", recipes.__getitem__)
+    monkeypatch.setattr(train, "PARTS", (*train.ENCODERS, *recipes))
+
+
+def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch):
+    encoded, encode = [], transformers.encode
 
     def noted(source, *others, **more):
         encoded.append((source.dialect, source.split, source.start, source.count))
         return encode(source, *others, **more)
 
-    monkeypatch.setattr(cache, "encode", noted)
-    monkeypatch.setattr(train, "HELD_OUT", 6)
-    monkeypatch.setitem(train.RECIPES, "cpu", lambda name: TINY)
-    options = train.Options(parts=("scenes-xs",), out=home, runs=tmp_path / "runs")
+    monkeypatch.setattr(transformers, "encode", noted)
+    options = train.Options(parts=("bank", "tiny"), out=home, runs=tmp_path / "runs")
     assert train.main(options) == 0
-    assert encoded == [("stock", "train", 0, 12), ("stock", "val", 0, 6)]
-    assert SPLITS["train"] is None  # and no evaluation split
+    trained = {address for address in encoded if address[1] in ("train", "bank")}
+    assert trained == {("stock", "train", 0, 12), ("stock", "bank", 0, 30)}
+    held = {address for address in encoded if address not in trained}
+    assert held == {("stock", "val", 0, 6), ("stock", "val", 0, 4), ("stock", "tail", 1000, 4)}
 
     config, tensors, extra = checkpoint.load(home / "tiny", "transformer")
     assert from_dict(type(TINY.model), config) == TINY.model
     assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
     assert extra["vq_sha256"] == checkpoint.digest(home / "vq")
-    assert extra["text_sha256"] == train.load_tokenizers(home)[0].digest
-    assert extra["pictures"] == 12 and extra["train"]["steps"] == 4 and extra["device"]
+    assert extra["pictures"] == 24 and extra["train"]["steps"] == 4 and extra["device"]
+    assert extra["base"]["pictures"] == 12 and extra["shares"] == list(TINY.shares)
     log = [json.loads(line) for line in (home / "tiny" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [1, 2, 3, 4]
-    assert all(np.isfinite(log[-1][f"held_out_{part}"]) for part in ("loss", "text", "image"))
-    assert train.finished(home / "tiny")
+    for name in ("loss", "image", "image_alone", "image_at_0", "tail_image", "tail_image_alone"):
+        assert np.isfinite(log[-1][f"held_out_{name}"])
+    assert train.finished(home / "tiny") and train.finished(home / "bank")
 
-    drawn = load_system(home / "tiny").draw(["a red star on the sand"], [3])
+    system = load_system(home / "tiny")
+    assert system.config["documents"] == 2 and system.config["retrieval"]["bank_size"] == 30
+    drawn = system.draw(["a red star on the sand"], [3])
     assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == np.uint8
 
     first = checkpoint.digest(home / "tiny")
@@ -233,3 +268,25 @@ def test_a_transformer_is_trained_end_to_end(home, tmp_path, monkeypatch):
     shutil.rmtree(home / "tiny")
     assert train.main(options) == 0
     assert checkpoint.digest(home / "tiny") == first  # the same recipe, the same bytes
+
+
+def test_the_twin_goes_on_from_the_same_first_stage(home, small, tmp_path):
+    runs = tmp_path / "runs"
+    options = train.Options(parts=("tiny", "tiny-plain"), out=home, runs=runs, fresh=True)
+    assert train.main(options) == 0
+    made = sorted(path.name for path in runs.glob("tiny*"))
+    assert made == ["tiny-base-cpu", "tiny-cpu", "tiny-plain-cpu"]
+    twin = checkpoint.read_about(home / "tiny-plain")
+    assert "retrieval" not in twin["extra"] and twin["extra"]["base"]["pictures"] == 12
+    assert load_system(home / "tiny-plain").retriever is None
+
+
+def test_documents_about_entities_never_seen_are_kept_out(home, small, tmp_path):
+    shop = transformers.Shop(home, tmp_path)
+    documents = shop.bank_tokens()
+    seen = shop.neighbours(documents, TINY, seen=True)
+    assert seen.rows_NS.max() < 24 and seen.rows_NS.shape == (30, 4)
+    whole = shop.neighbours(documents, TINY, seen=False)
+    assert whole.rows_NS.max() >= 24
+    again = shop.neighbours(documents, TINY, seen=True)  # from its file
+    np.testing.assert_array_equal(again.rows_NS, seen.rows_NS)

@@ -140,7 +140,7 @@ def test_a_model_without_retrieval_says_so(tmp_path):
     assert plain.with_retrieval(replace(TWO, documents=0)) is plain
     with pytest.raises(UserError, match="was trained without retrieval"):
         plain.with_retrieval(TWO)
-    with pytest.raises(UserError, match="retrieval.by must be 'text' to draw"):
+    with pytest.raises(UserError, match=r"retrieval.by must be 'text' to draw"):
         replace(load_system_with_bank(tmp_path), config=replace(TWO, by="both"))
 
 

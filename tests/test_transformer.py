@@ -195,6 +195,48 @@ def test_cache_in_bfloat16(model):
     assert (logits.float() - exact).abs().max() < 0.03 * exact.abs().max()
 
 
+@pytest.mark.parametrize("heads", [[3, 3, 3, 3], [1, 5, 2, 9]], ids=["even", "ragged"])
+def test_reading_in_two_parts_equals_reading_at_once(model, heads):
+    ids, row = random_ids(4, 20, seed=5), torch.arange(4)
+    first, lengths = torch.tensor(heads), torch.tensor([12, 6, 12, 20])
+    whole = model.cache(4, 24)
+    wanted = [model.prefill(ids, lengths, whole)]
+    parts = model.cache(4, 24)
+    model.prefill(ids[:, : max(heads)], first, parts)
+    rest = torch.zeros(4, 19, dtype=torch.int64)
+    for at in range(4):
+        rest[at, : lengths[at] - first[at]] = ids[at, first[at] : lengths[at]]
+    found = [model.extend(rest, lengths - first, parts)]
+    for _ in range(3):
+        for logits, cache in ((wanted, whole), (found, parts)):
+            logits.append(model.step(row + 7, cache))
+    for ours, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-5)
+    assert parts.lengths_B.tolist() == [15, 9, 15, 23] and parts.longest == 23
+
+
+def test_rows_of_a_cache_can_be_copied(model):
+    ids, lengths = random_ids(3, 8), torch.tensor([8, 5, 7])
+    few, many = model.cache(3, 8), model.cache(5, 12)
+    logits = model.prefill(ids, lengths, few)
+    places = torch.tensor([2, 0, 1, 1, 2])
+    many.copy(few, places)
+    assert many.lengths_B.tolist() == [7, 8, 5, 5, 7]
+    again = model.cache(5, 12)
+    torch.testing.assert_close(model.prefill(ids[places], lengths[places], again), logits[places])
+    token = torch.arange(5)
+    torch.testing.assert_close(
+        model.step(token, many), model.step(token, again), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_reading_on_beyond_the_cache(model):
+    cache = model.cache(2, 6)
+    model.prefill(random_ids(2, 4), torch.tensor([4, 2]), cache)
+    with pytest.raises(UserError, match="2 rows of up to 7 tokens do not fit a cache of 2 rows"):
+        model.extend(random_ids(2, 3), torch.tensor([3, 3]), cache)
+
+
 @pytest.fixture(scope="module")
 def opt(model):
     """OPT with the weights of `model`: two position rows prepended; q, k and v apart."""

@@ -61,7 +61,7 @@ def vq(request) -> VQ:
 @pytest.fixture(scope="module")
 def shipped() -> VQ:
     """The trained tokenizer of the embedded world."""
-    from baselines.train import load_tokenizers
+    from baselines.transformers import load_tokenizers
     from cm3leon.files import baselines_folder
 
     home = baselines_folder() / "scenes"

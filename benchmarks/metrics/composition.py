@@ -255,14 +255,12 @@ def judge(reading: Reading, meaning: Meaning) -> dict[str, bool]:
             verdict["attribution"] = all(_any(reading, one, "colour") for one in said)
     if several:
         verdict["counting"] = all(_count(reading, one) == one.count for one in several)
-    if rare := [one for one in said if one.entity]:
-        verdict["entity"] = all(_any(reading, one) for one in rare)
     if meaning.relation:
         verdict["position"] = _related(reading, meaning)
-    for name in ("size", "pattern"):
+    for name, attributes in (("entity", ()), ("size", ("size",)), ("pattern", ("pattern",))):
         told = [one for one in said if getattr(one, name)]
         if told:
-            verdict[name] = all(_any(reading, one, name) for one in told)
+            verdict[name] = all(_any(reading, one, *attributes) for one in told)
     if meaning.place:
         verdict["place"] = reading.place == meaning.place
     everything = all(
