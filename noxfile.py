@@ -81,6 +81,13 @@ def codes(session: nox.Session) -> None:
 
 
 @nox.session
+def bank_speed(session: nox.Session) -> None:
+    """The memory bank at a million documents: seconds, recall, memory."""
+    install(session, "bench,report")
+    session.run("python", "-m", "benchmarks.bank_speed", *session.posargs, env=quiet())
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")

@@ -4,9 +4,9 @@ Half of a batch are scenes of `stock`, `train`, half are documents of the memory
 entities that occur in `train`; no evaluation split and none of the entities that never occur. A
 second text looks for each: another caption of the scene, or a caption of another document about the
 entity. First it is brought to the caption, then to the document's vector, the mean of caption and
-picture: so a name counts, even one whose picture was never seen, as rare words do in a CLIP of the
-web. Several pictures of a batch may fit one caption: the world has few words, so recall is bounded
-below 1.
+picture, and so is the other document's picture: so a name counts, even one whose picture was never
+seen, as rare words do in a CLIP of the web, and so does a look. Several pictures of a batch may fit
+one caption: the world has few words, so recall is bounded below 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
 class ClipTraining(nn.Module):
     """CLIP's symmetric cross-entropy over a batch: pictures and captions, texts and what they look
-    for, which is captions or, with `documents`, the documents' vectors.
+    for, which is captions or, with `documents`, the documents' vectors; then pictures look too.
     """
 
     def __init__(self, model: nn.Module, documents: bool):
@@ -58,20 +58,26 @@ class ClipTraining(nn.Module):
         self.model, self.documents = model, documents
 
     def forward(
-        self, pixels: Tensor, ids_NL: Tensor, others_NL: Tensor
+        self, pixels: Tensor, ids_NL: Tensor, others_NL: Tensor, others: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss in nats of N pictures, their captions and a text that looks for each, and what is
-        logged.
+        """Loss in nats of N pictures, their captions, a text that looks for each and pictures that
+        look for the last ones; and what is logged.
         """
         image_ND = self.model.encode_image(pixels, normalize=True)
         text_ND = self.model.encode_text(ids_NL, normalize=True)
         other_ND = self.model.encode_text(others_NL, normalize=True)
         scale = self.model.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        pictures, right = attraction(scale * image_ND @ text_ND.T)
+        parts, logged = {}, {"scale": scale.detach()}
+        parts["pictures"], logged["right"] = attraction(scale * image_ND @ text_ND.T)
         wanted_ND = F.normalize(image_ND + text_ND, dim=-1) if self.documents else text_ND
-        texts, found = attraction(scale * other_ND @ wanted_ND.T)
-        logged = {"scale": scale.detach(), "right": right, "found": found}
-        return (pictures + texts) / 2, logged | {"image_text_loss": pictures.detach()}
+        parts["texts"], logged["found"] = attraction(scale * other_ND @ wanted_ND.T)
+        if self.documents:
+            looking_MD = self.model.encode_image(others, normalize=True)
+            asked_MD = wanted_ND[len(wanted_ND) - len(looking_MD) :]
+            logits_MM = scale * looking_MD @ asked_MD.T
+            parts["looks"], logged["found_by_look"] = attraction(logits_MM)
+        logged |= {f"{name}_loss": value.detach() for name, value in parts.items()}
+        return sum(parts.values()) / len(parts), logged
 
 
 def attraction(logits_NN: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,10 +87,11 @@ def attraction(logits_NN: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (logits_NN.argmax(1) == truth_N).float().mean()
 
 
-def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pictures [B,3,64,64] in [-1,1], a caption of each and a text like it, ids [B,L], of one step.
 
-    The other text is another caption of the scene, or one of another document about its entity.
+    The other text is another caption of the scene, or one of another document about its entity;
+    those documents' pictures come last.
     """
     half = batch // 2
     first = [scene("stock", "train", (step - 1) * half + k) for k in range(half)]
@@ -97,7 +104,10 @@ def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor]:
     picks = [generator.permutation(5)[:2] for _ in first]
     texts = [one.captions[pick[0]] for one, pick in zip(first, picks, strict=True)]
     others = [one.captions[pick[1]] for one, pick in zip(second, picks, strict=True)]
-    return to_unit(np.stack([one.image for one in first])), words(texts), words(others)
+    shown, looking = (
+        to_unit(np.stack([one.image for one in part])) for part in (first, second[half:])
+    )
+    return shown, words(texts), words(others), looking
 
 
 def another(index: int, shift: int) -> int:

@@ -24,7 +24,7 @@ from cm3leon.data import pair_batches, pair_held_out, pair_loss
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
-from cm3leon.scenes import BANK_SEEN, SPLITS
+from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, SPLITS, scene
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
 from cm3leon.text import TextTokenizer
@@ -104,8 +104,7 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: 
         "seconds": round(seconds),
         "device": device_name(device),
     }
-    if recipe.base:
-        extra["base"] = {"train": to_dict(recipe.base.train), "pictures": recipe.base.pictures}
+    extra["stages"] = [described(stage) for stage in line(recipe)]
     if recipe.retrieves:
         extra |= {"neighbours": to_dict(recipe.retrieval), "retrieval": to_dict(DRAWN_WITH)}
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
@@ -123,8 +122,7 @@ def trained(recipe: Recipe, shop: Shop, form: str, device: str) -> tuple[Transfo
         generator = seeds.torch_generator(recipe.train.seed, "init", recipe.model.name)
         model = Transformer(recipe.model, generator).to(device)
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
-    near = recipe.base is not None  # the second stage
-    seen = shop.tokens(recipe.split, 0, SPLITS["bank"] if near else recipe.pictures, near)
+    seen, near, among = training_data(recipe, shop)
     done = train(
         model,
         pair_loss(vocabulary),
@@ -135,8 +133,8 @@ def trained(recipe: Recipe, shop: Shop, form: str, device: str) -> tuple[Transfo
             recipe.train.batch,
             recipe.train.seed,
             context=recipe.model.context,
-            neighbours=shop.neighbours(seen, recipe, seen=True) if recipe.retrieves else None,
-            limit=recipe.pictures,
+            neighbours=near,
+            among=among,
         ),
         recipe.train,
         run,
@@ -144,6 +142,36 @@ def trained(recipe: Recipe, shop: Shop, form: str, device: str) -> tuple[Transfo
         about=identity(recipe, shop),
     )
     return model, before + done["seconds"]
+
+
+def training_data(
+    recipe: Recipe, shop: Shop
+) -> tuple[TokenCache, Neighbours | None, np.ndarray | None]:
+    """Tokens, the neighbours of their documents, and which of them are trained on."""
+    if recipe.base is None:
+        return shop.tokens(recipe.split, 0, recipe.pictures, near=False), None, None
+    seen, among = shop.bank_tokens(), np.arange(recipe.pictures)
+    if recipe.bursts:
+        rows_NS = groups(recipe.pictures, recipe.train.seed)
+        among = np.flatnonzero(rows_NS[:, 0] >= 0)
+        near = Neighbours(rows_NS, seen, recipe.shares)
+        return seen, near if recipe.retrieves else None, among
+    return seen, shop.neighbours(seen, recipe, seen=True) if recipe.retrieves else None, among
+
+
+def groups(count: int, seed: int) -> np.ndarray:
+    """Two other documents about its entity for each of the first documents of the bank: int [N, 2].
+
+    All have one object. Rows of -1: plain documents, more objects, or fewer than two others.
+    """
+    rows_N2 = np.full((count, 2), -1)
+    for start in range(BANK_STOCK, count, ABOUT_ONE):
+        around = range(start, min(start + ABOUT_ONE, count))
+        alone = [at for at in around if len(scene("stock", "bank", at).plan.things) == 1]
+        for at in alone if len(alone) > 2 else ():
+            others = [other for other in alone if other != at]
+            rows_N2[at] = seeds.generator(seed, "burst", at).permutation(others)[:2]
+    return rows_N2
 
 
 def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
@@ -166,6 +194,23 @@ def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
     }
 
 
+def line(recipe: Recipe) -> list[Recipe]:
+    """The stages of a recipe, first to last."""
+    return [*(line(recipe.base) if recipe.base else []), recipe]
+
+
+def described(stage: Recipe) -> dict:
+    """A stage in plain values, for the card."""
+    return {
+        "name": stage.name,
+        "split": stage.split,
+        "pictures": stage.pictures,
+        "bursts": stage.bursts,
+        "shares": list(stage.shares),
+        "train": to_dict(stage.train),
+    }
+
+
 def digests(shop: Shop) -> dict:
     """Of the tokenizers."""
     return {"text_sha256": shop.text.digest, "vq_sha256": digest(shop.out / "vq")}
@@ -174,6 +219,8 @@ def digests(shop: Shop) -> dict:
 def identity(recipe: Recipe, shop: Shop) -> dict:
     """What names a run beside its training settings; a first stage has no more than it needs."""
     about = {"model": to_dict(recipe.model), "objective": to_dict(recipe.objective)}
+    if recipe.bursts:
+        about |= {"bursts": True}
     if recipe.base is not None:
         about |= {"split": recipe.split, "shares": list(recipe.shares)}
         about |= {"pictures": recipe.pictures, "clip_sha256": shop.clip.sha256}

@@ -38,16 +38,16 @@ def pair_batches(
     *,
     context: int | None = None,
     neighbours: Neighbours | None = None,
-    limit: int | None = None,
+    among: np.ndarray | None = None,
 ) -> Callable[[int], dict]:
     """The batch source of a transformer: step (from 1) -> {"ids_BT", "weights_BT", "counts"}.
 
     ids int64 and weights float32 are torch tensors padded to the longest sample, rounded up to 8
     tokens; rows longer than `context` are cut there and counted. With `neighbours`, those of the
     cache's documents, all samples of a step have the same number of documents before them.
-    Only the first `limit` documents of the cache are trained on.
+    Only the documents `among` are trained on; left out: all of the cache.
     """
-    size = min(limit or len(cache), len(cache))
+    size = len(cache) if among is None else len(among)
 
     @lru_cache(maxsize=2)
     def epoch_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,10 +58,13 @@ def pair_batches(
         epoch, place = divmod(position, size)
         order, captions = epoch_of(epoch)
         index, found = int(order[place]), []
+        caption = int(captions[index])
+        if among is not None:
+            index = int(among[index])
         if documents:
             draws = seeds.generator(seed, "near", epoch, index)
             found = neighbours.draw(index, documents, draws)
-        return build_sample(cache.document(index, int(captions[index])), found, vocabulary)
+        return build_sample(cache.document(index, caption), found, vocabulary)
 
     def at(step: int) -> dict:
         start = (step - 1) * batch

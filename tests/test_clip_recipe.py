@@ -44,11 +44,16 @@ def cross_entropy(p) -> torch.Tensor:
 def test_loss_by_hand():
     generator = torch.Generator().manual_seed(0)
     image, text, other = torch.randn(3, 5, 3, generator=generator)
-    a, b, c = (x / x.norm(dim=1, keepdim=True) for x in (image, text, other))
+    looks = torch.randn(2, 3, generator=generator)  # of the last two
+    a, b, c, d = (x / x.norm(dim=1, keepdim=True) for x in (image, text, other, looks))
     both = (a + b) / (a + b).norm(dim=1, keepdim=True)
-    for documents, wanted in ((False, b), (True, both)):
-        loss, logged = ClipTraining(Fixed(), documents)(image, text, other)
-        by_hand = (cross_entropy(10 * a @ b.T) + cross_entropy(10 * c @ wanted.T)) / 2
+    parts = {
+        False: [(a, b), (c, b)],
+        True: [(a, b), (c, both), (d, both[3:])],
+    }
+    for documents, pairs_of in parts.items():
+        loss, logged = ClipTraining(Fixed(), documents)(image, text, other, looks)
+        by_hand = sum(cross_entropy(10 * x @ y.T) for x, y in pairs_of) / len(pairs_of)
         assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
         assert logged["scale"].item() == pytest.approx(10)
 
@@ -74,10 +79,9 @@ def tokenizer():
 
 def test_pairs_hang_on_the_step_alone(tokenizer):
     words = Words(tokenizer, 48)
-    images, ids, others = pairs(3, 8, words)
-    assert all(
-        torch.equal(x, y) for x, y in zip(pairs(3, 8, words), (images, ids, others), strict=True)
-    )
+    images, ids, others, looks = pairs(3, 8, words)
+    again = zip(pairs(3, 8, words), (images, ids, others, looks), strict=True)
+    assert all(torch.equal(x, y) for x, y in again)
     documents = entity_documents(3, 4)
     shown = [scene("stock", "train", 8 + k) for k in range(4)]
     shown += [scene("stock", "bank", index) for index in documents]
@@ -92,6 +96,9 @@ def test_pairs_hang_on_the_step_alone(tokenizer):
         around = range(BANK_STOCK + entity * ABOUT_ONE, BANK_STOCK + (entity + 1) * ABOUT_ONE)
         texts = [text for at in around for text in scene("stock", "bank", at).captions]
         assert any(torch.equal(words([text])[0], others[k]) for text in texts)
+        drawn = (looks[k - 4].permute(1, 2, 0).numpy() * 127.5 + 127.5).round()
+        same = [(drawn == scene("stock", "bank", at).image).all() for at in around]
+        assert sum(same) == 1 and not same[index - around[0]]
 
 
 def test_entities_that_never_occur_are_not_seen():
