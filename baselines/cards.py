@@ -70,9 +70,9 @@ def transformer_card(folder: Path, about: dict) -> str:
         f"context {model.context}",
         **data_facts(extra),
         "objective": settings(extra["objective"]),
-        "training, last stage": settings(extra["train"]),
-        "tokens seen": f"{tokens / 1e6:.1f}M" + (", in the last stage" if staged(extra) else ""),
-        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D) for these tokens",
+        "training": settings(extra["train"]),
+        "tokens seen": f"{tokens / 1e6:.1f}M",
+        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D)",
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
@@ -101,41 +101,20 @@ def transformer_card(folder: Path, about: dict) -> str:
     return "\n\n".join(body) + "\n"
 
 
-def staged(extra: dict) -> bool:
-    """Whether other stages came before the training that the card's log tells of."""
-    return len(extra["stages"]) > 1
-
-
 def data_facts(extra: dict) -> dict[str, str]:
-    """The stages, and which documents stood before the samples."""
+    """What it was trained on, and which documents stood before the samples."""
     facts = {
-        f"stage {number}: `{stage['name']}`": stage_text(stage)
-        for number, stage in enumerate(extra["stages"], start=1)
+        "data": f"{extra['pictures']:,} documents of the memory bank (`stock`), none about "
+        "entities that never occur in `train`; one of five captions each",
+        "retrieved documents": "none",
     }
-    facts["retrieved documents"] = "none"
     if "retrieval" in extra:
+        shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
         facts["retrieved documents"] = (
-            f"in the last stage: {settings(extra['neighbours'])}. "
+            f"in training: of the steps {shares}; found by {settings(extra['neighbours'])}. "
             f"In drawing: {settings(extra['retrieval'])}"
         )
     return facts
-
-
-def stage_text(stage: dict) -> str:
-    """One stage in words."""
-    if stage["split"] == "train":
-        data = f"{stage['pictures']:,} pictures of `stock`, `train`, one of five captions each"
-    else:
-        data = "documents of the memory bank, none about entities that never occur in `train`"
-    if stage["bursts"]:
-        data += "; with one object, behind others about the same entity"
-    shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(stage["shares"]) if share)
-    train = stage["train"]
-    laid = f" of {train['horizon']:,}" if train["horizon"] else ""
-    return (
-        f"{data}; documents before a sample: {shares}; {train['steps']:,}{laid} steps of "
-        f"{train['batch']} samples, {train['optimizer']}, peak rate {train['rate']:g}"
-    )
 
 
 def document_facts(last: dict) -> dict[str, str]:

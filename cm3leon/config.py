@@ -298,7 +298,6 @@ class TrainConfig:
     batch: int = 32  # samples a step
     rate: float = 2e-3  # peak learning rate
     warmup: int = 100  # steps
-    horizon: int = 0  # steps the schedule is laid out for, where a run ends before; 0: `steps`
     final: float = 0.1  # last learning rate as a share of the peak
     betas: tuple[float, float] = (0.9, 0.98)  # A9
     weight_decay: float = 0.1
@@ -317,12 +316,6 @@ class TrainConfig:
             check(getattr(self, name) >= 1, f"train.{name}", "be at least 1", getattr(self, name))
         check(
             0 <= self.warmup <= self.steps, "train.warmup", "lie in [0, train.steps]", self.warmup
-        )
-        check(
-            self.horizon == 0 or self.horizon >= self.steps,
-            "train.horizon",
-            f"be 0 or at least train.steps ({self.steps})",
-            self.horizon,
         )
         check(self.rate > 0 and math.isfinite(self.rate), "train.rate", "be positive", self.rate)
         check(0 <= self.final <= 1, "train.final", "lie in [0, 1]", self.final)

@@ -102,10 +102,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     """Linear from 0 to the peak at step == warmup, then linear to `final` of it (A10)."""
     if step < config.warmup:
         return config.rate * step / config.warmup
-    steps = config.horizon or config.steps
-    if steps == config.warmup:
+    if config.steps == config.warmup:
         return config.rate
-    done = min(1.0, (step - config.warmup) / (steps - config.warmup))
+    done = min(1.0, (step - config.warmup) / (config.steps - config.warmup))
     return config.rate * (1 + (config.final - 1) * done)
 
 

@@ -89,7 +89,6 @@ BAD = [  # section, field, values it refuses
     ("train", "eval_every", [0]),
     ("train", "log_every", [0]),
     ("train", "warmup", [-1, 1001]),
-    ("train", "horizon", [-1, 999]),
     ("train", "rate", [0, -1.0, NAN, INF]),
     ("train", "final", [-0.1, 1.1, NAN]),
     ("train", "betas", [(0.9,), (0.9, 1.0), (-0.1, 0.9), (0.9, 0.9, 0.9)]),

@@ -13,45 +13,24 @@ import pytest
 import torch
 
 from baselines import tokenizers, train, transformers
-from baselines.recipes import (
-    RECIPES,
-    Recipe,
-    cpu_recipe,
-    gpu_recipe,
-    plain_twin,
-    stages,
-)
+from baselines.recipes import RECIPES, Recipe, cpu_recipe, gpu_recipe, plain_twin
 from cm3leon import checkpoint
 from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
-from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, SPLITS, scene
+from cm3leon.scenes import BANK_SEEN, SPLITS
 from cm3leon.vq import VQ
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = Recipe(
-    "tiny-base",
-    replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=320),
+TINY = Recipe(
+    "tiny",
+    replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=512),
     TrainConfig(
         steps=4, batch=4, warmup=1, save_every=2, eval_every=2, log_every=1, precision="float32"
     ),
-    pictures=12,
+    pictures=48,
 )
-
-
-def tiny() -> Recipe:
-    """The stages of a real recipe, four steps each."""
-
-    def small(recipe: Recipe) -> Recipe:
-        if recipe.base is None:
-            return recipe
-        return replace(recipe, pictures=48, train=BASE.train, base=small(recipe.base))
-
-    return small(stages(BASE, "tiny", (4, 4, 4), 2))
-
-
-TINY = tiny()
 NAMES = ("scenes-xs", "scenes-s", "scenes-m", "scenes-s-plain")
 
 
@@ -63,29 +42,18 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    base, places, bursts, last = transformers.line(recipe)
-    assert last is recipe and recipe.name == name
-    assert len({stage.name for stage in (base, places, bursts, last)}) == 4
-    assert not base.retrieves and (bursts.bursts, last.bursts) == (True, False)
-    for stage in (base, places, bursts, last):
-        assert stage.model == MODELS[name.removesuffix("-plain")]()
-        assert 0 < stage.train.warmup < stage.train.steps and stage.objective.p_full == 0.5
-        assert stage.train.steps * stage.train.batch / stage.pictures <= 15  # epochs
-        assert stage is base or stage.retrieves == (not name.endswith("-plain"))
-        assert stage is base or (stage.split, stage.pictures) == ("bank", BANK_SEEN)
-    assert SPLITS["bank"] > BANK_SEEN
+    assert recipe.model == MODELS[name.removesuffix("-plain")]() and recipe.name == name
+    assert recipe.retrieves == (not name.endswith("-plain")) and recipe.objective.p_full == 0.5
+    assert 0 < recipe.train.warmup < recipe.train.steps
+    assert 1 <= recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
+    assert recipe.pictures == BANK_SEEN and SPLITS["bank"] > BANK_SEEN
 
 
 def test_the_twin_sees_the_same_queries():
-    pairs = zip(
-        transformers.line(cpu_recipe("scenes-s")),
-        transformers.line(cpu_recipe("scenes-s-plain")),
-        strict=True,
-    )
-    for stage, twin in pairs:
-        same = ("model", "train", "pictures", "split", "bursts")
-        assert all(getattr(stage, name) == getattr(twin, name) for name in same)
-        assert twin.shares == (1.0,)
+    recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
+    same = ("model", "train", "pictures", "objective")
+    assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
+    assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
 
 @pytest.mark.parametrize("make", [cpu_recipe, gpu_recipe])
@@ -240,9 +208,9 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(monkeypatch):
-    """A bank of 60 documents, six "about one entity" each, the last 12 "never seen"."""
-    bank = {"SPLITS": SPLITS | {"bank": 60}, "BANK_SEEN": 48, "BANK_STOCK": 0}
-    for name, value in (bank | {"HELD_OUT": 6, "HELD_OUT_NEAR": 4}).items():
+    """A bank of 60 documents, the last 12 about entities "never seen"; few held-out pictures."""
+    bank = {"SPLITS": SPLITS | {"bank": 60}, "BANK_SEEN": 48, "HELD_OUT": 4}
+    for name, value in bank.items():
         monkeypatch.setattr(transformers, name, value)
     recipes = {"tiny": TINY, "tiny-plain": plain_twin(TINY)}
     monkeypatch.setitem(train.RECIPES, "cpu", recipes.__getitem__)
@@ -259,18 +227,16 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     monkeypatch.setattr(transformers, "encode", noted)
     options = train.Options(parts=("bank", "tiny"), out=home, runs=tmp_path / "runs")
     assert train.main(options) == 0
-    trained = {address for address in encoded if address[1] in ("train", "bank")}
-    assert trained == {("stock", "train", 0, 12), ("stock", "bank", 0, 60)}
-    held = {address for address in encoded if address not in trained}
-    assert held == {("stock", "val", 0, 6), ("stock", "val", 0, 4), ("stock", "tail", 1000, 4)}
+    assert set(encoded) == {
+        ("stock", "bank", 0, 60), ("stock", "val", 0, 4), ("stock", "tail", 1000, 4),
+    }  # fmt: skip
 
     config, tensors, extra = checkpoint.load(home / "tiny", "transformer")
     assert from_dict(type(TINY.model), config) == TINY.model
     assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
     assert extra["vq_sha256"] == checkpoint.digest(home / "vq")
     assert extra["pictures"] == 48 and extra["train"]["steps"] == 4 and extra["device"]
-    assert [stage["pictures"] for stage in extra["stages"]] == [12, 48, 48, 48]
-    assert [stage["bursts"] for stage in extra["stages"]] == [False, False, True, False]
+    assert extra["shares"] == list(TINY.shares) and extra["neighbours"]["documents"] == 4
     log = [json.loads(line) for line in (home / "tiny" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [1, 2, 3, 4]
     for name in ("loss", "image", "image_alone", "image_at_0", "tail_image", "tail_image_alone"):
@@ -289,15 +255,9 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     assert checkpoint.digest(home / "tiny") == first  # the same recipe, the same bytes
 
 
-def test_the_twin_goes_on_from_the_same_first_stage(home, small, tmp_path):
-    runs = tmp_path / "runs"
-    options = train.Options(parts=("tiny", "tiny-plain"), out=home, runs=runs, fresh=True)
+def test_the_twin_has_no_documents(home, small, tmp_path):
+    options = train.Options(parts=("tiny-plain",), out=home, runs=tmp_path / "runs", fresh=True)
     assert train.main(options) == 0
-    made = sorted(path.name for path in runs.glob("tiny*"))
-    middle = [
-        f"tiny-{stage}{kind}-cpu" for stage in ("bursts", "places") for kind in ("", "-plain")
-    ]
-    assert made == sorted(["tiny-base-cpu", "tiny-cpu", "tiny-plain-cpu", *middle])
     twin = checkpoint.read_about(home / "tiny-plain")
     assert "retrieval" not in twin["extra"] and twin["extra"]["shares"] == [1.0]
     assert load_system(home / "tiny-plain").retriever is None
@@ -307,21 +267,8 @@ def test_documents_about_entities_never_seen_are_kept_out(home, small, tmp_path)
     shop = transformers.Shop(home, tmp_path)
     documents = shop.bank_tokens()
     seen = shop.neighbours(documents, TINY, seen=True)
-    assert seen.rows_NS.max() < 48 and seen.rows_NS.shape == (60, 3)
+    assert seen.rows_NS.max() < 48 and seen.rows_NS.shape == (60, 4)
     whole = shop.neighbours(documents, TINY, seen=False)
     assert whole.rows_NS.max() >= 48
     again = shop.neighbours(documents, TINY, seen=True)  # from its file
     np.testing.assert_array_equal(again.rows_NS, seen.rows_NS)
-
-
-def test_bursts_are_documents_about_one_entity():
-    count = BANK_STOCK + 30 * ABOUT_ONE
-    rows = transformers.groups(count, 0)
-    assert (rows[:BANK_STOCK] == -1).all() and (rows == transformers.groups(count, 0)).all()
-    chosen = np.flatnonzero(rows[:, 0] >= 0)
-    assert len(chosen) > 30
-    for at in chosen:
-        trio = [at, *rows[at]]
-        scenes = [scene("stock", "bank", int(one)) for one in trio]
-        assert len(set(trio)) == 3 and all(len(one.plan.things) == 1 for one in scenes)
-        assert len({one.plan.things[0][4] for one in scenes}) == 1

@@ -108,14 +108,6 @@ def test_learning_rate_of_the_paper():
         steps_for_tokens(1, 0)
 
 
-def test_a_run_that_ends_early_keeps_its_schedule():
-    long = TrainConfig(steps=300, warmup=30, final=0.1)
-    short = TrainConfig(steps=100, horizon=300, warmup=30, final=0.1)
-    for step in (1, 30, 31, 100):
-        assert learning_rate(step, short) == learning_rate(step, long)
-    assert learning_rate(100, TrainConfig(steps=100, warmup=30)) < learning_rate(100, short)
-
-
 @given(st.integers(1, 50), st.integers(0, 50), st.floats(0, 1))
 def test_learning_rate_rises_then_falls(steps, warmup, final):
     config = TrainConfig(steps=steps, warmup=min(warmup, steps), final=final, rate=1.0)

@@ -18,7 +18,7 @@ from benchmarks.harness.judged import ALL, answers, shares
 from benchmarks.harness.prompts import Prompt, pick, scenes_prompts
 from benchmarks.metrics.frechet import frechet_from_features
 from cm3leon import checkpoint, seeds
-from cm3leon.config import DecodeConfig
+from cm3leon.config import DecodeConfig, to_dict
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.pipeline import System
 from cm3leon.retriever import Retriever, load_retriever
@@ -41,12 +41,11 @@ class Run:
 def train_arm(recipe: Recipe, weights: Path, runs: Path) -> Run:
     """Train an arm in a folder named by everything that decides its weights, or open it."""
     shop = Shop(weights, runs)
-    shop.tokens("val", 0, 1, near=True)  # loads the CLIP, which the identity names
-    about = identity(recipe, shop) | {"train": vars(recipe.train)}
-    digest = sha256_bytes(json.dumps(about, sort_keys=True, default=str).encode())[:12]
-    named = replace(recipe, name=f"arm-{digest}")
-    model, _ = trained(named, shop, "cpu", "cpu")
-    return Run(named, model, runs / f"{named.name}-cpu")
+    about = identity(recipe, shop) | {"train": to_dict(recipe.train)}
+    name = sha256_bytes(json.dumps(about, sort_keys=True).encode())[:12]
+    folder = runs / f"arm-{name}"
+    model, _ = trained(recipe, shop, folder, "cpu")
+    return Run(recipe, model, folder)
 
 
 class Judge:
