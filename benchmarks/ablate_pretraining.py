@@ -89,7 +89,7 @@ def arms(steps: int) -> dict[str, Recipe]:
         "uniform-0-1-2": replace(default, shares=(1 / 3, 1 / 3, 1 / 3)),
         "no-query-dropout": found(query_dropout=0.0),
         "query-dropout-0.2": found(query_dropout=0.2),
-        "by-text": found(by="text"),
+        "by-both": found(by="both", each=2),
         "no-diversity": found(threshold=1.01),
         "document-weight-0.1": objective(document_weight=0.1),
         "cross-break": objective(cross_break=True, p_full=0.0),
