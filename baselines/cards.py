@@ -103,6 +103,9 @@ def transformer_card(folder: Path, about: dict) -> str:
 
 def data_facts(extra: dict) -> dict[str, str]:
     """What it was trained on, and which documents stood before the samples."""
+    if "shares" not in extra:  # trained before there was a memory bank
+        data = f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each"
+        return {"data": data, "retrieved documents": "none"}
     facts = {
         "data": f"{extra['pictures']:,} documents of the memory bank (`stock`), none about "
         "entities that never occur in `train`; one of five captions each",

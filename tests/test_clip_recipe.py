@@ -125,7 +125,7 @@ def test_trained_saved_and_loaded(tmp_path, monkeypatch, tokenizer):
     ]
     assert logs[0][-1]["step"] == 6 and logs[1][-1]["step"] == 4
     assert logs[0][0]["scale"] == pytest.approx(1 / 0.07)
-    assert logs[1][0]["scale"] == pytest.approx(1 / 0.07, rel=0.05) != logs[0][0]["scale"]
+    assert logs[1][0]["scale"] != logs[0][0]["scale"]  # goes on from the first stage
     for log in logs:
         assert 0 <= log[-1]["held_out_text_to_image_recall_at_10"] <= 1
         assert 0 < log[-1]["loss"] < 10
