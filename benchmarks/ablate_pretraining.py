@@ -208,7 +208,7 @@ def report(options: Options, record: dict) -> None:
 
 
 NAME = "ablate_pretraining"
-BENCH = core.Bench(NAME, 1, "nats", "higher", protocol={}, measure=measure)
+BENCH = core.Bench("ablate_pretraining", 1, "nats", "higher", protocol={}, measure=measure)
 
 
 def command(argv: Sequence[str] | None) -> int:

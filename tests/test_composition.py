@@ -151,6 +151,11 @@ CASES = {  # task -> meaning, readings of which it is true, readings of which it
         [reading(STAR, HEART), reading(HEART, found("heart", "red"), STAR)],
         [reading(found("star", "blue"), found("heart", "red")), reading(STAR)],
     ),
+    "entity": (
+        Meaning((Said(None, entity="bagozu"), Said("heart"))),
+        [reading(HEART, replace(STAR, entity="bagozu")), reading(replace(STAR, entity="bagozu"))],
+        [reading(HEART, STAR), reading(replace(STAR, entity="unnamed")), reading()],
+    ),
     "size": (
         Meaning((Said("star", size="small"),)),
         [reading(STAR)],
@@ -197,7 +202,7 @@ def test_a_caption_takes_part_in_what_it_claims():
     assert asked(star, heart) == {"two", "all"}
     assert asked(red, heart) == {"two", "all"}  # not every object has a colour
     assert asked(red, Said("heart", "blue")) == {"two", "attribution", "all"}
-    assert asked(red, Said(None, entity="bagozu")) == {"two", "attribution", "all"}
+    assert asked(red, Said(None, entity="bagozu")) == {"two", "attribution", "entity", "all"}
     assert asked(Said("star", "red", count=3)) == {"counting", "all"}
     assert asked(red, relation=None, place="snow") == {"single", "colors", "place", "all"}
     assert asked(star, heart, relation=(1, "above", 0)) == {"two", "position", "all"}

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from benchmarks.harness import paired
 from benchmarks.harness.arms import ArmSystem, Asked
@@ -87,6 +86,8 @@ def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Fea
             for rows in rows_PS
         ]
     )
+    import torch
+
     count, each = rows_PS.shape
     shown = system.base.decode_codes(torch.from_numpy(codes.reshape(count * each, -1)))
     shown = sized(shown, features.size)
