@@ -19,10 +19,10 @@ from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
 from cm3leon.sequence import Document, Image, Text
 
-AT_ONCE = 512  # queries looked up at once
+AT_ONCE = 4096  # queries looked up at once: faiss is several times slower on few
 FIRST = 16  # candidates looked at first; those of a query that needs more are looked up again
 WIDEST = 2**14  # candidates looked at last
-VECTORS_AT_ONCE = 2**15  # candidates' vectors held at once
+VECTORS_AT_ONCE = 2**17  # candidates' vectors held at once
 
 
 @dataclass(frozen=True)
