@@ -12,6 +12,8 @@ from pathlib import Path
 from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, write_atomic
+from cm3leon.packed import BANK, unpack
+from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK
 
 SAMPLES = 24  # captions of `coco`, `val`; never of `test`
 LICENCE = "Apache-2.0, weights and data: both were made by this repository"
@@ -28,6 +30,8 @@ def main() -> int:
         card = CARDS[about["kind"]]
         write_atomic(folder / "README.md", card(folder, about))
         print(folder / "README.md", file=sys.stderr)
+    if (home / "bank" / BANK).exists():
+        write_atomic(home / "bank" / "README.md", bank_card(home / "bank" / BANK))
     return 0
 
 
@@ -295,6 +299,29 @@ def clip_card(folder: Path, about: dict) -> str:
             "about its entity. Several pictures often fit one caption, which bounds recall.",
             facts_table(facts),
             "Retrain: `nox -s train_baselines -- --parts clip --fresh`\n",
+        ]
+    )
+
+
+def bank_card(file: Path) -> str:
+    """Card of the memory bank."""
+    packed = unpack(file)
+    facts = {
+        "documents": f"{len(packed):,}: {BANK_STOCK:,} scenes of `stock`, then {ABOUT_ONE} about "
+        f"each of the tail entities, the last {len(packed) - BANK_SEEN:,} about those that never "
+        "occur in `train`",
+        "a document": f"{packed.codes_NK.shape[1]} image codes, its first caption, a vector of "
+        f"{packed.vectors_ND.shape[1]} in half precision",
+        "CLIP": f"`{packed.about['clip_sha256']}`",
+        "sha256 of the contents": f"`{packed.sha256}`",
+        "licence": LICENCE,
+    }
+    return "\n\n".join(
+        [
+            "# Memory bank of the embedded world\n\n"
+            "What the retriever draws from; no evaluation picture is in it.",
+            facts_table(facts),
+            "Make it again: `nox -s train_baselines -- --parts bank --fresh`\n",
         ]
     )
 
