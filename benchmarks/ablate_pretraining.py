@@ -27,7 +27,7 @@ from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.harness import core
 from benchmarks.harness.paired import LEVEL
 from benchmarks.harness.stats import SEEDS_METHOD, seed_interval
-from cm3leon.cli import guarded, parse
+from cm3leon.cli import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
@@ -222,11 +222,7 @@ def command(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    try:
-        return guarded(lambda: command(argv))
-    except core.NothingMeasured as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return core.exit_code(lambda: command(argv))
 
 
 if __name__ == "__main__":

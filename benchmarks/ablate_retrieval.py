@@ -29,7 +29,7 @@ from benchmarks.harness.features import Features, extract, load_features
 from benchmarks.harness.prompts import Prompt, digest, scenes_prompts
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Rendered, batches
-from cm3leon.cli import guarded, parse
+from cm3leon.cli import parse
 from cm3leon.errors import UserError
 
 SPLITS = ("test", "tail")
@@ -251,11 +251,7 @@ def command(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    try:
-        return guarded(lambda: command(argv))
-    except core.NothingMeasured as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return core.exit_code(lambda: command(argv))
 
 
 if __name__ == "__main__":

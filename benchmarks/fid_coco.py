@@ -30,7 +30,7 @@ from benchmarks.harness.features import Features, extract, load_features
 from benchmarks.harness.prompts import digest
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
-from cm3leon.cli import guarded, parse
+from cm3leon.cli import parse
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 
@@ -272,11 +272,7 @@ def command(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    try:
-        return guarded(lambda: command(argv))
-    except core.NothingMeasured as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+    return core.exit_code(lambda: command(argv))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reports import extra
-from reports.tables import Table, number, span
+from reports.tables import Table, cell, span
 
 SCORES = {
     "held_out_image_alone": "nats, no documents",
@@ -42,7 +42,7 @@ def pretraining_tables(record: Mapping) -> dict[str, Table]:
 def arms_table(record: Mapping) -> Table:
     """Scores of every arm with intervals over training seeds."""
     names = list(record["protocol"]["arms"])
-    rows = tuple((name, *(_cell(record, f"{name}.{score}") for score in SCORES)) for name in names)
+    rows = tuple((name, *(cell(record, f"{name}.{score}") for score in SCORES)) for name in names)
     return Table(
         headers=("arm", *SCORES.values()),
         rows=rows,
@@ -86,11 +86,3 @@ def verdicts_table(record: Mapping) -> Table:
         ),
         caption="Hypotheses about pretraining (paired by training seed)",
     )
-
-
-def _cell(record: Mapping, key: str) -> str:
-    entry = extra(record, key)
-    if entry is None:
-        return "-"
-    value, low, high = entry.values()
-    return f"{number(value)} {span(value, low, high)}".rstrip()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reports import extra, write_atomic
 from reports.plots import BLUE, GREY, INK
-from reports.tables import Table, number, span
+from reports.tables import Table, cell, span
 
 ORANGE = "#D55E00"  # Okabe-Ito vermilion
 MEASURES = {"fid": "FID", "entity": "entity there", "right": "composition", "clip": "CLIP score"}
@@ -55,7 +55,7 @@ def documents_table(record: Mapping, published: Mapping) -> Table:
     columns = [column for column in columns if column[0] in splits]
     name, ours = record["system"]["name"], 0
     for count in range(4):
-        cells = [_cell(record, f"{split}.documents-{count}.{key}") for split, key in columns]
+        cells = [cell(record, f"{split}.documents-{count}.{key}") for split, key in columns]
         if any(cell != "-" for cell in cells):
             rows.append((name, str(count), *cells))
             ours += 1
@@ -93,9 +93,9 @@ def arms_table(record: Mapping, split: str) -> Table:
     rows = [
         (
             name,
-            *(_cell(record, f"{split}.{name}.{key}") for key in kept),
-            _cell(record, f"{split}.{default}.fid_vs_{name}"),
-            _cell(record, f"{split}.{default}.{lead}_vs_{name}"),
+            *(cell(record, f"{split}.{name}.{key}") for key in kept),
+            cell(record, f"{split}.{default}.fid_vs_{name}"),
+            cell(record, f"{split}.{default}.{lead}_vs_{name}"),
         )
         for name in names
     ]
@@ -265,11 +265,3 @@ def _leads_plot(figure, record: Mapping) -> None:
 
 def _any(record: Mapping, split: str, names: Sequence[str], measure: str) -> bool:
     return any(extra(record, f"{split}.{name}.{measure}") for name in names)
-
-
-def _cell(record: Mapping, key: str) -> str:
-    entry = extra(record, key)
-    if entry is None:
-        return "-"
-    value, low, high = entry.values()
-    return f"{number(value)} {span(value, low, high)}".rstrip()

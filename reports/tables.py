@@ -215,6 +215,15 @@ def span(value: float, low: float | None, high: float | None, decimals: int | No
     return f"[{low:,.{places}f}, {high:,.{places}f}]"
 
 
+def cell(record: Mapping, key: str) -> str:
+    """An extra of a record as `value [low, high]`, or a dash."""
+    entry = extra(record, key)
+    if entry is None:
+        return "-"
+    value, low, high = entry.values()
+    return f"{number(value)} {span(value, low, high)}".rstrip()
+
+
 def documents(record: Mapping) -> str:
     """How many documents were retrieved, as the protocol or the system's config states it."""
     for place in (record["protocol"], record["system"]["config"]):

@@ -2,7 +2,7 @@
 
     BENCH = Bench("fid_coco", version=1, unit="FID", better="lower", protocol={}, measure=measure)
     record, path = run(BENCH, system)  # calls measure(system, protocol, phases) -> Measurement
-    main(command)                      # tyro on `command`, one-line errors, exit codes
+    exit_code(command)                 # one-line errors, exit codes
 
 Exit codes: 0 measured and saved, 2 a user's mistake (one line), 3 nothing was measured.
 """
@@ -126,6 +126,17 @@ def run(
     measurement = bench.measure(system, protocol, phases)
     record = build_record(bench, system, measurement, protocol, phases)
     return record, save(record, folder)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """What `command` returns; 2 for a user's mistake, 3 for nothing measured, 130 interrupted."""
+    from cm3leon.cli import guarded
+
+    try:
+        return guarded(command)
+    except NothingMeasured as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
 
 
 def build_record(
