@@ -92,7 +92,7 @@ def arms(steps: int) -> dict[str, Recipe]:
         "by-both": found(by="both", each=2),
         "no-diversity": found(threshold=1.01),
         "document-weight-0.1": objective(document_weight=0.1),
-        "cross-break": objective(cross_break=True, p_full=0.0),
+        "cross-break": objective(cross_break=True),
         "p-full-0": objective(p_full=0.0),
         "p-full-1": objective(p_full=1.0),
     }
