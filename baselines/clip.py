@@ -1,6 +1,6 @@
 """Recipe of the scenes CLIP: captions and pictures of one scene brought together.
 
-Half of a batch are scenes of `stock`, `train`, half are documents of the memory bank about the
+Half of a batch are scenes of `stock`, `train`, half are scenes of `study` about the
 entities that occur in `train`; no evaluation split and none of the entities that never occur. A
 second text looks for each: another caption of the scene, or a caption of another document about the
 entity. First it is brought to the caption, then to the document's vector, the mean of caption and
@@ -25,7 +25,7 @@ from cm3leon.checkpoint import save
 from cm3leon.clip import Clip, ClipConfig, Words, make_clip
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.files import write_atomic
-from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, scene
+from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.vq import to_unit
@@ -98,9 +98,9 @@ def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor, 
     second = list(first)
     generator = seeds.generator(0, "clip-pairs", step)
     for index in entity_documents(step, batch - half):
-        first.append(scene("stock", "bank", index))
+        first.append(scene("stock", "study", index))
         shift = int(generator.integers(1, ABOUT_ONE))
-        second.append(scene("stock", "bank", another(index, shift)))
+        second.append(scene("stock", "study", another(index, shift)))
     picks = [generator.permutation(5)[:2] for _ in first]
     texts = [one.captions[pick[0]] for one, pick in zip(first, picks, strict=True)]
     others = [one.captions[pick[1]] for one, pick in zip(second, picks, strict=True)]
@@ -112,18 +112,18 @@ def pairs(step: int, batch: int, words: Words) -> tuple[Tensor, Tensor, Tensor, 
 
 def another(index: int, shift: int) -> int:
     """The document `shift` places on among those about the same entity, in a circle."""
-    entity, place = divmod(index - BANK_STOCK, ABOUT_ONE)
-    return BANK_STOCK + entity * ABOUT_ONE + (place + shift) % ABOUT_ONE
+    entity, place = divmod(index - PLAIN, ABOUT_ONE)
+    return PLAIN + entity * ABOUT_ONE + (place + shift) % ABOUT_ONE
 
 
 def entity_documents(step: int, count: int) -> list[int]:
-    """Indices in `bank` of documents about entities that occur in `train`: an epoch has each
+    """Indices in `study` of scenes about entities that occur in `train`: an epoch has each
     once.
     """
-    size = BANK_SEEN - BANK_STOCK
+    size = SEEN - PLAIN
     at = np.arange((step - 1) * count, step * count)
     epochs = {e: seeds.generator(0, "clip-bank", e).permutation(size) for e in set(at // size)}
-    return [BANK_STOCK + int(epochs[k // size][k % size]) for k in at.tolist()]
+    return [PLAIN + int(epochs[k // size][k % size]) for k in at.tolist()]
 
 
 def held_out_recall(clip: Clip) -> dict[str, float]:

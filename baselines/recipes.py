@@ -1,8 +1,8 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-A model learns on the documents of the memory bank with retrieved ones before them: all of `stock`,
-none about the entities that never occur in `train`. `val` gives the held-out loss; every evaluation
-split is in the dialect `coco`, which no model sees before it is measured.
+A model learns on the scenes of `study` with documents of the memory bank before them: all of
+`stock`, none about the entities that never occur in `train`. `val` gives the held-out loss; every
+evaluation split is in the dialect `coco`, which no model sees before it is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.scenes import BANK_SEEN
+from cm3leon.scenes import SEEN
 
 OBJECTIVE = ObjectiveConfig(rate=1.0, p_full=0.5)
 # Found for each document in training: four by text. The paper takes two by text and two by picture
@@ -30,7 +30,7 @@ class Recipe:
     name: str  # of its folder
     model: ModelConfig
     train: TrainConfig
-    pictures: int = BANK_SEEN  # documents of the bank, from the first on
+    pictures: int = SEEN  # scenes of `study`, from the first on
     objective: ObjectiveConfig = OBJECTIVE
     shares: tuple[float, ...] = SHARES  # of the steps with 0, 1, .. documents before each sample
     retrieval: RetrievalConfig = FOUND  # of the neighbours in training
@@ -67,7 +67,7 @@ def cpu_recipe(name: str) -> Recipe:
     size = name.removesuffix("-plain")
     if size not in rates:
         raise UserError(f"no CPU recipe for {name!r}; there is one for {', '.join(rates)}")
-    recipe = Recipe(size, MODELS[size](), _schedule(5500, 8, rates[size]))
+    recipe = Recipe(size, MODELS[size](), _schedule(3500, 8, rates[size]))
     return plain_twin(recipe) if name != size else recipe
 
 

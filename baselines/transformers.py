@@ -23,7 +23,7 @@ from cm3leon.data import pair_batches, pair_held_out, pair_loss
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
-from cm3leon.scenes import BANK_SEEN, SPLITS
+from cm3leon.scenes import SEEN, SPLITS
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
 from cm3leon.text import TextTokenizer
@@ -67,7 +67,7 @@ class Shop:
         documents = self.bank_tokens()
         bank = MemoryBank.of_cache(documents)
         if seen:
-            kept = slice(0, BANK_SEEN)
+            kept = slice(0, SEEN)
             bank = MemoryBank(bank.vectors[kept], bank.ids[kept], bank.clip_sha256, bank.source)
         what = [queries.about, documents.about, seen, to_dict(recipe.retrieval), recipe.train.seed]
         name = sha256_bytes(json.dumps(what, sort_keys=True).encode())[:12]
@@ -109,19 +109,18 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
     config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.model.name))
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
-    documents = shop.bank_tokens()
+    queries = shop.tokens("study", 0, recipe.pictures)
     done = train(
         model.to(device),
         pair_loss(vocabulary),
         pair_batches(
-            documents,
+            queries,
             vocabulary,
             recipe.objective,
             config.batch,
             config.seed,
             context=context,
-            neighbours=shop.neighbours(documents, recipe, seen=True) if recipe.retrieves else None,
-            among=np.arange(recipe.pictures),
+            neighbours=shop.neighbours(queries, recipe, seen=True) if recipe.retrieves else None,
         ),
         config,
         run,

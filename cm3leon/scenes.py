@@ -41,13 +41,16 @@ SPLITS = {
     "val": 5_000,
     "test": 30_000,
     "tail": 2_000,
+    "study": 44_000,
     "bank": 44_000,
 }  # None: endless
+# Generators of a split bear its name, but for `study`, which was once called the bank.
+STREAMS = {"study": "bank", "bank": "memory"}
 ENTITIES = 4_000
 SEEN_ENTITIES = 3_800  # the first ones occur in `train`; the other 200 never
-BANK_STOCK = 20_000  # documents of `bank` before those about the entities
-ABOUT_ONE = 6  # documents about one entity
-BANK_SEEN = BANK_STOCK + ABOUT_ONE * SEEN_ENTITIES  # those before the documents of unseen entities
+PLAIN = 20_000  # scenes of `study` and documents of `bank` before those about the entities
+ABOUT_ONE = 6  # scenes of `study`, and documents of `bank`, about one entity
+SEEN = PLAIN + ABOUT_ONE * SEEN_ENTITIES  # of either, before those about unseen entities
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Scene:
     @property
     def language(self) -> tuple[tuple[str, ...], tuple[Meaning, ...]]:
         """Five captions and what each of them claims."""
-        generator = seeds.generator(ROOT, "captions", self.dialect, self.split, self.index)
+        stream = STREAMS.get(self.split, self.split)
+        generator = seeds.generator(ROOT, "captions", self.dialect, stream, self.index)
         named = [_Named(*thing[:5]) for thing in self.plan.things]
         relations = clear_relations(self.plan)
         return captions(self.dialect, named, self.plan.groups, relations, self.place, generator)
@@ -169,11 +173,13 @@ def scene(dialect: str, split: str, index: int, size: int = 64) -> Scene:
     """The scene with this address; size in pixels, a multiple of 8 from 32 to 256.
 
     `tail`: even indices ask for entities that occur in `train`, odd ones for the 200 that never do.
-    `bank`: 20,000 plain documents, then 6 for each entity. Raises UserError for an unknown address.
+    `study` (to train on) and `bank` (to retrieve from): 20,000 plain scenes, then 6 for each
+    entity, among other objects in `study`, alone in `bank`. Raises UserError for an unknown
+    address.
     """
     check_address(dialect, split, index)
     check_size(size)
-    generator = seeds.generator(ROOT, "scene", dialect, split, index)
+    generator = seeds.generator(ROOT, "scene", dialect, STREAMS.get(split, split), index)
     return Scene(dialect, split, index, size, _plan(WORLDS[dialect], split, index, generator))
 
 
@@ -216,8 +222,8 @@ def _draw_entity(split: str, index: int, world: World, generator) -> Entity | No
         seen = index % 2 == 0
         low, high = (0, SEEN_ENTITIES) if seen else (SEEN_ENTITIES, ENTITIES)
         return entities()[int(generator.integers(low, high))]
-    if split == "bank" and index >= BANK_STOCK:
-        return entities()[(index - BANK_STOCK) // ABOUT_ONE]
+    if split in ("study", "bank") and index >= PLAIN:
+        return entities()[(index - PLAIN) // ABOUT_ONE]
     if split == "train" and generator.random() < world.entity:
         rank = np.exp(generator.random() * np.log(SEEN_ENTITIES + 1)) - 1  # Zipf: density 1 / rank
         return entities()[min(int(rank), SEEN_ENTITIES - 1)]
@@ -272,7 +278,7 @@ def _plan(world: World, split: str, index: int, generator) -> Plan:
     """Draw what stands where."""
     entity = _draw_entity(split, index, world, generator)
     u = generator.random(6)
-    count = 1 + _cut(world.counts, u[0])
+    count = 1 if split == "bank" and entity else 1 + _cut(world.counts, u[0])
     place = PLACES[_cut(world.places, u[1])]
     alike = count > 1 and u[2] < world.alike and entity is None
     sizes = ["large" if u[3] < (0.5, 0.3, 0.0)[count - 1] else "small"] + ["small"] * (count - 1)
