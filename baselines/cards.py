@@ -13,7 +13,7 @@ from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, write_atomic
 from cm3leon.packed import BANK, unpack
-from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK
+from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN
 
 SAMPLES = 24  # captions of `coco`, `val`; never of `test`
 LICENCE = "Apache-2.0, weights and data: both were made by this repository"
@@ -111,7 +111,7 @@ def data_facts(extra: dict) -> dict[str, str]:
         data = f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each"
         return {"data": data, "retrieved documents": "none"}
     facts = {
-        "data": f"{extra['pictures']:,} documents of the memory bank (`stock`), none about "
+        "data": f"{extra['pictures']:,} scenes of `stock`, `study`, none about "
         "entities that never occur in `train`; one of five captions each",
         "retrieved documents": "none",
     }
@@ -278,7 +278,7 @@ def clip_card(folder: Path, about: dict) -> str:
     log = read_log(folder)
     facts = {
         "shape": settings(about["config"]),
-        "data": "half scenes of `stock`, `train`, half documents of the bank about entities that "
+        "data": "half scenes of `stock`, `train`, half scenes of `study` about entities that "
         "occur in `train`",
         "first stage": "pictures and captions, texts and captions; " + settings(extra["first"]),
         "second stage": "pictures and captions, texts and documents; " + settings(extra["second"]),
@@ -307,8 +307,8 @@ def bank_card(file: Path) -> str:
     """Card of the memory bank."""
     packed = unpack(file)
     facts = {
-        "documents": f"{len(packed):,}: {BANK_STOCK:,} scenes of `stock`, then {ABOUT_ONE} about "
-        f"each of the tail entities, the last {len(packed) - BANK_SEEN:,} about those that never "
+        "documents": f"{len(packed):,}: {PLAIN:,} scenes of `stock`, then {ABOUT_ONE} of "
+        f"each of the tail entities alone, the last {len(packed) - SEEN:,} of those that never "
         "occur in `train`",
         "a document": f"{packed.codes_NK.shape[1]} image codes, its first caption, a vector of "
         f"{packed.vectors_ND.shape[1]} in half precision",

@@ -18,7 +18,7 @@ from baselines.clip import (
     train_clip,
 )
 from cm3leon.clip import ClipConfig, Words, load_clip
-from cm3leon.scenes import ABOUT_ONE, BANK_SEEN, BANK_STOCK, scene
+from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, scene
 from cm3leon.text import TextTokenizer
 
 SMALL = ClipConfig(width=16, heads=2, image_layers=1, text_layers=1, patch=16)
@@ -84,7 +84,7 @@ def test_pairs_hang_on_the_step_alone(tokenizer):
     assert all(torch.equal(x, y) for x, y in again)
     documents = entity_documents(3, 4)
     shown = [scene("stock", "train", 8 + k) for k in range(4)]
-    shown += [scene("stock", "bank", index) for index in documents]
+    shown += [scene("stock", "study", index) for index in documents]
     for k, one in enumerate(shown):
         assert any(torch.equal(words([text])[0], ids[k]) for text in one.captions)
         drawn = (images[k].permute(1, 2, 0).numpy() * 127.5 + 127.5).round()
@@ -92,21 +92,21 @@ def test_pairs_hang_on_the_step_alone(tokenizer):
         same = any(torch.equal(words([text])[0], others[k]) for text in one.captions)
         assert same == (k < 4)
     for k, index in enumerate(documents, start=4):
-        entity = (index - BANK_STOCK) // ABOUT_ONE
-        around = range(BANK_STOCK + entity * ABOUT_ONE, BANK_STOCK + (entity + 1) * ABOUT_ONE)
-        texts = [text for at in around for text in scene("stock", "bank", at).captions]
+        entity = (index - PLAIN) // ABOUT_ONE
+        around = range(PLAIN + entity * ABOUT_ONE, PLAIN + (entity + 1) * ABOUT_ONE)
+        texts = [text for at in around for text in scene("stock", "study", at).captions]
         assert any(torch.equal(words([text])[0], others[k]) for text in texts)
         drawn = (looks[k - 4].permute(1, 2, 0).numpy() * 127.5 + 127.5).round()
-        same = [(drawn == scene("stock", "bank", at).image).all() for at in around]
+        same = [(drawn == scene("stock", "study", at).image).all() for at in around]
         assert sum(same) == 1 and not same[index - around[0]]
 
 
 def test_entities_that_never_occur_are_not_seen():
     seen = [index for step in range(1, 4) for index in entity_documents(step, 10_000)]
-    assert min(seen) == BANK_STOCK and max(seen) == BANK_SEEN - 1
-    assert len(set(seen[: BANK_SEEN - BANK_STOCK])) == BANK_SEEN - BANK_STOCK  # an epoch
-    assert {another(BANK_STOCK + 6, k) for k in range(1, 6)} == set(
-        range(BANK_STOCK + 7, BANK_STOCK + 12)
+    assert min(seen) == PLAIN and max(seen) == SEEN - 1
+    assert len(set(seen[: SEEN - PLAIN])) == SEEN - PLAIN  # an epoch
+    assert {another(PLAIN + 6, k) for k in range(1, 6)} == set(
+        range(PLAIN + 7, PLAIN + 12)
     )
 
 

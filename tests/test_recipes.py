@@ -19,7 +19,7 @@ from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
-from cm3leon.scenes import BANK_SEEN, SPLITS
+from cm3leon.scenes import SEEN, SPLITS
 from cm3leon.vq import VQ
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,8 +45,8 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
     assert recipe.model == MODELS[name.removesuffix("-plain")]() and recipe.name == name
     assert recipe.retrieves == (not name.endswith("-plain")) and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
-    assert 1 <= recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
-    assert recipe.pictures == BANK_SEEN and SPLITS["bank"] > BANK_SEEN
+    assert recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
+    assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
 def test_the_twin_sees_the_same_queries():
@@ -209,7 +209,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(monkeypatch):
     """A bank of 60 documents, the last 12 about entities "never seen"; few held-out pictures."""
-    bank = {"SPLITS": SPLITS | {"bank": 60}, "BANK_SEEN": 48, "HELD_OUT": 4}
+    bank = {"SPLITS": SPLITS | {"bank": 60}, "SEEN": 48, "HELD_OUT": 4}
     for name, value in bank.items():
         monkeypatch.setattr(transformers, name, value)
     recipes = {"tiny": TINY, "tiny-plain": plain_twin(TINY)}
@@ -228,7 +228,8 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     options = train.Options(parts=("bank", "tiny"), out=home, runs=tmp_path / "runs")
     assert train.main(options) == 0
     assert set(encoded) == {
-        ("stock", "bank", 0, 60), ("stock", "val", 0, 4), ("stock", "tail", 1000, 4),
+        ("stock", "bank", 0, 60), ("stock", "study", 0, 48),
+        ("stock", "val", 0, 4), ("stock", "tail", 1000, 4),
     }  # fmt: skip
 
     config, tensors, extra = checkpoint.load(home / "tiny", "transformer")

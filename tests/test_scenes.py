@@ -23,7 +23,8 @@ GOLDEN = {  # sha256 of the pixels of scenes 0..31; a change here changes every 
     ("stock", "train", 64): "07415e3cf3be76276944e96b4db13c5acdf695b804425c1715be2e0a2bee9de5",
     ("coco", "test", 64): "fedee9c93afcbdbbf59edb539c02c451a10042af18e360321605f86da6f0725f",
     ("coco", "tail", 64): "367bc65af3340335f51d344a9be28a065620462e9aa080e00775314484614bd3",
-    ("stock", "bank", 32): "deb0ec49b1c1d90511da24abdd413fe6631bfb32211cca49f80b34862fc5901a",
+    ("stock", "study", 32): "deb0ec49b1c1d90511da24abdd413fe6631bfb32211cca49f80b34862fc5901a",
+    ("stock", "bank", 32): "ff1a018fd059b7f47ab60f7c3a88f4ca6dec1134e44d9bd76fa69c9e9d02e861",
 }
 GOLDEN_CAPTIONS = (
     "A cyan triangle with stripes can be seen on the water.",
@@ -152,10 +153,17 @@ def test_entities_are_all_different_and_the_last_200_never_seen_in_training():
         assert len(names) == 1 and (names <= unseen) == (index % 2 == 1)
 
 
-def test_the_bank_ends_with_six_documents_an_entity():
-    for index in (20_000, 20_005, 20_006, 43_999):
+def test_study_and_bank_end_with_six_scenes_an_entity_and_the_bank_shows_it_alone():
+    company = []
+    for index in (20_000, 20_005, 20_006, 43_999, *range(21_000, 21_060)):
         wanted = entities()[(index - 20_000) // 6].name
-        assert [t[4] for t in scene("stock", "bank", index).plan.things if t[4]] == [wanted]
+        assert [t[4] for t in scene("stock", "bank", index).plan.things] == [wanted]
+        things = scene("stock", "study", index).plan.things
+        assert [t[4] for t in things if t[4]] == [wanted]
+        company.append(len(things))
+    assert set(company) == {1, 2, 3}
+    plain = [len(scene("stock", "bank", index).plan.things) for index in range(100)]
+    assert set(plain) == {1, 2, 3}
 
 
 @pytest.mark.parametrize("size", [32, 40, 64, 128, 256])
