@@ -111,10 +111,13 @@ def data_facts(extra: dict) -> dict[str, str]:
         data = f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each"
         return {"data": data, "retrieved documents": "none"}
     facts = {
-        "data": f"{extra['pictures']:,} scenes of `stock`, `study`, none about "
+        "start": f"the weights of `{extra['start']}`",
+        "data": f"{extra['pictures']:,} scenes of `stock`, `{extra['split']}`, none about "
         "entities that never occur in `train`; one of five captions each",
         "retrieved documents": "none",
     }
+    if "start" not in extra:
+        del facts["start"]
     if "retrieval" in extra:
         shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
         facts["retrieved documents"] = (

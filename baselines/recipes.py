@@ -1,8 +1,10 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-A model learns on the scenes of `study` with documents of the memory bank before them: all of
-`stock`, none about the entities that never occur in `train`. `val` gives the held-out loss; every
-evaluation split is in the dialect `coco`, which no model sees before it is measured.
+A model learns in two stages. `NAME-pairs` learns captions and pictures, one of each a row, on
+`stock`, `train`. From it go on `NAME`, with retrieved documents before every query, and its twin
+`NAME-plain`, on the same queries without documents; queries are scenes of `study`, documents those
+of the memory bank, none about the entities that never occur in `train`. `val` gives the held-out
+loss; every evaluation split is in the dialect `coco`, which no model sees before it is measured.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig
 from cm3leon.errors import UserError
 from cm3leon.scenes import SEEN
 
+# Of pairs: half the paper's mask rate, as a short training wants more whole captions and pictures.
+PAIRS = ObjectiveConfig(rate=0.5, p_full=0.5)
 OBJECTIVE = ObjectiveConfig(rate=1.0, p_full=0.5)
 # Found for each document in training: four by text. The paper takes two by text and two by picture
-# and drops 20 % of a query's tokens; this CLIP seldom knows an entity by its look, and dropping as
-# many tokens breaks half of the names, so that too few rows would pay for looking back (LOG.md).
-FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.05)
+# and drops 20 % of a query's tokens; this CLIP seldom knows an entity by its look, and a name is
+# six or seven tokens, so that dropping breaks most names: too few rows would pay for looking back.
+FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 # Of the steps with 0, 1, 2 and 3 documents: three, with dropout of documents (A20, A21).
 SHARES = (0.1, 0.1, 0.1, 0.7)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
+ROLES = ("", "-pairs", "-plain")
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,12 @@ class Recipe:
     name: str  # of its folder
     model: ModelConfig
     train: TrainConfig
-    pictures: int = SEEN  # scenes of `study`, from the first on
+    split: str = "study"  # of `stock`: where queries come from
+    pictures: int = SEEN  # scenes of the split, from the first on
     objective: ObjectiveConfig = OBJECTIVE
     shares: tuple[float, ...] = SHARES  # of the steps with 0, 1, .. documents before each sample
     retrieval: RetrievalConfig = FOUND  # of the neighbours in training
+    start: str | None = None  # the baseline that it goes on from
 
     @property
     def retrieves(self) -> bool:
@@ -62,25 +69,45 @@ def plain_twin(recipe: Recipe) -> Recipe:
 
 
 def cpu_recipe(name: str) -> Recipe:
-    """Under two hours on two cores (`scenes-m` is beyond them)."""
+    """Under 90 minutes a stage on two cores (`scenes-m` is beyond them)."""
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
-    size = name.removesuffix("-plain")
-    if size not in rates:
-        raise UserError(f"no CPU recipe for {name!r}; there is one for {', '.join(rates)}")
-    recipe = Recipe(size, MODELS[size](), _schedule(3500, 8, rates[size]))
-    return plain_twin(recipe) if name != size else recipe
+    size, role = _parsed(name, rates, "CPU")
+    pairs = _pairs(size, _schedule(5500, 16, rates[size]), pictures=65_536)
+    return pairs if role == "-pairs" else _second(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
 
 
 def gpu_recipe(name: str) -> Recipe:
     """The same code, longer and in larger batches."""
-    steps = {"scenes-xs": 10_000, "scenes-s": 15_000, "scenes-m": 20_000}
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3, "scenes-m": 8e-4}
-    size = name.removesuffix("-plain")
-    if size not in steps:
-        raise UserError(f"no GPU recipe for {name!r}; there is one for {', '.join(steps)}")
-    schedule = replace(_schedule(steps[size], 32, rates[size]), warmup=1000)
-    recipe = Recipe(size, MODELS[size](), schedule)
-    return plain_twin(recipe) if name != size else recipe
+    steps = {"scenes-xs": 20_000, "scenes-s": 30_000, "scenes-m": 40_000}
+    size, role = _parsed(name, rates, "GPU")
+    schedule = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
+    pairs = _pairs(size, schedule, pictures=409_600)
+    if role == "-pairs":
+        return pairs
+    return _second(pairs, _schedule(steps[size] // 2, 32, rates[size] / 1.5), role)
+
+
+def _parsed(name: str, known: dict, form: str) -> tuple[str, str]:
+    """Size and role that a name tells."""
+    role = next((role for role in ROLES[1:] if name.endswith(role)), "")
+    size = name.removesuffix(role)
+    if size not in known:
+        raise UserError(f"no {form} recipe for {name!r}; there is one for {', '.join(known)}")
+    return size, role
+
+
+def _pairs(size: str, train: TrainConfig, pictures: int) -> Recipe:
+    """The first stage."""
+    name, model = f"{size}-pairs", MODELS[size]()
+    return Recipe(name, model, train, "train", pictures, PAIRS, shares=(1.0,))
+
+
+def _second(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
+    """What goes on from it: with documents, or as the twin without."""
+    size = pairs.name.removesuffix("-pairs")
+    recipe = Recipe(size, pairs.model, train, start=pairs.name)
+    return plain_twin(recipe) if role else recipe
 
 
 RECIPES = {"cpu": cpu_recipe, "gpu": gpu_recipe}

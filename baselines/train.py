@@ -18,15 +18,16 @@ from cm3leon.files import baselines_folder
 from cm3leon.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
-PARTS = (*ENCODERS, "scenes-xs", "scenes-s", "scenes-s-plain", "scenes-m")
+FIRST = ("scenes-xs-pairs", "scenes-s-pairs")
+PARTS = (*ENCODERS, *FIRST, "scenes-xs", "scenes-s", "scenes-s-plain", "scenes-m-pairs", "scenes-m")
 
 
 @dataclass
 class Options:
     """What to retrain, and how."""
 
-    # any of text vq features clip bank scenes-xs scenes-s scenes-s-plain scenes-m
-    parts: tuple[str, ...] = PARTS[:-1]
+    # any of text vq features clip bank, and of scenes-xs, -s, -m with -pairs, nothing or -plain
+    parts: tuple[str, ...] = PARTS[:-2]
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones
     runs: Path = Path(".runs")  # states, logs and token caches

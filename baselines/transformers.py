@@ -20,6 +20,7 @@ from cm3leon.checkpoint import digest, load, load_into, save
 from cm3leon.clip import load_clip
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.data import pair_batches, pair_held_out, pair_loss
+from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
@@ -31,6 +32,8 @@ from cm3leon.train import train
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
 
+PAIR = 79  # tokens that a caption, a picture and their two <break> take, on average
+KEPT = 87  # positions that training on pairs has taught well
 HELD_OUT = 96  # pictures of `stock`, `val` behind the held-out losses, and as many of `tail`
 TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation
 
@@ -108,8 +111,10 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
     """The trained model, and the seconds that it took."""
     config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.model.name))
+    if recipe.start:
+        go_on_from(model, shop.out / recipe.start)
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
-    queries = shop.tokens("study", 0, recipe.pictures)
+    queries = shop.tokens(recipe.split, 0, recipe.pictures)
     done = train(
         model.to(device),
         pair_loss(vocabulary),
@@ -128,6 +133,23 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
         about=identity(recipe, shop),
     )
     return model, done["seconds"]
+
+
+def go_on_from(model: Transformer, folder: Path) -> None:
+    """Take the weights of a model trained on pairs; behind a pair its positions come again.
+
+    From KEPT on position p becomes a copy of position p - PAIR, so that a pair reads about the
+    same wherever it stands in a row. Left as they were drawn, the later positions took 700 steps
+    to learn what the first ones know (LOG.md).
+    """
+    config, tensors, _ = load(folder, "transformer")
+    if config != to_dict(model.config):
+        raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
+    load_into(model, tensors)
+    table = model.position_embedding.weight
+    with torch.no_grad():
+        for place in range(KEPT, len(table)):
+            table[place] = table[place - PAIR]
 
 
 def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
@@ -156,10 +178,13 @@ def identity(recipe: Recipe, shop: Shop) -> dict:
     about = {
         "model": to_dict(recipe.model),
         "objective": to_dict(recipe.objective),
+        "split": recipe.split,
         "pictures": recipe.pictures,
         "shares": list(recipe.shares),
         "text_sha256": shop.text.digest,
         "vq_sha256": digest(shop.out / "vq"),
         "clip_sha256": shop.clip.sha256,
     }
+    if recipe.start:
+        about |= {"start": recipe.start, "start_sha256": digest(shop.out / recipe.start)}
     return about | ({"neighbours": to_dict(recipe.retrieval)} if recipe.retrieves else {})

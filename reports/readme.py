@@ -14,11 +14,18 @@ from reports.tables import composition_table, fid_table, scale_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
-SHOWN = ("scenes-s", "scenes-xs")  # systems of the block, the first in detail
+# Systems of the block: the first in detail, then with fewer documents, its twin, the small one.
+SHOWN = (
+    "scenes-s",
+    "scenes-s+documents1",
+    "scenes-s+documents0",
+    "scenes-s-plain",
+    "scenes-xs",
+)
 
 
 def headline(records: list[Mapping]) -> list[Mapping]:
-    """The newest default run of each shown system: `scenes`, `test`, no changed options."""
+    """The newest of the largest runs of each shown system on `scenes`, `test`."""
     kept = []
     for name in SHOWN:
         found = [

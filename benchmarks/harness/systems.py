@@ -54,6 +54,7 @@ def ours(name: str) -> Callable:
 SYSTEMS: dict[str, Callable] = {
     "scenes-xs": ours("scenes-xs"),
     "scenes-s": ours("scenes-s"),
+    "scenes-s-plain": ours("scenes-s-plain"),
     "scenes-m": ours("scenes-m"),
     "noise": Noise,
 }
