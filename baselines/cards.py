@@ -107,17 +107,14 @@ def transformer_card(folder: Path, about: dict) -> str:
 
 def data_facts(extra: dict) -> dict[str, str]:
     """What it was trained on, and which documents stood before the samples."""
-    if "shares" not in extra:  # trained before there was a memory bank
-        data = f"{extra['pictures']:,} pictures of `stock`, `train`, one of five captions each"
-        return {"data": data, "retrieved documents": "none"}
-    facts = {
-        "start": f"the weights of `{extra['start']}`",
-        "data": f"{extra['pictures']:,} scenes of `stock`, `{extra['split']}`, none about "
-        "entities that never occur in `train`; one of five captions each",
+    split = extra.get("split", "train")  # the first stage's, where a checkpoint does not say
+    facts = {"goes on from": f"`{extra['start']}`"} if "start" in extra else {}
+    facts |= {
+        "data": f"{extra['pictures']:,} scenes of `stock`, `{split}`, one of five captions each",
         "retrieved documents": "none",
     }
-    if "start" not in extra:
-        del facts["start"]
+    if split == "study":
+        facts["data"] += "; none about entities that never occur in `train`"
     if "retrieval" in extra:
         shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
         facts["retrieved documents"] = (

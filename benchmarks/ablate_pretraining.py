@@ -4,9 +4,9 @@
     nox -s ablate_pretraining -- --only default   arms whose name holds this
     nox -s ablate_pretraining -- --minutes 20     as far as it goes; the next call continues
 
-Cost: about seven minutes a run on one core, four hours for all. Every arm is trained from scratch
-on the same documents as queries, in the same order, for the same number of steps, and differs from
-`default` in one option of objective or retrieval. Each run is resumable and, once finished, never
+Cost: about seven minutes a run on one core, four hours for all. Every arm goes on from
+`scenes-xs-pairs` on the same queries, in the same order, for the same number of steps, and differs
+from `default` in one option of objective or retrieval. Each run is resumable and, once finished, never
 repeated. Measured: held-out losses of `val` and of entities with and without documents, and
 drawings of `val` captions: composition and FID without documents and with two, entities with two.
 Nothing here touches `test`, and of `tail` only what the ablation of retrieval does not ask for.
@@ -87,7 +87,6 @@ def arms(steps: int) -> dict[str, Recipe]:
         "no-retrieval": replace(default, shares=(1.0,)),
         "three-documents": replace(default, shares=(0.0, 0.0, 0.0, 1.0)),
         "uniform-0-1-2": replace(default, shares=(1 / 3, 1 / 3, 1 / 3)),
-        "no-query-dropout": found(query_dropout=0.0),
         "query-dropout-0.2": found(query_dropout=0.2),
         "by-both": found(by="both", each=2),
         "no-diversity": found(threshold=1.01),

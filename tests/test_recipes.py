@@ -20,6 +20,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
 from cm3leon.scenes import SEEN, SPLITS
+from cm3leon.seeds import torch_generator
 from cm3leon.vq import VQ
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ TINY = Recipe(
     ),
     pictures=48,
 )
-NAMES = ("scenes-xs", "scenes-s", "scenes-m", "scenes-s-plain")
+NAMES = ("scenes-xs", "scenes-s", "scenes-m", "scenes-s-plain", "scenes-xs-pairs")
 
 
 @pytest.mark.parametrize("form", RECIPES)
@@ -42,16 +43,21 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    assert recipe.model == MODELS[name.removesuffix("-plain")]() and recipe.name == name
-    assert recipe.retrieves == (not name.endswith("-plain")) and recipe.objective.p_full == 0.5
+    size, role = (name.rsplit("-", 1) if name.count("-") == 2 else (name, ""))
+    assert recipe.model == MODELS[size]() and recipe.name == name
+    assert recipe.retrieves == (not role) and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
     assert recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
+    if role == "pairs":
+        assert recipe.split == "train" and recipe.start is None
+        return
+    assert recipe.split == "study" and recipe.start == f"{size}-pairs"
     assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
 def test_the_twin_sees_the_same_queries():
     recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
-    same = ("model", "train", "pictures", "objective")
+    same = ("model", "train", "split", "pictures", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
@@ -254,6 +260,32 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     shutil.rmtree(home / "tiny")
     assert train.main(options) == 0
     assert checkpoint.digest(home / "tiny") == first  # the same recipe, the same bytes
+
+
+def test_positions_come_again_behind_a_pair(tmp_path):
+    generator = torch_generator(0, "first")
+    first = transformers.Transformer(TINY.model, generator)
+    checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict())
+    second = transformers.Transformer(TINY.model)
+    transformers.go_on_from(second, tmp_path / "first")
+    own, table = first.position_embedding.weight, second.position_embedding.weight
+    kept, pair = transformers.KEPT, transformers.PAIR
+    assert torch.equal(table[:kept], own[:kept])
+    assert torch.equal(table[kept:], table[kept - pair : -pair])
+    assert torch.equal(second.token_embedding.weight, first.token_embedding.weight)
+    other = transformers.Transformer(replace(TINY.model, width=32))
+    with pytest.raises(UserError, match="first is a model of another shape; train first again"):
+        transformers.go_on_from(other, tmp_path / "first")
+
+
+def test_a_second_stage_names_where_it_began(home, small, tmp_path):
+    names = ("tiny-plain", "tiny-second")
+    recipes = {names[0]: plain_twin(TINY), names[1]: replace(TINY, name=names[1], start=names[0])}
+    for name in names:
+        transformers.train_transformer(recipes[name], home, tmp_path, "cpu", "cpu")
+    extra = checkpoint.read_about(home / names[1])["extra"]
+    assert extra["start"] == names[0]
+    assert extra["start_sha256"] == checkpoint.digest(home / names[0])
 
 
 def test_the_twin_has_no_documents(home, small, tmp_path):
