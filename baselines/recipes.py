@@ -73,7 +73,9 @@ def cpu_recipe(name: str) -> Recipe:
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
     size, role = _parsed(name, rates, "CPU")
     pairs = _pairs(size, _schedule(5500, 16, rates[size]), pictures=65_536)
-    return pairs if role == "-pairs" else _second(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
+    if role == "-pairs":
+        return pairs
+    return _second(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
 
 
 def gpu_recipe(name: str) -> Recipe:

@@ -6,8 +6,8 @@
 
 Cost: about seven minutes a run on one core, four hours for all. Every arm goes on from
 `scenes-xs-pairs` on the same queries, in the same order, for the same number of steps, and differs
-from `default` in one option of objective or retrieval. Each run is resumable and, once finished, never
-repeated. Measured: held-out losses of `val` and of entities with and without documents, and
+from `default` in one option of objective or retrieval. Each run is resumable and, once finished,
+never repeated. Measured: held-out losses of `val` and of entities with and without documents, and
 drawings of `val` captions: composition and FID without documents and with two, entities with two.
 Nothing here touches `test`, and of `tail` only what the ablation of retrieval does not ask for.
 """

@@ -105,9 +105,7 @@ def test_entities_that_never_occur_are_not_seen():
     seen = [index for step in range(1, 4) for index in entity_documents(step, 10_000)]
     assert min(seen) == PLAIN and max(seen) == SEEN - 1
     assert len(set(seen[: SEEN - PLAIN])) == SEEN - PLAIN  # an epoch
-    assert {another(PLAIN + 6, k) for k in range(1, 6)} == set(
-        range(PLAIN + 7, PLAIN + 12)
-    )
+    assert {another(PLAIN + 6, k) for k in range(1, 6)} == set(range(PLAIN + 7, PLAIN + 12))
 
 
 def test_trained_saved_and_loaded(tmp_path, monkeypatch, tokenizer):

@@ -43,7 +43,7 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    size, role = (name.rsplit("-", 1) if name.count("-") == 2 else (name, ""))
+    size, role = name.rsplit("-", 1) if name.count("-") == 2 else (name, "")
     assert recipe.model == MODELS[size]() and recipe.name == name
     assert recipe.retrieves == (not role) and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
