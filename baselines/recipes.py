@@ -1,10 +1,12 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-A model learns in two stages. `NAME-pairs` learns captions and pictures, one of each a row, on
-`stock`, `train`. From it go on `NAME`, with retrieved documents before every query, and its twin
-`NAME-plain`, on the same queries without documents; queries are scenes of `study`, documents those
-of the memory bank, none about the entities that never occur in `train`. `val` gives the held-out
-loss; every evaluation split is in the dialect `coco`, which no model sees before it is measured.
+A model learns in stages. `NAME-pairs` learns captions and pictures, one of each a row, on `stock`,
+`train`. From it goes on `NAME-documents`, with retrieved documents before every query, and from
+that `NAME`, in bursts: most queries are about an entity, and of those most have documents chosen by
+its name, all of them right. `NAME-plain` goes on from the pairs on the queries of the second stage
+without documents. Queries are scenes of `study`, documents those of the memory bank, none about the
+entities that never occur in `train`. `val` gives the held-out loss; every evaluation split is in
+the dialect `coco`, which no model sees before it is measured.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 # Of the steps with 0, 1, 2 and 3 documents: three, with dropout of documents (A20, A21).
 SHARES = (0.1, 0.1, 0.1, 0.7)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
-ROLES = ("", "-pairs", "-plain")
+ROLES = ("-pairs", "-documents", "-plain")
+FEW_PLAIN = 12_000  # of the 20,000 plain scenes of `study`: those that bursts leave out
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Recipe:
     shares: tuple[float, ...] = SHARES  # of the steps with 0, 1, .. documents before each sample
     retrieval: RetrievalConfig = FOUND  # of the neighbours in training
     start: str | None = None  # the baseline that it goes on from
+    first: int = 0  # scene of the split
+    bursts: float = 0.0  # share of the queries about an entity with documents chosen by its name
 
     @property
     def retrieves(self) -> bool:
@@ -73,9 +78,7 @@ def cpu_recipe(name: str) -> Recipe:
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
     size, role = _parsed(name, rates, "CPU")
     pairs = _pairs(size, _schedule(5500, 16, rates[size]), pictures=65_536)
-    if role == "-pairs":
-        return pairs
-    return _second(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
+    return _stage(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
 
 
 def gpu_recipe(name: str) -> Recipe:
@@ -85,14 +88,12 @@ def gpu_recipe(name: str) -> Recipe:
     size, role = _parsed(name, rates, "GPU")
     schedule = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
     pairs = _pairs(size, schedule, pictures=409_600)
-    if role == "-pairs":
-        return pairs
-    return _second(pairs, _schedule(steps[size] // 2, 32, rates[size] / 1.5), role)
+    return _stage(pairs, _schedule(steps[size] // 2, 32, rates[size] / 1.5), role)
 
 
 def _parsed(name: str, known: dict, form: str) -> tuple[str, str]:
     """Size and role that a name tells."""
-    role = next((role for role in ROLES[1:] if name.endswith(role)), "")
+    role = next((role for role in ROLES if name.endswith(role)), "")
     size = name.removesuffix(role)
     if size not in known:
         raise UserError(f"no {form} recipe for {name!r}; there is one for {', '.join(known)}")
@@ -105,11 +106,19 @@ def _pairs(size: str, train: TrainConfig, pictures: int) -> Recipe:
     return Recipe(name, model, train, "train", pictures, PAIRS, shares=(1.0,))
 
 
-def _second(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
-    """What goes on from it: with documents, or as the twin without."""
+def _stage(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
+    """The stage that a role names; the last one is two thirds as long as the second."""
     size = pairs.name.removesuffix("-pairs")
-    recipe = Recipe(size, pairs.model, train, start=pairs.name)
-    return plain_twin(recipe) if role else recipe
+    second = Recipe(f"{size}-documents", pairs.model, train, start=pairs.name)
+    if role == "-pairs":
+        return pairs
+    if role == "-documents":
+        return second
+    if role == "-plain":
+        return plain_twin(replace(second, name=size))
+    steps = train.steps * 2 // 3
+    train = replace(train, steps=steps, warmup=steps // 20, rate=0.7 * train.rate)
+    return replace(second, name=size, train=train, start=second.name, first=FEW_PLAIN, bursts=0.65)
 
 
 RECIPES = {"cpu": cpu_recipe, "gpu": gpu_recipe}

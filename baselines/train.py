@@ -18,16 +18,22 @@ from cm3leon.files import baselines_folder
 from cm3leon.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
-FIRST = ("scenes-xs-pairs", "scenes-s-pairs")
-PARTS = (*ENCODERS, *FIRST, "scenes-xs", "scenes-s", "scenes-s-plain", "scenes-m-pairs", "scenes-m")
+SHIPPED = tuple(
+    f"scenes-{size}{role}"
+    for size in ("xs", "s")
+    for role in ("-pairs", "-documents", "", "-plain")
+    if (size, role) != ("xs", "-plain")
+)
+LARGE = ("scenes-m-pairs", "scenes-m-documents", "scenes-m")  # with a GPU
+PARTS = (*ENCODERS, *SHIPPED, *LARGE)
 
 
 @dataclass
 class Options:
     """What to retrain, and how."""
 
-    # any of text vq features clip bank, and of scenes-xs, -s, -m with -pairs, nothing or -plain
-    parts: tuple[str, ...] = PARTS[:-2]
+    # any of text vq features clip bank, and scenes-xs, -s, -m with -pairs, -documents, nothing, -plain
+    parts: tuple[str, ...] = (*ENCODERS, *SHIPPED)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones
     runs: Path = Path(".runs")  # states, logs and token caches

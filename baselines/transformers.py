@@ -24,7 +24,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
-from cm3leon.scenes import SEEN, SPLITS
+from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
 from cm3leon.text import TextTokenizer
@@ -81,7 +81,10 @@ class Shop:
             )
             with atomic_file(path) as file:
                 np.save(file, found)
-        return Neighbours(np.load(path), documents, recipe.shares, recipe.retrieval.modality)
+        rows_NS = np.load(path)
+        if seen and recipe.bursts:
+            rows_NS = in_bursts(rows_NS, recipe.bursts, recipe.train.seed)
+        return Neighbours(rows_NS, documents, recipe.shares, recipe.retrieval.modality)
 
 
 def make_bank(out: Path, runs: Path) -> None:
@@ -112,7 +115,7 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
     config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.model.name))
     if recipe.start:
-        go_on_from(model, shop.out / recipe.start)
+        go_on_from(model, shop.out / recipe.start, again=recipe.start.endswith("-pairs"))
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
     queries = shop.tokens(recipe.split, 0, recipe.pictures)
     done = train(
@@ -126,6 +129,7 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
             config.seed,
             context=context,
             neighbours=shop.neighbours(queries, recipe, seen=True) if recipe.retrieves else None,
+            among=np.arange(recipe.first, recipe.pictures),
         ),
         config,
         run,
@@ -135,18 +139,33 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
     return model, done["seconds"]
 
 
-def go_on_from(model: Transformer, folder: Path) -> None:
-    """Take the weights of a model trained on pairs; behind a pair its positions come again.
+def in_bursts(rows_NS: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Neighbours of the scenes of `study`, for a share of those about an entity chosen by its name:
+    documents of the bank that show it, drawn anew for each scene (Chan et al. 2022).
+    """
+    rows_NS, generator = rows_NS.copy(), seeds.generator(seed, "bursts")
+    for scene in range(PLAIN, len(rows_NS)):
+        about = PLAIN + (scene - PLAIN) // ABOUT_ONE * ABOUT_ONE
+        chosen = about + generator.permutation(ABOUT_ONE)[: rows_NS.shape[1]]
+        if generator.random() < share:
+            rows_NS[scene] = chosen
+    return rows_NS
+
+
+def go_on_from(model: Transformer, folder: Path, again: bool) -> None:
+    """Take the weights of another stage; with `again` behind a pair its positions come again.
 
     From KEPT on position p becomes a copy of position p - PAIR, so that a pair reads about the
-    same wherever it stands in a row. Left as they were drawn, the later positions took 700 steps
-    to learn what the first ones know (LOG.md).
+    same wherever it stands in a row: right for a model that was trained on pairs alone. Left as
+    they were drawn, the later positions took 700 steps to learn what the first ones know (LOG.md).
     """
     config, tensors, _ = load(folder, "transformer")
     if config != to_dict(model.config):
         raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
     load_into(model, tensors)
     table = model.position_embedding.weight
+    if not again:
+        return
     with torch.no_grad():
         for place in range(KEPT, len(table)):
             table[place] = table[place - PAIR]
@@ -179,7 +198,9 @@ def identity(recipe: Recipe, shop: Shop) -> dict:
         "model": to_dict(recipe.model),
         "objective": to_dict(recipe.objective),
         "split": recipe.split,
+        "first": recipe.first,
         "pictures": recipe.pictures,
+        "bursts": recipe.bursts,
         "shares": list(recipe.shares),
         "text_sha256": shop.text.digest,
         "vq_sha256": digest(shop.out / "vq"),

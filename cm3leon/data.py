@@ -38,14 +38,16 @@ def pair_batches(
     *,
     context: int | None = None,
     neighbours: Neighbours | None = None,
+    among: np.ndarray | None = None,
 ) -> Callable[[int], dict]:
     """The batch source of a transformer: step (from 1) -> {"ids_BT", "weights_BT", "counts"}.
 
     ids int64 and weights float32 are torch tensors padded to the longest sample, rounded up to 8
     tokens; rows longer than `context` are cut there and counted. With `neighbours`, those of the
     cache's documents, all samples of a step have the same number of documents before them.
+    Only the documents `among` are trained on; left out: all of the cache.
     """
-    size = len(cache)
+    size = len(cache) if among is None else len(among)
 
     @lru_cache(maxsize=2)
     def epoch_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +59,8 @@ def pair_batches(
         order, captions = epoch_of(epoch)
         index, found = int(order[place]), []
         caption = int(captions[index])
+        if among is not None:
+            index = int(among[index])
         if documents:
             draws = seeds.generator(seed, "near", epoch, index)
             found = neighbours.draw(index, documents, draws)

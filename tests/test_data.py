@@ -128,6 +128,16 @@ def test_without_documents_it_is_the_plain_training(cache):
     assert all(torch.equal(plain(k)["ids_BT"], none(k)["ids_BT"]) for k in range(1, 9))
 
 
+def test_only_the_chosen_documents_are_trained_on(cache):
+    chosen = np.array([3, 7, 8, 20, 21])
+    names = {tuple(cache.codes(i)) for i in chosen}
+    source = batches(cache, batch=5, among=chosen)
+    seen = [parse_sample(row, VOCABULARY)[0] for step in (1, 2, 3) for row in rows(source(step))]
+    assert {document.segments[1].codes for document in seen} == names
+    whole = batches(cache, batch=5, among=np.arange(22))
+    assert torch.equal(whole(3)["ids_BT"], batches(cache, batch=5)(3)["ids_BT"])
+
+
 class Known(nn.Module):
     """A model whose loss on every target is the target's own id, in thousandths."""
 
