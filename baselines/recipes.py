@@ -28,6 +28,8 @@ FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 SHARES = (0.1, 0.1, 0.1, 0.7)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
 ROLES = ("-pairs", "-documents", "-plain")
+# Of the queries about an entity: so many have documents chosen by its name.
+BURSTS = 0.65
 FEW_PLAIN = 12_000  # of the 20,000 plain scenes of `study`: those that bursts leave out
 
 
@@ -118,7 +120,9 @@ def _stage(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
         return plain_twin(replace(second, name=size))
     steps = train.steps * 2 // 3
     train = replace(train, steps=steps, warmup=steps // 20, rate=0.7 * train.rate)
-    return replace(second, name=size, train=train, start=second.name, first=FEW_PLAIN, bursts=0.65)
+    return replace(
+        second, name=size, train=train, start=second.name, first=FEW_PLAIN, bursts=BURSTS
+    )
 
 
 RECIPES = {"cpu": cpu_recipe, "gpu": gpu_recipe}

@@ -32,7 +32,7 @@ PARTS = (*ENCODERS, *SHIPPED, *LARGE)
 class Options:
     """What to retrain, and how."""
 
-    # any of text vq features clip bank, and scenes-xs, -s, -m with -pairs, -documents, nothing, -plain
+    # any of text vq features clip bank; scenes-xs, -s, -m with -pairs, -documents, nothing, -plain
     parts: tuple[str, ...] = (*ENCODERS, *SHIPPED)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones

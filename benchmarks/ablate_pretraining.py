@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.recipes import Recipe, cpu_recipe
+from baselines.recipes import BURSTS, FEW_PLAIN, Recipe, cpu_recipe
 from benchmarks.harness import core
 from benchmarks.harness.paired import LEVEL
 from benchmarks.harness.stats import SEEDS_METHOD, seed_interval
@@ -70,7 +70,9 @@ class Options:
 
 def arms(steps: int) -> dict[str, Recipe]:
     """Arm -> recipe; all but `default` change one thing."""
-    full = cpu_recipe("scenes-xs")
+    full = replace(
+        cpu_recipe("scenes-xs-documents"), name="scenes-xs", bursts=BURSTS, first=FEW_PLAIN
+    )
     train = replace(
         full.train, steps=steps, batch=BATCH, warmup=steps // 10, eval_every=steps, save_every=100
     )
@@ -88,6 +90,7 @@ def arms(steps: int) -> dict[str, Recipe]:
         "three-documents": replace(default, shares=(0.0, 0.0, 0.0, 1.0)),
         "uniform-0-1-2": replace(default, shares=(1 / 3, 1 / 3, 1 / 3)),
         "query-dropout-0.2": found(query_dropout=0.2),
+        "no-bursts": replace(default, bursts=0.0),
         "by-both": found(by="both", each=2),
         "no-diversity": found(threshold=1.01),
         "document-weight-0.1": objective(document_weight=0.1),
@@ -135,6 +138,9 @@ def described(recipe: Recipe) -> dict:
         "objective": to_dict(recipe.objective),
         "retrieval": to_dict(recipe.retrieval) if recipe.retrieves else None,
         "shares": list(recipe.shares),
+        "start": recipe.start,
+        "first": recipe.first,
+        "bursts": recipe.bursts,
         "train": to_dict(recipe.train),
     }
 

@@ -19,7 +19,7 @@ from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
-from cm3leon.scenes import SEEN, SPLITS
+from cm3leon.scenes import PLAIN, SEEN, SPLITS
 from cm3leon.seeds import torch_generator
 from cm3leon.vq import VQ
 
@@ -32,7 +32,14 @@ TINY = Recipe(
     ),
     pictures=48,
 )
-NAMES = ("scenes-xs", "scenes-s", "scenes-m", "scenes-s-plain", "scenes-xs-pairs")
+NAMES = (
+    "scenes-xs",
+    "scenes-s",
+    "scenes-m",
+    "scenes-s-plain",
+    "scenes-xs-pairs",
+    "scenes-s-documents",
+)
 
 
 @pytest.mark.parametrize("form", RECIPES)
@@ -45,18 +52,20 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
     recipe = RECIPES[form](name)
     size, role = name.rsplit("-", 1) if name.count("-") == 2 else (name, "")
     assert recipe.model == MODELS[size]() and recipe.name == name
-    assert recipe.retrieves == (not role) and recipe.objective.p_full == 0.5
+    assert recipe.retrieves == (role in ("", "documents")) and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
     assert recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
     if role == "pairs":
         assert recipe.split == "train" and recipe.start is None
         return
-    assert recipe.split == "study" and recipe.start == f"{size}-pairs"
+    assert recipe.split == "study"
+    assert recipe.start == (f"{size}-pairs" if role else f"{size}-documents")
+    assert (recipe.bursts > 0) == (recipe.first > 0) == (not role)
     assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
 def test_the_twin_sees_the_same_queries():
-    recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
+    recipe, twin = cpu_recipe("scenes-s-documents"), cpu_recipe("scenes-s-plain")
     same = ("model", "train", "split", "pictures", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
@@ -267,7 +276,9 @@ def test_positions_come_again_behind_a_pair(tmp_path):
     first = transformers.Transformer(TINY.model, generator)
     checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict())
     second = transformers.Transformer(TINY.model)
-    transformers.go_on_from(second, tmp_path / "first")
+    transformers.go_on_from(second, tmp_path / "first", again=False)
+    assert torch.equal(second.position_embedding.weight, first.position_embedding.weight)
+    transformers.go_on_from(second, tmp_path / "first", again=True)
     own, table = first.position_embedding.weight, second.position_embedding.weight
     kept, pair = transformers.KEPT, transformers.PAIR
     assert torch.equal(table[:kept], own[:kept])
@@ -275,7 +286,21 @@ def test_positions_come_again_behind_a_pair(tmp_path):
     assert torch.equal(second.token_embedding.weight, first.token_embedding.weight)
     other = transformers.Transformer(replace(TINY.model, width=32))
     with pytest.raises(UserError, match="first is a model of another shape; train first again"):
-        transformers.go_on_from(other, tmp_path / "first")
+        transformers.go_on_from(other, tmp_path / "first", again=True)
+
+
+def test_bursts_are_about_the_scene_s_entity():
+    rows_NS = np.full((PLAIN + 600, 4), -1)
+    found = transformers.in_bursts(rows_NS, 0.6, 0)
+    np.testing.assert_array_equal(found, transformers.in_bursts(rows_NS, 0.6, 0))
+    assert (rows_NS == -1).all() and (found[:PLAIN] == -1).all()
+    chosen = found[:, 0] >= 0
+    assert 0.5 < chosen[PLAIN:].mean() < 0.7
+    for scene_index in np.flatnonzero(chosen):
+        rows = found[scene_index]
+        assert len(set(rows.tolist())) == 4
+        assert {(row - PLAIN) // 6 for row in rows} == {(scene_index - PLAIN) // 6}
+    assert len({tuple(row) for row in found[chosen].tolist()}) > 300  # drawn anew
 
 
 def test_a_second_stage_names_where_it_began(home, small, tmp_path):
