@@ -109,7 +109,7 @@ def _pairs(size: str, train: TrainConfig, pictures: int) -> Recipe:
 
 
 def _stage(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
-    """The stage that a role names; the last one is two thirds as long as the second."""
+    """The stage that a role names; the last one is three fifths as long as the second."""
     size = pairs.name.removesuffix("-pairs")
     second = Recipe(f"{size}-documents", pairs.model, train, start=pairs.name)
     if role == "-pairs":
@@ -118,7 +118,7 @@ def _stage(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
         return second
     if role == "-plain":
         return plain_twin(replace(second, name=size))
-    steps = train.steps * 2 // 3
+    steps = train.steps * 3 // 5
     train = replace(train, steps=steps, warmup=steps // 20, rate=0.7 * train.rate)
     return replace(
         second, name=size, train=train, start=second.name, first=FEW_PLAIN, bursts=BURSTS

@@ -24,9 +24,10 @@ from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
-from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS
+from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, scene
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
+from cm3leon.sprites import PLACES
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.transformer import Transformer
@@ -141,14 +142,17 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
 
 def in_bursts(rows_NS: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Neighbours of the scenes of `study`, for a share of those about an entity chosen by its name:
-    documents of the bank that show it, drawn anew for each scene (Chan et al. 2022).
+    documents of the bank that show it, first the one on the scene's place, the others drawn anew
+    for each scene (Chan et al. 2022).
     """
     rows_NS, generator = rows_NS.copy(), seeds.generator(seed, "bursts")
-    for scene in range(PLAIN, len(rows_NS)):
-        about = PLAIN + (scene - PLAIN) // ABOUT_ONE * ABOUT_ONE
-        chosen = about + generator.permutation(ABOUT_ONE)[: rows_NS.shape[1]]
+    for index in range(PLAIN, len(rows_NS)):
+        about = PLAIN + (index - PLAIN) // ABOUT_ONE * ABOUT_ONE
+        others = generator.permutation(ABOUT_ONE)
         if generator.random() < share:
-            rows_NS[scene] = chosen
+            here = PLACES.index(scene("stock", "study", index).place)
+            chosen = [here, *(other for other in others.tolist() if other != here)]
+            rows_NS[index] = about + np.array(chosen[: rows_NS.shape[1]])
     return rows_NS
 
 

@@ -174,8 +174,8 @@ def scene(dialect: str, split: str, index: int, size: int = 64) -> Scene:
 
     `tail`: even indices ask for entities that occur in `train`, odd ones for the 200 that never do.
     `study` (to train on) and `bank` (to retrieve from): 20,000 plain scenes, then 6 for each
-    entity, among other objects in `study`, alone in `bank`. Raises UserError for an unknown
-    address.
+    entity: among other objects in `study`, in `bank` alone, small and once on each place. Raises
+    UserError for an unknown address.
     """
     check_address(dialect, split, index)
     check_size(size)
@@ -278,11 +278,14 @@ def _plan(world: World, split: str, index: int, generator) -> Plan:
     """Draw what stands where."""
     entity = _draw_entity(split, index, world, generator)
     u = generator.random(6)
-    count = 1 if split == "bank" and entity else 1 + _cut(world.counts, u[0])
+    count = 1 + _cut(world.counts, u[0])
     place = PLACES[_cut(world.places, u[1])]
+    portrait = split == "bank" and entity is not None
+    if portrait:
+        count, place = 1, PLACES[(index - PLAIN) % ABOUT_ONE]
     alike = count > 1 and u[2] < world.alike and entity is None
     sizes = ["large" if u[3] < (0.5, 0.3, 0.0)[count - 1] else "small"] + ["small"] * (count - 1)
-    if alike:
+    if alike or portrait:
         sizes = ["small"] * count
     looks = _looks(count, alike, generator)
     layouts = _layouts(tuple(sizes))
