@@ -115,6 +115,11 @@ def data_facts(extra: dict) -> dict[str, str]:
     }
     if split == "study":
         facts["data"] += "; none about entities that never occur in `train`"
+    if extra.get("bursts"):
+        facts["data"] += (
+            f"; from scene {extra['first']:,} on, documents chosen by name for "
+            f"{extra['bursts']:.0%} of those about an entity"
+        )
     if "retrieval" in extra:
         shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
         facts["retrieved documents"] = (
@@ -308,8 +313,8 @@ def bank_card(file: Path) -> str:
     packed = unpack(file)
     facts = {
         "documents": f"{len(packed):,}: {PLAIN:,} scenes of `stock`, then {ABOUT_ONE} of "
-        f"each of the tail entities alone, the last {len(packed) - SEEN:,} of those that never "
-        "occur in `train`",
+        f"each of the tail entities, alone and once on each place, the last "
+        f"{len(packed) - SEEN:,} of those that never occur in `train`",
         "a document": f"{packed.codes_NK.shape[1]} image codes, its first caption, a vector of "
         f"{packed.vectors_ND.shape[1]} in half precision",
         "CLIP": f"`{packed.about['clip_sha256']}`",

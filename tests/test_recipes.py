@@ -19,7 +19,7 @@ from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
-from cm3leon.scenes import PLAIN, SEEN, SPLITS
+from cm3leon.scenes import PLAIN, SEEN, SPLITS, scene
 from cm3leon.seeds import torch_generator
 from cm3leon.vq import VQ
 
@@ -300,6 +300,11 @@ def test_bursts_are_about_the_scene_s_entity():
         rows = found[scene_index]
         assert len(set(rows.tolist())) == 4
         assert {(row - PLAIN) // 6 for row in rows} == {(scene_index - PLAIN) // 6}
+        places = [
+            scene("stock", part, int(i)).place
+            for part, i in (("bank", rows[0]), ("study", scene_index))
+        ]
+        assert places[0] == places[1]
     assert len({tuple(row) for row in found[chosen].tolist()}) > 300  # drawn anew
 
 

@@ -157,7 +157,9 @@ def test_study_and_bank_end_with_six_scenes_an_entity_and_the_bank_shows_it_alon
     company = []
     for index in (20_000, 20_005, 20_006, 43_999, *range(21_000, 21_060)):
         wanted = entities()[(index - 20_000) // 6].name
-        assert [t[4] for t in scene("stock", "bank", index).plan.things] == [wanted]
+        shown = scene("stock", "bank", index)
+        assert [(t[4], t[2]) for t in shown.plan.things] == [(wanted, "small")]
+        assert shown.place == PLACES[(index - 20_000) % 6]
         things = scene("stock", "study", index).plan.things
         assert [t[4] for t in things if t[4]] == [wanted]
         company.append(len(things))
