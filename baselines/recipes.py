@@ -1,10 +1,10 @@
 """Recipes of the transformers shipped under `scenes/`: a CPU form for two cores, a longer GPU form.
 
-A model learns in stages. `NAME-pairs` learns captions and pictures, one of each a row, on `stock`,
-`train`. From it goes on `NAME-documents`, with retrieved documents before every query, and from
-that `NAME`, in bursts: most queries are about an entity, and of those most have documents chosen by
-its name, all of them right. `NAME-plain` goes on from the pairs on the queries of the second stage
-without documents. Queries are scenes of `study`, documents those of the memory bank, none about the
+`NAME` learns captions and pictures, one of each a row, on `stock`, `train`, and draws without
+documents. From it goes on `NAME-documents`, with retrieved documents before every query, and from
+that `NAME-bursts`: most queries are about an entity, and of those most have documents chosen by its
+name, all of them right. `NAME-plain` goes on from `NAME` on the queries of the second stage without
+documents. Queries are scenes of `study`, documents those of the memory bank, none about the
 entities that never occur in `train`. `val` gives the held-out loss; every evaluation split is in
 the dialect `coco`, which no model sees before it is measured.
 """
@@ -27,7 +27,7 @@ FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 # Of the steps with 0, 1, 2 and 3 documents: three, with dropout of documents (A20, A21).
 SHARES = (0.1, 0.1, 0.1, 0.7)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
-ROLES = ("-pairs", "-documents", "-plain")
+ROLES = ("-documents", "-bursts", "-plain")
 # Of the queries about an entity: so many have documents chosen by its name.
 BURSTS = 0.65
 FEW_PLAIN = 12_000  # of the 20,000 plain scenes of `study`: those that bursts leave out
@@ -79,8 +79,8 @@ def cpu_recipe(name: str) -> Recipe:
     """Under 90 minutes a stage on two cores (`scenes-m` is beyond them)."""
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
     size, role = _parsed(name, rates, "CPU")
-    pairs = _pairs(size, _schedule(5500, 16, rates[size]), pictures=65_536)
-    return _stage(pairs, _schedule(2600, 8, rates[size] / 1.5), role)
+    first, later = _schedule(5500, 16, rates[size]), _schedule(2600, 8, rates[size] / 1.5)
+    return _stage(size, first, 65_536, later, role)
 
 
 def gpu_recipe(name: str) -> Recipe:
@@ -88,9 +88,9 @@ def gpu_recipe(name: str) -> Recipe:
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3, "scenes-m": 8e-4}
     steps = {"scenes-xs": 20_000, "scenes-s": 30_000, "scenes-m": 40_000}
     size, role = _parsed(name, rates, "GPU")
-    schedule = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
-    pairs = _pairs(size, schedule, pictures=409_600)
-    return _stage(pairs, _schedule(steps[size] // 2, 32, rates[size] / 1.5), role)
+    first = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
+    later = _schedule(steps[size] // 2, 32, rates[size] / 1.5)
+    return _stage(size, first, 409_600, later, role)
 
 
 def _parsed(name: str, known: dict, form: str) -> tuple[str, str]:
@@ -102,26 +102,25 @@ def _parsed(name: str, known: dict, form: str) -> tuple[str, str]:
     return size, role
 
 
-def _pairs(size: str, train: TrainConfig, pictures: int) -> Recipe:
-    """The first stage."""
-    name, model = f"{size}-pairs", MODELS[size]()
-    return Recipe(name, model, train, "train", pictures, PAIRS, shares=(1.0,))
-
-
-def _stage(pairs: Recipe, train: TrainConfig, role: str) -> Recipe:
-    """The stage that a role names; the last one is three fifths as long as the second."""
-    size = pairs.name.removesuffix("-pairs")
-    second = Recipe(f"{size}-documents", pairs.model, train, start=pairs.name)
-    if role == "-pairs":
+def _stage(size: str, first: TrainConfig, pictures: int, later: TrainConfig, role: str) -> Recipe:
+    """The stage that a role names; bursts are three fifths as long as the second."""
+    pairs = Recipe(size, MODELS[size](), first, "train", pictures, PAIRS, shares=(1.0,))
+    second = Recipe(f"{size}-documents", pairs.model, later, start=size)
+    if not role:
         return pairs
     if role == "-documents":
         return second
     if role == "-plain":
         return plain_twin(replace(second, name=size))
-    steps = train.steps * 3 // 5
-    train = replace(train, steps=steps, warmup=steps // 20, rate=0.7 * train.rate)
+    steps = later.steps * 3 // 5
+    train = replace(later, steps=steps, warmup=steps // 20, rate=0.7 * later.rate)
     return replace(
-        second, name=size, train=train, start=second.name, first=FEW_PLAIN, bursts=BURSTS
+        second,
+        name=f"{size}-bursts",
+        train=train,
+        start=second.name,
+        first=FEW_PLAIN,
+        bursts=BURSTS,
     )
 
 

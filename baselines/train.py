@@ -21,10 +21,9 @@ ENCODERS = ("text", "vq", "features", "clip", "bank")
 SHIPPED = tuple(
     f"scenes-{size}{role}"
     for size in ("xs", "s")
-    for role in ("-pairs", "-documents", "", "-plain")
-    if (size, role) != ("xs", "-plain")
+    for role in ("", "-documents", "-bursts", "-plain")
 )
-LARGE = ("scenes-m-pairs", "scenes-m-documents", "scenes-m")  # with a GPU
+LARGE = ("scenes-m", "scenes-m-documents", "scenes-m-bursts")  # with a GPU
 PARTS = (*ENCODERS, *SHIPPED, *LARGE)
 
 
@@ -32,7 +31,8 @@ PARTS = (*ENCODERS, *SHIPPED, *LARGE)
 class Options:
     """What to retrain, and how."""
 
-    # any of text vq features clip bank; scenes-xs, -s, -m with -pairs, -documents, nothing, -plain
+    # any of text vq features clip bank scenes-xs scenes-s scenes-m, the last three also with
+    # -documents, -bursts, -plain
     parts: tuple[str, ...] = (*ENCODERS, *SHIPPED)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones

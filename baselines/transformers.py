@@ -116,7 +116,7 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
     config, context = recipe.train, recipe.model.context
     model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.model.name))
     if recipe.start:
-        go_on_from(model, shop.out / recipe.start, again=recipe.start.endswith("-pairs"))
+        go_on_from(model, shop.out / recipe.start)
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
     queries = shop.tokens(recipe.split, 0, recipe.pictures)
     done = train(
@@ -156,19 +156,19 @@ def in_bursts(rows_NS: np.ndarray, share: float, seed: int) -> np.ndarray:
     return rows_NS
 
 
-def go_on_from(model: Transformer, folder: Path, again: bool) -> None:
-    """Take the weights of another stage; with `again` behind a pair its positions come again.
+def go_on_from(model: Transformer, folder: Path) -> None:
+    """Take the weights of another stage; if that knew pairs alone, its positions come again.
 
     From KEPT on position p becomes a copy of position p - PAIR, so that a pair reads about the
-    same wherever it stands in a row: right for a model that was trained on pairs alone. Left as
-    they were drawn, the later positions took 700 steps to learn what the first ones know (LOG.md).
+    same wherever it stands in a row. Left as they were drawn, the later positions took 700 steps
+    to learn what the first ones know (LOG.md).
     """
-    config, tensors, _ = load(folder, "transformer")
+    config, tensors, extra = load(folder, "transformer")
     if config != to_dict(model.config):
         raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
     load_into(model, tensors)
     table = model.position_embedding.weight
-    if not again:
+    if any(extra.get("shares", (1.0,))[1:]):  # it was trained with documents
         return
     with torch.no_grad():
         for place in range(KEPT, len(table)):

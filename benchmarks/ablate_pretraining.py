@@ -5,7 +5,7 @@
     nox -s ablate_pretraining -- --minutes 20     as far as it goes; the next call continues
 
 Cost: about seven minutes a run on one core, four hours for all. Every arm goes on from
-`scenes-xs-pairs` on the same queries, in the same order, for the same number of steps, and differs
+`scenes-xs` on the same queries, in the same order, for the same number of steps, and differs
 from `default` in one option of objective or retrieval. Each run is resumable and, once finished,
 never repeated. Measured: held-out losses of `val` and of entities with and without documents, and
 drawings of `val` captions: composition and FID without documents and with two, entities with two.

@@ -14,12 +14,12 @@ from reports.tables import composition_table, fid_table, scale_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
-# Systems of the block: the first in detail, then with fewer documents, its twin, the small one.
+# Systems of the block: the first in detail, then with two, one and no documents, the small one.
 SHOWN = (
     "scenes-s",
-    "scenes-s+documents1",
-    "scenes-s+documents0",
-    "scenes-s-plain",
+    "scenes-s-bursts",
+    "scenes-s-bursts+documents1",
+    "scenes-s-bursts+documents0",
     "scenes-xs",
 )
 

@@ -37,8 +37,8 @@ NAMES = (
     "scenes-s",
     "scenes-m",
     "scenes-s-plain",
-    "scenes-xs-pairs",
     "scenes-s-documents",
+    "scenes-s-bursts",
 )
 
 
@@ -50,17 +50,18 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    size, role = name.rsplit("-", 1) if name.count("-") == 2 else (name, "")
+    size, _, role = name.partition("s-")[2].partition("-")
+    size = f"scenes-{size}"
     assert recipe.model == MODELS[size]() and recipe.name == name
-    assert recipe.retrieves == (role in ("", "documents")) and recipe.objective.p_full == 0.5
+    assert recipe.retrieves == (role in ("documents", "bursts")) and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
     assert recipe.train.steps * recipe.train.batch / recipe.pictures <= 15  # epochs
-    if role == "pairs":
+    if not role:
         assert recipe.split == "train" and recipe.start is None
         return
     assert recipe.split == "study"
-    assert recipe.start == (f"{size}-pairs" if role else f"{size}-documents")
-    assert (recipe.bursts > 0) == (recipe.first > 0) == (not role)
+    assert recipe.start == (f"{size}-documents" if role == "bursts" else size)
+    assert (recipe.bursts > 0) == (recipe.first > 0) == (role == "bursts")
     assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
@@ -276,9 +277,7 @@ def test_positions_come_again_behind_a_pair(tmp_path):
     first = transformers.Transformer(TINY.model, generator)
     checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict())
     second = transformers.Transformer(TINY.model)
-    transformers.go_on_from(second, tmp_path / "first", again=False)
-    assert torch.equal(second.position_embedding.weight, first.position_embedding.weight)
-    transformers.go_on_from(second, tmp_path / "first", again=True)
+    transformers.go_on_from(second, tmp_path / "first")
     own, table = first.position_embedding.weight, second.position_embedding.weight
     kept, pair = transformers.KEPT, transformers.PAIR
     assert torch.equal(table[:kept], own[:kept])
@@ -286,7 +285,11 @@ def test_positions_come_again_behind_a_pair(tmp_path):
     assert torch.equal(second.token_embedding.weight, first.token_embedding.weight)
     other = transformers.Transformer(replace(TINY.model, width=32))
     with pytest.raises(UserError, match="first is a model of another shape; train first again"):
-        transformers.go_on_from(other, tmp_path / "first", again=True)
+        transformers.go_on_from(other, tmp_path / "first")
+    about = {"shares": [0.5, 0.5]}  # trained with documents: it knows its later positions
+    checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict(), about)
+    transformers.go_on_from(second, tmp_path / "first")
+    assert torch.equal(second.position_embedding.weight, own)
 
 
 def test_bursts_are_about_the_scene_s_entity():
