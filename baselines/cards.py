@@ -126,7 +126,7 @@ def data_facts(extra: dict) -> dict[str, str]:
             f"in training: of the steps {shares}; found by {settings(extra['neighbours'])}. "
             f"In drawing: {settings(extra['retrieval'])}"
         )
-    return facts
+    return facts | ({"note": extra["note"]} if "note" in extra else {})
 
 
 def document_facts(last: dict) -> dict[str, str]:
