@@ -110,16 +110,15 @@ def data_facts(extra: dict) -> dict[str, str]:
     split = extra.get("split", "train")  # the first stage's, where a checkpoint does not say
     facts = {"goes on from": f"`{extra['start']}`"} if "start" in extra else {}
     facts |= {
-        "data": f"{extra['pictures']:,} scenes of `stock`, `{split}`, one of five captions each",
+        "data": f"{extra['pictures'] - extra.get('first', 0):,} scenes of `stock`, `{split}`, one "
+        "of five captions each",
         "retrieved documents": "none",
     }
     if split == "study":
         facts["data"] += "; none about entities that never occur in `train`"
     if extra.get("bursts"):
-        facts["data"] += (
-            f"; from scene {extra['first']:,} on, documents chosen by name for "
-            f"{extra['bursts']:.0%} of those about an entity"
-        )
+        share = f"{extra['bursts']:.0%} of those about an entity"
+        facts["data"] += f"; the documents of {share} chosen by name"
     if "retrieval" in extra:
         shares = ", ".join(f"{share:g} with {n}" for n, share in enumerate(extra["shares"]))
         facts["retrieved documents"] = (

@@ -1,7 +1,7 @@
 """Recipe of the scenes CLIP: captions and pictures of one scene brought together.
 
-Half of a batch are scenes of `stock`, `train`, half are scenes of `study` about the
-entities that occur in `train`; no evaluation split and none of the entities that never occur. A
+Half of a batch are scenes of `stock`, `train`, half are scenes of `study` about the entities that
+occur in `train`; no evaluation split and none of the entities that never occur. A
 second text looks for each: another caption of the scene, or a caption of another document about the
 entity. First it is brought to the caption, then to the document's vector, the mean of caption and
 picture, and so is the other document's picture: so a name counts, even one whose picture was never

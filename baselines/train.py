@@ -12,19 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from baselines.recipes import RECIPES
+from baselines.recipes import RECIPES, ROLES
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
-SHIPPED = tuple(
-    f"scenes-{size}{role}"
-    for size in ("xs", "s")
-    for role in ("", "-documents", "-bursts", "-plain")
-)
-LARGE = ("scenes-m", "scenes-m-documents", "scenes-m-bursts")  # with a GPU
-PARTS = (*ENCODERS, *SHIPPED, *LARGE)
+SMALL = tuple(f"{size}{role}" for size in ("scenes-xs", "scenes-s") for role in ("", *ROLES))
+LARGE = tuple(f"scenes-m{role}" for role in ("", *ROLES))  # with a GPU
+PARTS = (*ENCODERS, *SMALL, *LARGE)
 
 
 @dataclass
@@ -33,7 +29,7 @@ class Options:
 
     # any of text vq features clip bank scenes-xs scenes-s scenes-m, the last three also with
     # -documents, -bursts, -plain
-    parts: tuple[str, ...] = (*ENCODERS, *SHIPPED)
+    parts: tuple[str, ...] = (*ENCODERS, *SMALL)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones
     runs: Path = Path(".runs")  # states, logs and token caches

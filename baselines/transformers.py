@@ -167,9 +167,9 @@ def go_on_from(model: Transformer, folder: Path) -> None:
     if config != to_dict(model.config):
         raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
     load_into(model, tensors)
-    table = model.position_embedding.weight
     if any(extra.get("shares", (1.0,))[1:]):  # it was trained with documents
         return
+    table = model.position_embedding.weight
     with torch.no_grad():
         for place in range(KEPT, len(table)):
             table[place] = table[place - PAIR]
