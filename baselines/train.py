@@ -28,7 +28,7 @@ class Options:
     """What to retrain, and how."""
 
     # any of text vq features clip bank scenes-xs scenes-s scenes-m, the last three also with
-    # -documents, -bursts, -plain
+    # -documents, -plain
     parts: tuple[str, ...] = (*ENCODERS, *SMALL)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones

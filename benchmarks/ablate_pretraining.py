@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.recipes import BURSTS, FEW_PLAIN, Recipe, cpu_recipe
+from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.harness import core
 from benchmarks.harness.paired import LEVEL
 from benchmarks.harness.stats import SEEDS_METHOD, seed_interval
@@ -70,9 +70,7 @@ class Options:
 
 def arms(steps: int) -> dict[str, Recipe]:
     """Arm -> recipe; all but `default` change one thing."""
-    full = replace(
-        cpu_recipe("scenes-xs-documents"), name="scenes-xs", bursts=BURSTS, first=FEW_PLAIN
-    )
+    full = replace(cpu_recipe("scenes-xs-documents"), name="scenes-xs")
     train = replace(
         full.train, steps=steps, batch=BATCH, warmup=steps // 10, eval_every=steps, save_every=100
     )

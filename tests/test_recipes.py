@@ -38,7 +38,6 @@ NAMES = (
     "scenes-m",
     "scenes-s-plain",
     "scenes-s-documents",
-    "scenes-s-bursts",
 )
 
 
@@ -53,7 +52,7 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
     size, _, role = name.partition("s-")[2].partition("-")
     size = f"scenes-{size}"
     assert recipe.model == MODELS[size]() and recipe.name == name
-    assert recipe.retrieves == (role in ("documents", "bursts")) and recipe.objective.p_full == 0.5
+    assert recipe.retrieves == (role == "documents") and recipe.objective.p_full == 0.5
     assert 0 < recipe.train.warmup < recipe.train.steps
     epochs = recipe.train.steps * recipe.train.batch / (recipe.pictures - recipe.first)
     assert 0.4 < epochs <= 15
@@ -61,14 +60,14 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
         assert recipe.split == "train" and recipe.start is None
         return
     assert recipe.split == "study"
-    assert recipe.start == (f"{size}-documents" if role == "bursts" else size)
-    assert (recipe.bursts > 0) == (recipe.first > 0) == (role == "bursts")
+    assert recipe.start == size and recipe.first > 0
+    assert (recipe.bursts > 0) == (role == "documents")
     assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
 def test_the_twin_sees_the_same_queries():
     recipe, twin = cpu_recipe("scenes-s-documents"), cpu_recipe("scenes-s-plain")
-    same = ("model", "train", "split", "pictures", "objective", "start")
+    same = ("model", "train", "split", "pictures", "first", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
@@ -87,7 +86,7 @@ def test_the_tokenizers_fit_the_models():
         assert vocabulary.image_size == tokenizers.VQ_SHAPE.codebook_size
         assert vocabulary.text_size == tokenizers.TEXT_SIZE
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
-    roles = ("", "-documents", "-bursts", "-plain")
+    roles = ("", "-documents", "-plain")
     models = [f"{size}{role}" for size in ("scenes-xs", "scenes-s", "scenes-m") for role in roles]
     assert (*train.ENCODERS, *models) == train.PARTS
     assert [gpu_recipe(name).name for name in models] == models
