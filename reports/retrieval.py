@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from reports import extra, write_atomic
@@ -15,6 +16,18 @@ from reports.plots import BLUE, GREY, INK
 from reports.tables import Table, cell, span
 
 ORANGE = "#D55E00"  # Okabe-Ito vermilion
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the points of a split are drawn, and how far beside their place."""
+
+    colour: str
+    marker: str
+    shift: float
+
+
+LOOKS = {"test": Look(BLUE, "o", 0.13), "tail": Look(ORANGE, "s", -0.13)}
 MEASURES = {"fid": "FID", "entity": "entity there", "right": "composition", "clip": "CLIP score"}
 COPIES = {"copy_pixels": "copies (pixels)", "copy_features": "copies (features)"}
 HYPOTHESES = (  # name, statement, split, measure, arm the default must lead
@@ -168,9 +181,10 @@ def verdicts_table(record: Mapping) -> Table:
 def retrieval_plots(record: Mapping, folder: Path | str) -> list[Path]:
     """FID and entities against the number of documents; leads of the default over every arm."""
     paths = []
+    rows = len(_others(record))
     for stem, draw, size in (
         ("documents", _documents_plot, (7.2, 3.1)),
-        ("leads", _leads_plot, (7.2, 5.6)),
+        ("leads", _leads_plot, (7.2, 1.1 + 0.3 * rows)),
     ):
         paths += _saved(draw, record, size, Path(folder), stem)
     return paths
@@ -194,9 +208,9 @@ def _saved(draw, record: Mapping, size, folder: Path, stem: str) -> list[Path]:
 
 def _documents_plot(figure, record: Mapping) -> None:
     left, right = figure.subplots(1, 2)
-    for split, colour, marker in (("test", BLUE, "o"), ("tail", ORANGE, "s")):
-        _line(left, record, split, "fid", colour, marker)
-        _line(right, record, split, "entity" if split == "tail" else "right", colour, marker)
+    for split, look in LOOKS.items():
+        _line(left, record, split, "fid", look)
+        _line(right, record, split, "entity" if split == "tail" else "right", look)
     left.set_ylabel(f"{record['protocol']['features']} FID (lower is better)")
     right.set_ylabel("share right (higher is better)")
     right.set_ylim(0, 1)
@@ -211,7 +225,7 @@ def _documents_plot(figure, record: Mapping) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _line(axes, record: Mapping, split: str, measure: str, colour: str, marker: str) -> None:
+def _line(axes, record: Mapping, split: str, measure: str, look: Look) -> None:
     points = [
         (count, entry)
         for count in range(4)
@@ -219,24 +233,20 @@ def _line(axes, record: Mapping, split: str, measure: str, colour: str, marker: 
     ]
     if not points:
         return
-    places = [count for count, _ in points]
+    places = [count - look.shift / 2 for count, _ in points]  # bars beside, not over, one another
     values = [entry["value"] for _, entry in points]
     below = [entry["value"] - entry["low"] for _, entry in points]
     above = [entry["high"] - entry["value"] for _, entry in points]
     axes.errorbar(
-        places, values, yerr=[below, above], color=colour, marker=marker, capsize=3, label=split
-    )
+        places, values, yerr=[below, above],
+        color=look.colour, marker=look.marker, ms=5, lw=1.3, elinewidth=1, capsize=3, label=split,
+    )  # fmt: skip
 
 
 def _leads_plot(figure, record: Mapping) -> None:
-    splits = record["protocol"]["splits"]
-    default = record["protocol"]["default"]
-    names = [name for split in splits for name in arms_of(record, split) if name != default]
-    names = list(dict.fromkeys(names))
+    default, names = record["protocol"]["default"], _others(record)
     axes = figure.subplots()
-    for shift, (split, colour, marker) in zip(
-        (0.13, -0.13), (("test", BLUE, "o"), ("tail", ORANGE, "s")), strict=True
-    ):
+    for split, look in LOOKS.items():
         rows = [
             (place, entry)
             for place, name in enumerate(names)
@@ -244,23 +254,31 @@ def _leads_plot(figure, record: Mapping) -> None:
         ]
         axes.errorbar(
             [entry["value"] for _, entry in rows],
-            [shift - place for place, _ in rows],
+            [look.shift - place for place, _ in rows],
             xerr=[
                 [entry["value"] - entry["low"] for _, entry in rows],
                 [entry["high"] - entry["value"] for _, entry in rows],
             ],
-            fmt=marker, color=colour, capsize=2, ms=4, label=split,
+            fmt=look.marker, color=look.colour, capsize=2, ms=4, label=split,
         )  # fmt: skip
     axes.axvline(1, color=GREY, lw=0.8)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks([-place for place in range(len(names))], names)
+    axes.set_ylim(0.5 - len(names), 0.5)
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.set_xlabel(f"FID of the arm / FID of {default} (above 1 the arm is worse)")
-    axes.grid(axis="x", color="#dddddd", lw=0.8)
+    axes.grid(axis="x", which="both", color="#dddddd", lw=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(frameon=False)
+
+
+def _others(record: Mapping) -> list[str]:
+    """Every arm but the default, in the order of the record."""
+    splits, default = record["protocol"]["splits"], record["protocol"]["default"]
+    names = [name for split in splits for name in arms_of(record, split) if name != default]
+    return list(dict.fromkeys(names))
 
 
 def _any(record: Mapping, split: str, names: Sequence[str], measure: str) -> bool:

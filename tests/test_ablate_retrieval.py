@@ -14,6 +14,7 @@ from benchmarks.harness import paired
 from benchmarks.harness.arms import Arm, ArmSystem, arms, ask, at_random, by_strategy, far, twice
 from benchmarks.harness.prompts import Prompt, scenes_prompts
 from benchmarks.metrics.copying import copies, nearest_distance
+from benchmarks.metrics.frechet import Reference
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
 from cm3leon.pipeline import load_system
@@ -143,16 +144,19 @@ def test_a_planted_shift_is_found_and_noise_is_not():
     generator = np.random.default_rng(0)
     real = generator.standard_normal((400, 6))
     good, same = (generator.standard_normal((80, 2, 6)) for _ in range(2))
-    value, low, high = paired.frechet_ratio(real, good, good + 1.5)
+    reference = Reference(real)
+    good, shifted, same = (paired.halves(reference, one) for one in (good, good + 1.5, same))
+    value, low, high = paired.frechet_ratio(good, shifted)
     assert low > 1 and low <= value <= high
-    _, low, high = paired.frechet_ratio(real, good, same)
+    _, low, high = paired.frechet_ratio(good, same)
     assert low < 1 < high
-    value, low, high = paired.frechet(real, good)
+    value, low, high = paired.frechet(good)
     assert 0 <= low <= value <= high
-    with pytest.raises(UserError, match="needs the same prompts, got 80 and 40"):
-        paired.frechet_ratio(real, good, same[:40])
+    few = paired.halves(reference, np.zeros((40, 2, 6)))
+    with pytest.raises(UserError, match="needs the same prompts and resamples, got 80 and 40"):
+        paired.frechet_ratio(good, few)
     with pytest.raises(UserError, match="needs 4 prompts, got 3"):
-        paired.frechet(real, good[:3])
+        paired.halves(reference, np.zeros((3, 2, 6)))
 
 
 def test_copies_by_hand():

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
-from benchmarks.metrics.frechet import Moments, frechet_distance, frechet_from_features, moments
+from benchmarks.metrics.frechet import (
+    Moments,
+    Reference,
+    frechet_distance,
+    frechet_from_features,
+    moments,
+)
 from cm3leon.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -106,6 +112,22 @@ def test_edges_keep_their_digits(name, a, b, tolerance):
     for value in both_ways(a, b):
         assert type(value) is float
         assert value == approx(exact, abs=tolerance * scale + 1e-300), name
+
+
+@pytest.mark.parametrize("n", [3, 8, 9, 40])
+def test_a_reference_gives_the_same_distance(n):
+    generator = np.random.default_rng(n)
+    real, fake = generator.standard_normal((30, 8)), 2 * generator.standard_normal((n, 8)) + 1
+    known = approx(frechet_from_features(real, fake), rel=1e-12)
+    assert Reference(real).distance(fake) == known == Reference(fake).distance(real)
+
+
+def test_a_bad_reference_is_one_line():
+    with pytest.raises(UserError, match="a reference needs at least 2 rows, got 1"):
+        Reference(np.ones((1, 3)))
+    for other in (np.ones((1, 3)), np.ones((2, 4))):
+        with pytest.raises(UserError, match="must be at least two rows of dimension 3, got"):
+            Reference(np.ones((2, 3))).distance(other)
 
 
 def test_the_usual_formula_loses_digits_where_ours_does_not():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from benchmarks.harness.features import Features, extract
 from benchmarks.harness.images import Pictures
 from benchmarks.harness.judged import ALL, answers
 from benchmarks.harness.paired import METHOD
+from benchmarks.harness.progress import progress
 from benchmarks.metrics.composition import TASKS
 from benchmarks.metrics.copying import copies, nearest_distance
+from benchmarks.metrics.frechet import Reference
 from cm3leon.pictures import crop_square
 
 __all__ = ["METHOD", "judge_arms", "numbers"]
@@ -115,23 +118,31 @@ def numbers(
     Of FID the lead is a ratio, FID of X / FID of the default over the seeds that both have; of the
     others a difference of means over an arm's own seeds.
     """
-    found = {}
-    for name, one in judged.items():
-        key = f"{split}.{name}"
-        found[f"{key}.fid"] = paired.frechet(real_ND, one.features_PKD, resamples)
-        for measure, values in one.scores.items():
-            if np.isfinite(values).sum() >= 2:
-                found[f"{key}.{measure}"] = paired.mean(values)
-        if name != default:
-            found |= leads(split, judged[default], one, name, default, real_ND, resamples)
+    found, reference = {}, Reference(real_ND)
+
+    @cache
+    def halves(name: str, seeds: int) -> paired.Halves:
+        return paired.halves(reference, judged[name].features_PKD[:, :seeds], resamples)
+
+    with progress(len(judged), f"intervals of {split}") as bar:
+        for name, one in judged.items():
+            key = f"{split}.{name}"
+            found[f"{key}.fid"] = paired.frechet(halves(name, one.seeds))
+            for measure, values in one.scores.items():
+                if np.isfinite(values).sum() >= 2:
+                    found[f"{key}.{measure}"] = paired.mean(values)
+            if name != default:
+                seeds, lead = min(judged[default].seeds, one.seeds), f"{split}.{default}"
+                ratio = paired.frechet_ratio(halves(default, seeds), halves(name, seeds))
+                found[f"{lead}.fid_vs_{name}"] = ratio
+                found |= leads(judged[default], one, lead, name)
+            bar.update()
     return found
 
 
-def leads(split, best: Judged, other: Judged, name: str, default: str, real_ND, resamples) -> dict:
-    """What the default is ahead of another arm."""
-    seeds, key = min(best.seeds, other.seeds), f"{split}.{default}"
-    ours, others = (one.features_PKD[:, :seeds] for one in (best, other))
-    found = {f"{key}.fid_vs_{name}": paired.frechet_ratio(real_ND, ours, others, resamples)}
+def leads(best: Judged, other: Judged, key: str, name: str) -> dict[str, tuple]:
+    """What the default is ahead of another arm, by scores of single pictures."""
+    found = {}
     for measure in ("entity", "right", "clip"):
         pair = best.scores[measure], other.scores[measure]
         if np.isfinite(pair[0] - pair[1]).sum() >= 2:

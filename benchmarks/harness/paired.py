@@ -6,11 +6,12 @@ Shapes: P prompts, K sampling seeds, D features, R resamples.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.harness.stats import bootstrap_interval, percentile_interval
-from benchmarks.metrics.frechet import frechet_distance, frechet_from_features, moments
+from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
 from cm3leon.seeds import generator
 
@@ -34,49 +35,51 @@ def mean(values_P: np.ndarray, resamples: int = 1000) -> Triple:
     return float(values.mean()), *bootstrap_interval(values, resamples=resamples, level=LEVEL)
 
 
-def frechet(real_ND: np.ndarray, fakes_PKD: np.ndarray, resamples: int = 200) -> Triple:
-    """Fréchet distance of all drawings of all prompts; halves of the prompts for the interval."""
-    value, draws = _with_halves(real_ND, fakes_PKD, resamples)
-    return _around(value, draws, np.subtract, np.add, lowest=0.0)
+@dataclass(frozen=True)
+class Halves:
+    """Fréchet distance of all drawings of P prompts, and of R random halves of the prompts.
+
+    The halves depend on P and their number alone, so two systems asked the same prompts share them.
+    """
+
+    value: float
+    draws_R: np.ndarray
+    prompts: int
 
 
-def frechet_ratio(
-    real_ND: np.ndarray, ours_PKD: np.ndarray, others_PKD: np.ndarray, resamples: int = 200
-) -> Triple:
+def halves(reference: Reference, fakes_PKD: np.ndarray, resamples: int = 200) -> Halves:
+    """Distances of features [P, K, D], K drawings a prompt; P >= 4."""
+    prompts, _, width = fakes_PKD.shape
+    if prompts < 4:
+        raise UserError(f"a Fréchet interval needs 4 prompts, got {prompts}")
+    value = frechet_from_features(reference.features, fakes_PKD.reshape(-1, width))
+    draws_R = np.empty(resamples)
+    for index in range(resamples):
+        half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
+        draws_R[index] = reference.distance(fakes_PKD[half].reshape(-1, width))
+    return Halves(value, draws_R, prompts)
+
+
+def frechet(one: Halves) -> Triple:
+    """Fréchet distance with its interval over prompts."""
+    return _around(one.value, one.draws_R, np.subtract, np.add, lowest=0.0)
+
+
+def frechet_ratio(ours: Halves, others: Halves) -> Triple:
     """FID of others / FID of ours: above 1 is better. The same halves of prompts for both."""
-    if ours_PKD.shape[0] != others_PKD.shape[0]:
+    if (ours.prompts, len(ours.draws_R)) != (others.prompts, len(others.draws_R)):
         raise UserError(
-            f"a paired ratio needs the same prompts, got {len(ours_PKD)} and {len(others_PKD)}"
+            f"a paired ratio needs the same prompts and resamples, got {ours.prompts} and "
+            f"{others.prompts} prompts"
         )
-    ours, our_draws = _with_halves(real_ND, ours_PKD, resamples)
-    others, other_draws = _with_halves(real_ND, others_PKD, resamples)
-    return _around(others / ours, other_draws / our_draws, np.divide, np.multiply, lowest=0.0)
+    draws_R = others.draws_R / ours.draws_R
+    return _around(others.value / ours.value, draws_R, np.divide, np.multiply, lowest=0.0)
 
 
 def verdict(difference: Triple, wanted: float = 0.0) -> str:
     """What an interval says of "the difference is above `wanted`"."""
     _, low, high = difference
     return "holds" if low > wanted else "does not" if high < wanted else "not resolved"
-
-
-def _with_halves(
-    real_ND: np.ndarray, fakes_PKD: np.ndarray, resamples: int
-) -> tuple[float, np.ndarray]:
-    prompts, seeds, width = fakes_PKD.shape
-    if prompts < 4:
-        raise UserError(f"a Fréchet interval needs 4 prompts, got {prompts}")
-    value = frechet_from_features(real_ND, fakes_PKD.reshape(-1, width))
-    many = prompts // 2 * seeds > width and len(real_ND) > width
-    fixed = moments(real_ND) if many else None
-    draws = np.empty(resamples)
-    for index in range(resamples):
-        half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
-        part = fakes_PKD[half].reshape(-1, width)
-        if fixed is not None:
-            draws[index] = frechet_distance(*fixed, *moments(part), check=False)
-        else:
-            draws[index] = frechet_from_features(real_ND, part)
-    return value, draws
 
 
 def _around(value: float, draws: np.ndarray, away: Callable, back: Callable, lowest: float):

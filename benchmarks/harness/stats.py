@@ -11,12 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from benchmarks.metrics.frechet import (
-    check_features,
-    frechet_distance,
-    frechet_from_features,
-    moments,
-)
+from benchmarks.metrics.frechet import Reference, check_features, frechet_from_features
 from cm3leon.errors import UserError
 from cm3leon.seeds import generator
 
@@ -98,16 +93,14 @@ def bootstrap_frechet(
 
 def frechet_halves(real, fake, resamples: int, seed: int, resample_real: bool) -> np.ndarray:
     """Fréchet distances float64 [R] of random halves of `fake` (and of `real`), as they come."""
-    draws = np.empty(resamples)
-    enough = len(fake) // 2 > real.shape[1] and len(real) > real.shape[1]
-    fixed = moments(real) if enough and not resample_real else None
+    draws, fixed = np.empty(resamples), Reference(real)
     for index in range(resamples):
         part = fake[_half(len(fake), seed, "fake", index)]
-        if fixed is not None:
-            draws[index] = frechet_distance(*fixed, *moments(part), check=False)
-        else:
-            rows = _half(len(real), seed, "real", index) if resample_real else slice(None)
+        if resample_real:
+            rows = _half(len(real), seed, "real", index)
             draws[index] = frechet_from_features(real[rows], part)
+        else:
+            draws[index] = fixed.distance(part)
     return draws
 
 

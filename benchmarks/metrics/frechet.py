@@ -14,6 +14,8 @@ Shapes: N features (one row a picture), D dimension, R rank.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from scipy.linalg import eigvalsh, lapack, svdvals
 
@@ -77,6 +79,40 @@ def frechet_from_features(a, b) -> float:
     if _comes_later(factor_a, factor_b, trace_a, trace_b):
         factor_a, factor_b = factor_b, factor_a
     return _assemble(mu_a - mu_b, trace_a + trace_b, _nuclear_norm(factor_a, factor_b))
+
+
+class Reference:
+    """Features [N, D] that many others are compared with: their moments and factor taken once."""
+
+    def __init__(self, features):
+        self.features = check_features(features, "reference features")
+        if len(self.features) < 2:
+            raise UserError(f"a reference needs at least 2 rows, got {len(self.features)}")
+        self.dim = self.features.shape[1]
+
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and covariance [D, D]."""
+        return moments(self.features)
+
+    @cached_property
+    def factor(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and H [D, R] with H H^T the covariance."""
+        return _feature_factor(self.features)
+
+    def distance(self, features) -> float:
+        """`frechet_from_features` of the reference and other features [M, D], to rounding."""
+        if min(len(features), len(self.features)) > self.dim:
+            return frechet_distance(*self.moments, *moments(features), check=False)
+        features = check_features(features)
+        if len(features) < 2 or features.shape[1] != self.dim:
+            raise UserError(
+                f"features must be at least two rows of dimension {self.dim}, "
+                f"got {list(features.shape)}"
+            )
+        (mu_a, ours), (mu_b, theirs) = self.factor, _feature_factor(features)
+        spread = float((ours**2).sum() + (theirs**2).sum())
+        return _assemble(mu_a - mu_b, spread, _nuclear_norm(ours, theirs))
 
 
 def check_features(features, name: str = "features") -> np.ndarray:
