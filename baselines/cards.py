@@ -140,12 +140,13 @@ def document_facts(last: dict) -> dict[str, str]:
 
 def scores(name: str) -> dict[str, str]:
     """FID and composition of the newest default record; empty before there is one."""
-    from reports import extra, newest, read_records
+    from reports import extra, newest
     from reports.readme import headline
+    from reports.store import read_all
     from reports.tables import number, span
 
     try:
-        records = headline(newest(read_records("fid_coco")))
+        records = headline(newest(read_all(bench="fid_coco")))
     except ValueError:
         return {}
     found = {}

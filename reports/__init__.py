@@ -1,33 +1,21 @@
 """Tables and figures from JSON: results/ and baselines/published.json, nothing else, no torch.
 
-Here: what they share, reading records and writing files.
+Here: what they share; records come from `store.py`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PUBLISHED = ROOT / "results", ROOT / "baselines" / "published.json"
+PUBLISHED = ROOT / "baselines" / "published.json"
 OUT = ROOT / "reports" / "out"
-
-
-def read_records(bench: str, folder: Path | str = RESULTS) -> list[dict]:
-    """All records of a benchmark, oldest first; ValueError for none or for a torn file."""
-    place = Path(folder) / bench
-    paths = sorted(place.glob("*/*.json"))
-    if not paths:
-        raise ValueError(f"no records in {place}; run nox -s {bench} first")
-    records = {path: read_json(path) for path in paths}
-    for path, record in records.items():
-        if not isinstance(record, dict) or record.get("schema_version") != 1:
-            raise ValueError(f"{path} is no record of schema version 1; update or remove it")
-    return sorted(records.values(), key=lambda record: (record["date"], record["system"]["name"]))
 
 
 def newest(records: Sequence[Mapping]) -> list[Mapping]:
@@ -58,27 +46,6 @@ def extra(record: Mapping, name: str) -> dict | None:
     return {"value": entry, "low": None, "high": None}
 
 
-def frame(records: Sequence[Mapping]):
-    """Records as a pandas DataFrame, one row each, for analysis beyond the tables."""
-    import pandas
-
-    rows = [
-        {
-            "bench": record["bench"],
-            "system": record["system"]["name"],
-            "version": record["version"],
-            "protocol": record["protocol_digest"],
-            "date": record["date"],
-            "commit": record["code"]["commit"],
-            "n": record["n"],
-            **own(record),
-            **{f"extra.{name}": extra(record, name)["value"] for name in record["extra"]},
-        }
-        for record in records
-    ]
-    return pandas.DataFrame(rows)
-
-
 def read_json(path: Path):
     """The JSON value in a file; one-line ValueError for a missing or torn one."""
     try:
@@ -87,6 +54,20 @@ def read_json(path: Path):
         raise ValueError(f"cannot read {path}: {error.strerror}; give another path") from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); restore it from git") from None
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Exit code of a command: its own, 2 for a user's mistake, 3 where nothing was measured."""
+    from reports.store import NothingThere
+
+    try:
+        return command() or 0
+    except NothingThere as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def write_atomic(path: Path | str, data: str | bytes) -> Path:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from reports import newest, read_published, read_records, write_atomic
+from reports import guarded, newest, read_published, write_atomic
+from reports.store import NothingThere, read_all
 from reports.tables import composition_table, fid_table, scale_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -55,14 +56,13 @@ def rewritten(text: str, inner: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the block; exit 2 when no record is there."""
-    records = headline(newest(read_records("fid_coco")))
+    """Rewrite the block."""
+    records = headline(newest(read_all(bench="fid_coco")))
     if not records:
-        print("error: no record of fid_coco in results/; run nox -s fid_coco", file=sys.stderr)
-        sys.exit(2)
+        raise NothingThere("no record of the systems shown in results/; run nox -s fid_coco")
     write_atomic(README, rewritten(README.read_text(encoding="utf-8"), block(records)))
     print(README)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

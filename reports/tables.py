@@ -15,17 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import (
-    OUT,
-    PUBLISHED,
-    RESULTS,
-    extra,
-    newest,
-    own,
-    read_published,
-    read_records,
-    write_atomic,
-)
+from reports import OUT, PUBLISHED, extra, guarded, newest, own, read_published, write_atomic
+from reports.store import RESULTS, read_all
 
 SCALE = {  # extra of a record -> its row; `ours` is the record's own value
     "floor": "real against real (floor)",
@@ -256,7 +247,7 @@ def print_tables(
         published: the quoted numbers
         out: folder for the written tables
     """
-    records = newest(read_records(bench, results))
+    records = newest(read_all(results, bench))
     table = fid_table(records, read_published(published))
     print(table.to_text())
     for record in records:
@@ -267,15 +258,11 @@ def print_tables(
     print("\nwritten: " + ", ".join(map(str, paths)))
 
 
-def main() -> None:
-    """Command line; a user's mistake ends in one line and exit code 2."""
+def main() -> int:
+    """Command line; a user's mistake ends in one line and exit code 2, no record in 3."""
     import tyro
 
-    try:
-        tyro.cli(print_tables)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return guarded(lambda: tyro.cli(print_tables))
 
 
 def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:
@@ -370,4 +357,4 @@ def _latex(cell: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

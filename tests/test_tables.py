@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import json
 import os
 import re
 import subprocess
 import sys
 
 import pytest
+from record_maker import record, saved
 
-from benchmarks.harness.core import digest, validate
-from reports import ROOT, frame, newest, read_published, read_records
+from benchmarks.harness.core import digest
+from reports import ROOT, read_published
 from reports.tables import (
     Table,
     composition_table,
@@ -26,54 +26,6 @@ from reports.tables import (
 )
 
 NASTY = 'a|b <i>*x*</i> & 100% _$#{}~^\\ "q"\n\x1b[31m'
-
-
-def record(value=12.345, name="scenes-s", **changes) -> dict:
-    protocol = {"features": {"name": "scenes"}, "documents": 0}
-    extra = {
-        "floor": {"value": 0.62, "low": 0.58, "high": 0.66},
-        "rfid": {"value": 3.21, "low": None, "high": None},
-        "ceiling": 812.4,
-        "kid": 0.0123,
-        "overall": {"value": 0.712, "low": 0.69, "high": 0.73},
-        "single": 0.9,
-    }
-    made = {
-        "schema_version": 1,
-        "bench": "fid_coco",
-        "version": 1,
-        "protocol": protocol,
-        "protocol_digest": digest(protocol),
-        "system": {"name": name, "config": {}, "weights_sha256": None},
-        "unit": "FID",
-        "better": "lower",
-        "n": 1000,
-        "value": value,
-        "interval": {"low": value - 1, "high": value + 1, "level": 0.95, "method": "x"},
-        "per_seed": [value],
-        "extra": extra,
-        "source": "measured",
-        "code": {"commit": "a" * 40, "dirty": False},
-        "environment": {
-            "python": "3.11", "packages": {}, "platform": "x", "cpu": "x", "device": "cpu",
-            "threads": 1,
-        },
-        "cost": {
-            "seconds": {}, "tokens": None, "flops": None, "peak_memory_bytes": 1, "counters": {},
-        },
-        "warnings": ["n <= d"],
-        "date": "2026-01-02T03:04:05Z",
-        **changes,
-    }  # fmt: skip
-    validate(made)  # what the tables read is what the harness writes
-    return made
-
-
-def saved(folder, *records) -> None:
-    for index, one in enumerate(records):
-        path = folder / "fid_coco" / one["system"]["name"] / f"{index}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
 
 
 def test_ours_stand_above_the_quoted_rows():
@@ -185,24 +137,6 @@ def test_a_full_disk_keeps_the_old_table(tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_reading_records(tmp_path):
-    old, new = record(20.0), record(12.0, date="2026-02-02T00:00:00Z")
-    saved(tmp_path, new, old, record(30.0, "scenes-xs"))
-    records = read_records("fid_coco", tmp_path)
-    assert [one["value"] for one in newest(records)] == [12.0, 30.0]
-    table = frame(records)
-    assert list(table["value"]) == [20.0, 30.0, 12.0]
-    assert table["extra.floor"].iloc[0] == 0.62
-    with pytest.raises(ValueError, match=r"no records in .*nothing"):
-        read_records("nothing", tmp_path)
-    (tmp_path / "fid_coco" / "scenes-s" / "torn.json").write_text('{"a":')
-    with pytest.raises(ValueError, match=r"torn\.json is no JSON"):
-        read_records("fid_coco", tmp_path)
-    (tmp_path / "fid_coco" / "scenes-s" / "torn.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"torn\.json is no record"):
-        read_records("fid_coco", tmp_path)
-
-
 def test_published_numbers():
     rows = read_published()["rows"]
     keys = {"table", "model", "year", "type", "params", "train_images", "documents", "metric"}
@@ -231,7 +165,7 @@ def test_command_line(tmp_path):
     assert "> scenes-s" in done.stdout and "Composition of scenes-s" in done.stdout
     assert (tmp_path / "out" / "fid_coco" / "fid_coco.md").is_file()
     done = call("--bench", "none", *options)
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert done.stderr.startswith("error: no records in") and done.stderr.count("\n") == 1
 
 

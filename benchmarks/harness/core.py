@@ -10,6 +10,7 @@ Exit codes: 0 measured and saved, 2 a user's mistake (one line), 3 nothing was m
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -22,16 +23,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
+from reports import store
+from reports.store import RESULTS, SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-SCHEMA = Path(__file__).with_name("record.schema.json")
 PACKAGES = (
     "cm3leon", "clean-fid", "faiss-cpu", "numpy", "open_clip_torch", "pillow", "pycocotools",
     "scipy", "tokenizers", "torch", "torchmetrics", "torchvision",
@@ -104,7 +103,9 @@ class Measurement:
     value: float | None
     n: int  # samples the value rests on; 0 is "nothing measured"
     interval: Interval | None = None
+    spread: Mapping[str, Interval | None] = field(default_factory=dict)  # its parts: images, seeds
     per_seed: Sequence[float] = ()
+    samples: Mapping = field(default_factory=dict)  # arrays of single samples, kept beside it
     extra: Mapping = field(default_factory=dict)
     warnings: Sequence[str] = ()
     protocol: Mapping = field(default_factory=dict)  # facts found on the way: digests, counts
@@ -125,7 +126,10 @@ def run(
     protocol = dict(bench.protocol if protocol is None else protocol)
     measurement = bench.measure(system, protocol, phases)
     record = build_record(bench, system, measurement, protocol, phases)
-    return record, save(record, folder)
+    packed = packed_samples(measurement.samples)
+    if packed:
+        record["samples"] = {"sha256": sha256_bytes(packed)}
+    return record, save(record, folder, packed)
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -142,7 +146,7 @@ def exit_code(command: Callable[[], int]) -> int:
 def build_record(
     bench: Bench, system, measurement: Measurement, protocol: Mapping, phases: Phases
 ) -> dict:
-    """The record as plain JSON-able values, checked against record.schema.json."""
+    """The record as plain JSON-able values, checked against the schema."""
     if measurement.value is None or measurement.n < 1 or not math.isfinite(measurement.value):
         raise NothingMeasured(
             f"{bench.name} measured nothing: n = {measurement.n}, value = {measurement.value}"
@@ -164,7 +168,9 @@ def build_record(
         "n": measurement.n,
         "value": measurement.value,
         "interval": measurement.interval,
+        "spread": {"images": measurement.interval, "seeds": None} | dict(measurement.spread),
         "per_seed": measurement.per_seed,
+        "samples": None,
         "extra": {name: _extra(value) for name, value in measurement.extra.items()},
         "source": "measured",
         "code": code_state(),
@@ -184,8 +190,11 @@ def build_record(
     return record
 
 
-def save(record: dict, folder: Path | str = RESULTS) -> Path:
-    """Write results/<bench>/<system>/<date>-<commit>.json; an old record is never overwritten."""
+def save(record: dict, folder: Path | str = RESULTS, packed: bytes = b"") -> Path:
+    """Write results/<bench>/<system>/<date>-<commit>.json; an old record is never overwritten.
+
+    `packed` are the samples (`packed_samples`), written beside it first.
+    """
     validate(record)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     place = Path(folder) / record["bench"] / record["system"]["name"]
@@ -193,29 +202,30 @@ def save(record: dict, folder: Path | str = RESULTS) -> Path:
     path, number = place / f"{stem}.json", 2
     while path.exists():
         path, number = place / f"{stem}-{number}.json", number + 1
+    if packed:
+        write_atomic(path.with_suffix(".npz"), packed)
     return write_atomic(path, text)
+
+
+def packed_samples(samples: Mapping) -> bytes:
+    """Arrays as the bytes of an .npz; the same arrays, the same bytes. Nothing for no arrays."""
+    if not samples:
+        return b""
+    import numpy
+
+    out = io.BytesIO()
+    numpy.savez_compressed(out, **samples)
+    return out.getvalue()
 
 
 def load(path: Path | str) -> dict:
     """Read and check a record; UserError for a missing file, torn JSON or another form."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a record's path") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
-    validate(record, str(path))
-    return record
+    return _told(store.read, path)
 
 
 def validate(record: dict, name: str = "record") -> None:
     """Check a record against the JSON Schema and its own digest; one-line UserError."""
-    plain(record)  # refuses NaN, which JSON Schema lets through
-    error = next(iter(sorted(_validator().iter_errors(record), key=lambda e: e.json_path)), None)
-    if error is not None:
-        raise UserError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
-    if record["protocol_digest"] != digest(record["protocol"]):
-        raise UserError(f"{name}: protocol_digest does not fit protocol; the record was edited")
+    _told(store.validate, record, name)
 
 
 def comparable(record: dict) -> dict:
@@ -225,8 +235,7 @@ def comparable(record: dict) -> dict:
 
 def digest(value) -> str:
     """SHA-256 of a JSON value, keys sorted: the identity of a protocol."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return sha256_bytes(text.encode())
+    return store.digest(plain(value))
 
 
 def plain(value, name: str = "record"):
@@ -289,18 +298,12 @@ def _extra(value):
     return value
 
 
-def _short(message: str) -> str:
-    line = " ".join(message.split())
-    return line if len(line) <= 160 else f"{line[:100]} ... {line[-50:]}"
-
-
-@cache
-def _validator():
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+def _told(function: Callable, *arguments):
+    """The function's result; what the store says of a record is a user's mistake here."""
+    try:
+        return function(*arguments)
+    except store.ReportError as error:
+        raise UserError(str(error)) from None
 
 
 def _git(root: Path, *words: str) -> str | None:
