@@ -88,6 +88,27 @@ def bank_speed(session: nox.Session) -> None:
 
 
 @nox.session
+def perf(session: nox.Session) -> None:
+    """Time the hot functions by pytest-benchmark (`-- -k name` for a part)."""
+    install(session, "bench,report,dev")
+    session.run("pytest", "perf", *session.posargs, env=quiet() | {"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Two runs side by side: `-- RUN_A RUN_B`, each a record's path or bench/system."""
+    install(session, "report")
+    session.run("python", "-m", "reports.compare", *session.posargs, env=quiet())
+
+
+@nox.session
+def regress(session: nox.Session) -> None:
+    """Is this revision worse? `-- --base REV`; timings: python -m benchmarks.interleave first."""
+    install(session, "report")
+    session.run("python", "-m", "reports.regress", *session.posargs, env=quiet())
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")

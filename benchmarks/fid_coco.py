@@ -148,17 +148,22 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
         extra = fid.scale(task, real, real_ND, features, tokenizer)
     with phases("statistics"):
         per_seed = fid.per_seed(real_ND, fakes)
-        interval = fid.interval(real_ND, fakes, options.resamples)
-        extra |= fid.companions(real_ND, fakes, per_seed)
+        spread = fid.spread(real_ND, fakes, options.resamples)
+        extra |= fid.companions(real_ND, fakes, options.resamples)
     with phases("composition"):
-        extra |= judged.composition(task.prompts, drawn, features.size)
+        answered = None
+        if all(prompt.meaning is not None for prompt in task.prompts):
+            answered = judged.answers(task.prompts, drawn, features.size)
+            extra |= judged.composition(*answered)
     with phases("report"):
         write_grid(options, task, drawn[0])
     return core.Measurement(
         value=float(np.mean(per_seed)),
         n=len(task.prompts),
-        interval=interval,
+        interval=spread.pop("both"),
+        spread=spread,
         per_seed=per_seed,
+        samples=fid.samples(task.prompts, real_ND, fakes, answered),
         extra=extra,
         warnings=warnings(options, task, len(real), features, drawn),
         protocol=found(task, real, features),

@@ -124,13 +124,17 @@ def test_killed_and_started_again(options, tmp_path):
 
 
 def test_several_seeds(options):
-    record, _ = fid_coco.fid_coco(options(seeds=(0, 1, 2)), Stub())
+    record, path = fid_coco.fid_coco(options(seeds=(0, 1, 2)), Stub())
     alone, _ = fid_coco.fid_coco(options(seeds=(1,)), Stub())
     assert len(set(record["per_seed"])) == 3
     assert record["value"] == pytest.approx(np.mean(record["per_seed"]))
     assert record["per_seed"][1] == alone["per_seed"][0]
     assert record["protocol_digest"] != alone["protocol_digest"]
-    assert record["extra"]["fid_over_seeds"]["low"] < record["value"]
+    seeds, images = record["spread"]["seeds"], record["spread"]["images"]
+    assert seeds["low"] < record["value"] < seeds["high"]
+    assert record["interval"]["low"] <= images["low"] <= record["value"] <= images["high"]
+    assert alone["spread"]["seeds"] is None and alone["interval"] == alone["spread"]["images"]
+    assert record["samples"] and (path.with_suffix(".npz")).is_file()
 
 
 def test_the_real_pictures_score_zero_and_all_right(options, tmp_path):

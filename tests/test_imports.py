@@ -16,7 +16,12 @@ ARROWS = {  # package -> what it may import besides itself
     "cm3leon": set(),
     "baselines": {"cm3leon", "reports"},
     "benchmarks": {"cm3leon", "baselines", "reports"},
-    "reports": set(),  # it reads JSON
+    "reports": {"benchmarks"},  # it reads JSON; of the benchmarks it may use the pure statistics
+}
+STATISTICS = {
+    "benchmarks.harness.stats",
+    "benchmarks.harness.significance",
+    "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config"},
@@ -68,6 +73,11 @@ def test_arrows_between_packages(package):
     for path in sources(package):
         others = {name.split(".")[0] for name in imports(path)} & set(OURS) - {package}
         assert others <= ARROWS[package], f"{path} imports {others - ARROWS[package]}"
+
+
+def test_reports_use_nothing_but_the_statistics_of_the_benchmarks():
+    for path in sources("reports"):
+        assert {name for name in imports(path) if name.startswith("benchmarks")} <= STATISTICS
 
 
 def test_metrics_know_nothing_of_the_harness():

@@ -9,10 +9,13 @@ import pytest
 from pytest import approx
 
 from benchmarks.harness.stats import (
+    bca_interval,
     binomial_interval,
     bootstrap_frechet,
     bootstrap_interval,
+    extrapolated_frechet,
     frechet_halves,
+    frechet_spread,
     mean_interval,
     percentile_interval,
     resamples_of,
@@ -41,6 +44,74 @@ def test_frechet_interval_covers_the_expected_distance(n, d, scale, shift):
     width = np.mean([high - low for low, high in intervals])
     assert 0.88 <= covered <= 1
     assert 0.8 <= width / (2 * 1.96 * deviation) <= 1.35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n, d, sets, repetitions", [(60, 4, 1, 1000), (60, 3, 3, 250)])
+def test_coverage_in_many_simulations(n, d, sets, repetitions):
+    """95 % intervals hold the expected distance in 92 to 98 % of 1,000 repetitions."""
+    scale, shift = 1.1, 0.3
+    real, values, intervals = gauss(9, n, d), [], []
+    for index in range(repetitions):
+        fakes = [gauss(100 + 10 * index + k, n, d, scale, shift) for k in range(sets)]
+        values.append(np.mean([frechet_from_features(real, fake) for fake in fakes]))
+        intervals.append(frechet_spread(real, fakes, resamples=40, seed=index)["both"])
+    expected = np.mean(values)
+    covered = np.mean([low <= expected <= high for low, high in intervals])
+    assert 0.92 <= covered <= 0.98
+
+
+def test_the_parts_of_the_spread():
+    real, fakes = gauss(0, 100, 6), [gauss(k, 100, 6, 1.2) for k in range(1, 4)]
+    one = frechet_spread(real, fakes[:1], 50)
+    assert one["seeds"] is None and one["both"] == one["images"]
+    assert one["images"] == bootstrap_frechet(real, fakes[0], 50)
+    three = frechet_spread(real, fakes, 50)
+    values = [frechet_from_features(real, fake) for fake in fakes]
+    assert three["seeds"] == approx(seed_interval(values))
+    width = {name: high - low for name, (low, high) in three.items()}
+    assert width["images"] < one["images"][1] - one["images"][0]  # a mean of three
+    moved = [fake + shift for fake, shift in zip(fakes, (0, 0.5, 1.0), strict=True)]
+    apart = frechet_spread(real, moved, 50)  # a seed that moves all pictures at once
+    assert apart["both"][1] - apart["both"][0] > 2 * (apart["images"][1] - apart["images"][0])
+    for low, high in apart.values():
+        assert low <= np.mean([frechet_from_features(real, fake) for fake in moved]) <= high
+
+
+def test_extrapolation_removes_the_bias_of_few_pictures():
+    """The distance of equal Gaussians is 0 at infinitely many pictures, and far from it at 200."""
+    real = gauss(0, 40_000, 8)
+    found = [extrapolated_frechet(real, gauss(k, 200, 8), resamples=20) for k in range(1, 21)]
+    plain = np.mean([frechet_from_features(real, gauss(k, 200, 8)) for k in range(1, 21)])
+    assert abs(np.mean([value for value, _, _ in found])) < 0.1 * plain
+    assert all(low <= value <= high for value, low, high in found)
+    assert extrapolated_frechet(real, gauss(1, 35, 8)) is None  # no line yet
+
+
+def test_bca_of_a_skewed_statistic():
+    """The mean of few exponentials: covers better than percentiles do; equal values are a point."""
+    covered = {"bca": 0, "percentile": 0}
+    for seed in range(200):
+        values = np.random.default_rng(seed).exponential(size=20)
+        for name, interval in (("bca", bca_interval), ("percentile", bootstrap_interval)):
+            low, high = interval(values, resamples=300, seed=seed)
+            covered[name] += low <= 1 <= high
+    assert covered["bca"] >= covered["percentile"] >= 160
+    assert bca_interval(np.ones(5), resamples=20) == (1, 1)
+    normal = gauss(0, 200, 1).ravel()
+    assert bca_interval(normal) == approx(mean_interval(normal), abs=0.03)
+
+
+def test_whole_clusters_are_drawn():
+    labels = np.repeat(np.arange(12), 4)
+    values = gauss(3, 12, 1).ravel()[labels]
+    narrow, wide = bootstrap_interval(values), bootstrap_interval(values, clusters=labels)
+    assert wide[1] - wide[0] > 1.6 * (narrow[1] - narrow[0])
+    assert bca_interval(values, clusters=labels) == approx(wide, abs=0.15)
+    with pytest.raises(UserError, match="clusters must label all 48 rows, got 2 labels"):
+        bootstrap_interval(values, clusters=[0, 1])
+    with pytest.raises(UserError, match="clusters must be at least 2, got 1"):
+        bootstrap_interval(values, clusters=[0] * 48)
 
 
 @pytest.mark.parametrize("n, d", [(60, 8), (13, 8), (9, 30), (4, 2)])

@@ -17,13 +17,20 @@ import numpy as np
 
 from benchmarks.harness.core import Interval
 from benchmarks.harness.features import Features, extract
-from benchmarks.harness.stats import FRECHET_METHOD, bootstrap_frechet, seed_interval
+from benchmarks.harness.judged import ALL
+from benchmarks.harness.stats import (
+    FRECHET_METHOD,
+    SEEDS_METHOD,
+    extrapolated_frechet,
+    frechet_spread,
+)
 from benchmarks.harness.systems import Noise
 from benchmarks.harness.tasks import Task, batches
 from benchmarks.metrics.frechet import frechet_from_features
 from benchmarks.metrics.kernel import kid
 
 LEVEL = 0.95
+KEPT_BYTES = 2**26  # of the scores of single pictures beside a record
 LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
 
 
@@ -32,29 +39,56 @@ def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
     return [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
 
 
-def interval(real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int) -> Interval | None:
-    """Bootstrap interval over pictures; with several seeds the mean of their intervals.
+def spread(
+    real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int
+) -> dict[str, Interval | None]:
+    """Intervals of the mean over sets: of images, of seeds, and of both (the record's own).
 
-    None below 4 pictures a side: half of them has no covariance.
+    All None below 4 pictures a side: half of them has no covariance.
     """
     if min(map(len, [real_ND, *fakes])) < LEAST:
-        return None
-    ends = [bootstrap_frechet(real_ND, fake_ND, resamples, level=LEVEL) for fake_ND in fakes]
-    low, high = np.mean(ends, axis=0)
-    return Interval(float(low), float(high), LEVEL, FRECHET_METHOD)
+        return {"images": None, "seeds": None, "both": None}
+    found = frechet_spread(real_ND, fakes, resamples, level=LEVEL)
+    methods = {"images": FRECHET_METHOD, "seeds": SEEDS_METHOD, "both": FRECHET_METHOD}
+    if found["both"] != found["images"]:
+        methods["both"] = f"{FRECHET_METHOD}, widened by the spread over seeds"
+    return {
+        name: None if ends is None else Interval(*ends, LEVEL, methods[name])
+        for name, ends in found.items()
+    }
 
 
 def companions(
-    real_ND: np.ndarray, fakes: Sequence[np.ndarray], distances: Sequence[float]
+    real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int
 ) -> dict[str, float | tuple]:
-    """KID (mean over seeds; its deviation is that of one subset), and the interval over seeds."""
+    """KID (mean over seeds; its deviation is that of one subset); the distance at infinite n."""
     extra: dict[str, float | tuple] = {}
     if min(map(len, [real_ND, *fakes])) >= LEAST:
         mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
         extra |= {"kid": float(mean), "kid_std": float(deviation)}
-    if len(distances) > 1:
-        extra["fid_over_seeds"] = (float(np.mean(distances)), *seed_interval(distances))
+    limit = extrapolated_frechet(real_ND, fakes[0], resamples, level=LEVEL)
+    if limit is not None:
+        extra["fid_infinity"] = limit
     return extra
+
+
+def samples(prompts, real_ND: np.ndarray, fakes: Sequence[np.ndarray], answered) -> dict:
+    """What single pictures scored, for paired comparison; nothing above `KEPT_BYTES`.
+
+    `answered` are the arrays right and asked [N, T] of `judged.answers`, or None.
+    """
+    kept = {
+        "prompts": np.array([prompt.id for prompt in prompts]),
+        "reference_ND": real_ND.astype(np.float32),
+        "features_KND": np.stack(fakes).astype(np.float32),
+    }
+    if answered is not None:
+        kept |= {
+            "right_NT": answered[0].astype(np.int8),
+            "asked_NT": answered[1].astype(np.int8),
+            "tasks": np.array(ALL),
+        }
+    return kept if sum(one.nbytes for one in kept.values()) <= KEPT_BYTES else {}
 
 
 def scale(

@@ -21,25 +21,17 @@ METHOD = "bootstrap over prompts, percentiles"
 
 
 def composition(
-    prompts: Sequence[Prompt],
-    drawn: Sequence[Pictures],
-    size: int,
-    resamples: int = 1000,
-    level: float = 0.95,
+    right_NK: np.ndarray, asked_NK: np.ndarray, resamples: int = 1000, level: float = 0.95
 ) -> dict[str, tuple[float, float, float]]:
     """Task -> (share right, low, high) for every task asked; `overall`: mean of GenEval's six.
 
-    `drawn` holds one set of pictures a sampling seed; the answers of a prompt stay together when
-    prompts are resampled. Pictures are read at `size` pixels. Empty when meanings are unknown.
+    The answers of a prompt, of all seeds, stay together when prompts are resampled.
     """
-    if any(prompt.meaning is None for prompt in prompts):
-        return {}
-    right_NK, asked_NK = answers(prompts, drawn, size)
     point = shares(right_NK, asked_NK)
     draws = np.array(
         [
             shares(right_NK[rows], asked_NK[rows])
-            for rows in resamples_of(len(prompts), resamples, 0, "composition")
+            for rows in resamples_of(len(right_NK), resamples, 0, "composition")
         ]
     )
     found = {}
@@ -52,7 +44,10 @@ def composition(
 def answers(
     prompts: Sequence[Prompt], drawn: Sequence[Pictures], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each task was right, and how often it was asked: int64 [N, K], summed over sets."""
+    """How often each task was right, and how often it was asked: int64 [N, K], summed over sets.
+
+    `drawn` holds one set of pictures a sampling seed; they are read at `size` pixels.
+    """
     right_NK = np.zeros((len(prompts), len(ALL)), np.int64)
     asked_NK = np.zeros_like(right_NK)
     with progress(len(prompts) * len(drawn), "read pictures back") as bar:

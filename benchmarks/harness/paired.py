@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness.stats import bootstrap_interval, percentile_interval
+from benchmarks.harness.stats import bootstrap_interval, frechet_halves, percentile_interval
 from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
 from cm3leon.seeds import generator
@@ -74,6 +74,30 @@ def frechet_ratio(ours: Halves, others: Halves) -> Triple:
         )
     draws_R = others.draws_R / ours.draws_R
     return _around(others.value / ours.value, draws_R, np.divide, np.multiply, lowest=0.0)
+
+
+def frechet_difference(
+    real_ND: np.ndarray, ours_KND: np.ndarray, others_KND: np.ndarray, resamples: int = 200
+) -> Triple:
+    """Mean FID over K sets of ours - that of others, each set the same P = N prompts in one order.
+
+    The numbers of sets may differ; halves of the prompts are the same for all of them.
+    """
+    if ours_KND.shape[1] != others_KND.shape[1]:
+        raise UserError(
+            f"a paired difference needs the same prompts, got {ours_KND.shape[1]} and "
+            f"{others_KND.shape[1]}"
+        )
+    sides = []
+    for sets in (ours_KND, others_KND):
+        values = [frechet_from_features(real_ND, one) for one in sets]
+        draws = [frechet_halves(real_ND, one, resamples, 0, False) for one in sets]
+        sides.append((np.mean(values), np.mean(draws, axis=0)))
+    (ours, our_draws), (others, other_draws) = sides
+    half = ours_KND.shape[1] // 2
+    draws = (our_draws - other_draws) * np.sqrt(half / (ours_KND.shape[1] - half))
+    low, high = percentile_interval(ours - others + draws - draws.mean(), LEVEL)
+    return float(ours - others), low, high
 
 
 def verdict(difference: Triple, wanted: float = 0.0) -> str:

@@ -1,5 +1,8 @@
 """Intervals for benchmark numbers: bootstrap, Student's t over seeds, Wilson for yes/no scores.
 
+Whether two numbers differ is asked in `significance.py`; two systems on the same prompts meet in
+`paired.py`.
+
 Every random draw comes from a counter-based generator of (seed, purpose, number of the resample),
 so resample 7 is the same whether 10 or 1,000 are drawn. Intervals are two-sided pairs (low, high).
 Shapes: N samples (rows), R resamples.
@@ -40,16 +43,67 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    clusters: Sequence | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap of `statistic` over the rows of samples [N] or [N, ...], N >= 2.
 
-    Right for statistics with little bias (means, rates, differences); for FID use
-    `bootstrap_frechet`.
+    Right for statistics with little bias (means, rates, differences); for skewed ones there is
+    `bca_interval`, for FID `bootstrap_frechet`. With `clusters`, one label a row (the image, where
+    several captions share it), whole clusters are drawn; at least two of them.
     """
+    draws = bootstrap_draws(samples, statistic, resamples, seed, clusters)
+    return percentile_interval(draws, level)
+
+
+def bootstrap_draws(
+    samples,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Sequence | None = None,
+) -> np.ndarray:
+    """`statistic` of R resamples of the rows, or of whole clusters of them: float64 [R]."""
     samples = _finite(samples, "samples", least=2)
     _check_resamples(resamples)
-    rows = resamples_of(len(samples), resamples, seed, "statistic")
-    return percentile_interval([float(statistic(samples[index])) for index in rows], level)
+    groups = _groups(len(samples), clusters)
+    count = len(samples) if groups is None else len(groups)
+    draws = np.empty(resamples)
+    for place, drawn in enumerate(resamples_of(count, resamples, seed, "statistic")):
+        rows = drawn if groups is None else np.concatenate([groups[group] for group in drawn])
+        draws[place] = statistic(samples[rows])
+    return draws
+
+
+def bca_interval(
+    samples,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    clusters: Sequence | None = None,
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap (Efron 1987): percentiles moved for bias and skew.
+
+    The acceleration is that of the jackknife over rows, or over clusters. Where all draws or all
+    jackknife values are equal it is the percentile interval.
+    """
+    from scipy.special import ndtr, ndtri
+
+    samples = _finite(samples, "samples", least=2)
+    draws = bootstrap_draws(samples, statistic, resamples, seed, clusters)
+    groups = _groups(len(samples), clusters) or [np.array([row]) for row in range(len(samples))]
+    left_out = np.array([statistic(np.delete(samples, group, axis=0)) for group in groups])
+    apart = left_out.mean() - left_out
+    spread = float((apart**2).sum())
+    below = np.mean(draws < statistic(samples)) + np.mean(draws == statistic(samples)) / 2
+    check_level(level)
+    if spread == 0 or not 0 < below < 1:
+        return percentile_interval(draws, level)
+    bias, skew = ndtri(below), float((apart**3).sum()) / (6 * spread**1.5)
+    ends = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    places = ndtr(bias + ends / (1 - skew * ends))
+    low, high = np.quantile(draws, places, method="weibull")
+    return float(low), float(high)
 
 
 def bootstrap_frechet(
@@ -102,6 +156,72 @@ def frechet_halves(real, fake, resamples: int, seed: int, resample_real: bool) -
         else:
             draws[index] = fixed.distance(part)
     return draws
+
+
+def frechet_spread(
+    real, fakes: Sequence, resamples: int = 200, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float] | None]:
+    """Intervals of the mean Fréchet distance over sets of pictures, one set a sampling seed.
+
+    "images": random halves of the prompts, the same for every set: the chance of the prompts and,
+    as each picture has a seed of its own, that of the drawing too. "seeds": Student's t over the
+    sets, prompts fixed; None for one set. "both": the former, widened by what the sets differ more
+    than independent drawing explains (a system whose seed moves all pictures at once).
+    `fakes` are K sets of features [N, D], N >= 4, of the same prompts in the same order.
+    """
+    from scipy.special import ndtri
+
+    real = check_features(real, "real features")
+    fakes = [check_features(fake, "fake features") for fake in fakes]
+    check_level(level)
+    values = [frechet_from_features(real, fake) for fake in fakes]
+    draws_KR = np.stack([frechet_halves(real, fake, resamples, seed, False) for fake in fakes])
+    half = len(fakes[0]) // 2
+    scale = np.sqrt(half / (len(fakes[0]) - half))  # 1 unless N is odd
+    value, draws = float(np.mean(values)), draws_KR.mean(0)
+    low, high = percentile_interval(value + (draws - draws.mean()) * scale, level)
+    low, high = max(0.0, min(low, value)), max(high, value)
+    found = {"images": (low, high), "seeds": None, "both": (low, high)}
+    if len(fakes) > 1:
+        found["seeds"] = seed_interval(values, level)
+        drawn = float(draws_KR.var(1, ddof=1).mean()) * scale**2
+        excess = max(0.0, float(np.var(values, ddof=1)) - drawn) / len(fakes)
+        more = float(ndtri((1 + level) / 2)) * np.sqrt(excess)
+        wide = value - np.hypot(value - low, more), value + np.hypot(high - value, more)
+        found["both"] = max(0.0, float(wide[0])), float(wide[1])
+    return found
+
+
+def extrapolated_frechet(
+    real, fake, resamples: int = 200, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float] | None:
+    """Fréchet distance at N -> infinity generated pictures: (value, low, high) (Chong & Forsyth).
+
+    The distance falls with 1/N in good approximation; the line through those of N, N/2 and N/4
+    pictures (random parts, averaged) is followed to 1/N = 0. None where N/4 is not above the
+    dimension: there is no line yet. The interval is that of random halves, centred, as in
+    `bootstrap_frechet`; the reference stays as it is.
+    """
+    real, fake = check_features(real, "real features"), check_features(fake, "fake features")
+    check_level(level)
+    _check_resamples(resamples)
+    if len(fake) // 4 <= fake.shape[1] or len(real) <= fake.shape[1]:
+        return None
+    fixed = Reference(real)
+
+    def limit(part: np.ndarray, *path) -> float:
+        order = generator(seed, "extrapolate", *path).permutation(len(part))
+        sizes = [len(part), len(part) // 2, len(part) // 4]
+        means = [
+            np.mean([fixed.distance(piece) for piece in _cut(part[order], size)]) for size in sizes
+        ]
+        return float(np.polyfit(1 / np.array(sizes), means, 1)[1])
+
+    value = limit(fake, "all")
+    halves = (fake[_half(len(fake), seed, "fake", index)] for index in range(resamples))
+    draws = np.array([limit(half, index) for index, half in enumerate(halves)])
+    low, high = percentile_interval(value + draws - draws.mean(), level)
+    return value, min(low, value), max(high, value)
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -157,3 +277,21 @@ def _finite(values, name: str, least: int) -> np.ndarray:
 
 def _half(count: int, seed: int, purpose: str, index: int) -> np.ndarray:
     return generator(seed, "half", purpose, index).permutation(count)[: count // 2]
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
+
+
+def _groups(count: int, clusters: Sequence | None) -> list[np.ndarray] | None:
+    """Row numbers of each cluster, in the order of their labels' first rows."""
+    if clusters is None:
+        return None
+    if len(clusters) != count:
+        raise UserError(f"clusters must label all {count} rows, got {len(clusters)} labels")
+    groups: dict = {}
+    for row, label in enumerate(clusters):
+        groups.setdefault(label, []).append(row)
+    if len(groups) < 2:
+        raise UserError(f"clusters must be at least 2, got {len(groups)}")
+    return [np.array(rows) for rows in groups.values()]

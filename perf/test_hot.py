@@ -1,0 +1,112 @@
+"""The hot functions timed by pytest-benchmark: nox -s perf
+
+Sizes are those of `scenes-s` at work. Drawing also notes exact counters (`extra_info`), which the
+regression gate holds at zero tolerance.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.metrics.frechet import frechet_distance, moments
+from cm3leon import decode, objective
+from cm3leon.bank import MemoryBank
+from cm3leon.config import MODELS, DecodeConfig, ObjectiveConfig, RetrievalConfig
+from cm3leon.generate import generate_images
+from cm3leon.retrieve import Query, select
+from cm3leon.seeds import generator, torch_generator
+from cm3leon.sequence import Document, Vocabulary, build_sample
+from cm3leon.transformer import Transformer, parameter_count
+
+BATCH = 16
+SIZE = MODELS["scenes-s"]()
+VOCABULARY = Vocabulary.from_config(SIZE.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return Transformer(SIZE).eval()
+
+
+@pytest.fixture(scope="module")
+def logits() -> torch.Tensor:
+    shape = 2 * BATCH, SIZE.vocabulary.image_size
+    return torch.randn(shape, generator=torch_generator(0, "perf", "logits"))
+
+
+def documents(count: int) -> list[Document]:
+    """Captions of 14 tokens with pictures of 64 codes."""
+    draws = generator(0, "perf", "documents")
+    return [
+        Document.pair(draws.integers(0, 500, 14).tolist(), draws.integers(0, 1024, 64).tolist())
+        for _ in range(count)
+    ]
+
+
+def test_step(benchmark, model):
+    """One token of 2 x 16 rows behind 150 others."""
+    ids = torch.full((2 * BATCH, 150), 5)
+    cache = model.cache(2 * BATCH, 300)
+    model.prefill(ids, torch.full((2 * BATCH,), 150), cache)
+    benchmark.pedantic(model.step, (ids[:, 0], cache), rounds=60, warmup_rounds=3)
+
+
+def test_prefill(benchmark, model):
+    ids, lengths = torch.full((BATCH, 150), 5), torch.full((BATCH,), 150)
+    benchmark(lambda: model.prefill(ids, lengths, model.cache(BATCH, 214)))
+
+
+def test_guide(benchmark, logits):
+    benchmark(decode.guide, *logits.chunk(2), 3.0)
+
+
+def test_top_p(benchmark, logits):
+    benchmark(decode.top_p, logits, 0.9)
+
+
+def test_draw(benchmark, logits):
+    uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
+    benchmark(decode.draw, logits, uniforms)
+
+
+def test_rotate(benchmark):
+    """A training sample of three documents and a query, masked."""
+    sample = build_sample(documents(1)[0], documents(3), VOCABULARY)
+
+    def mask():
+        draws = generator(0, "perf", "spans")
+        spans = objective.draw_spans(sample, VOCABULARY, ObjectiveConfig(), draws)
+        return objective.rotate(sample, spans, VOCABULARY)
+
+    benchmark(mask)
+
+
+def test_select(benchmark):
+    """Two documents for each of 256 queries out of 20,000."""
+    draws = generator(0, "perf", "bank")
+    vectors = draws.standard_normal((20_256, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    bank = MemoryBank(vectors[256:], [str(row) for row in range(20_000)], "perf", {})
+    query = Query(texts=vectors[:256])
+    config = RetrievalConfig(documents=2, by="text")
+    benchmark.pedantic(select, (query, bank, config), rounds=7, warmup_rounds=1)
+
+
+def test_frechet(benchmark):
+    draws = generator(0, "perf", "frechet")
+    sides = [moments(draws.standard_normal((1000, 128))) for _ in range(2)]
+    benchmark(frechet_distance, *sides[0], *sides[1])
+
+
+def test_draw_pictures(benchmark, model):
+    """Sixteen pictures with guidance, two documents before each prompt; work is counted."""
+    draws, counters = generator(0, "perf", "prompts"), {}
+    prompts = [draws.integers(0, 500, 150) for _ in range(BATCH)]
+    free = [np.concatenate([prompt[:140], prompt[:3]]) for prompt in prompts]
+    uniforms = draws.random((BATCH, 64))
+    drawing = (model, VOCABULARY, prompts, free, uniforms, DecodeConfig(guidance=3.0))
+    generate_images(*drawing, counters)
+    tokens = counters["prefill_tokens"] + counters["step_tokens"]
+    counters["flops"] = 2 * parameter_count(SIZE) * tokens
+    benchmark.extra_info.update(counters)
+    benchmark.pedantic(generate_images, drawing, rounds=3, warmup_rounds=1)

@@ -1,0 +1,175 @@
+"""The paper's claims as hypotheses H1..H9, and what the records say of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import pretraining, retrieval
+from reports.paper_model import Grid, Panel, Part, Parts, Row, plain, prose, words
+from reports.paper_results import (
+    Inputs,
+    Run,
+    columns,
+    headline,
+    largest,
+    level,
+    more,
+    own,
+    parameters,
+)
+
+CLAIMS = {  # name -> statement, command that would measure it
+    "H1": ("retrieval lowers FID: two documents below one, one below none",
+           "nox -s ablate_retrieval"),
+    "H2": ("size lowers FID", "nox -s fid_coco -- --system NAME"),
+    "H3": ("the best guidance weight is the same for all sizes", "nox -s ablate_decoding"),
+    "H4": ("contrastive decoding (CD-K) competes with top-p and guidance",
+           "nox -s ablate_decoding"),
+    "H5": ("top-p and CD-K together keep improving with more samples, where each alone stagnates",
+           "nox -s ablate_decoding"),
+    "H6": ("no masks across <break> and no weights on documents help drawing without retrieval",
+           "nox -s ablate_pretraining"),
+    "H7": ("diversity and query dropout help",
+           "nox -s ablate_retrieval and nox -s ablate_pretraining"),
+    "H8": ("documents of both modalities beat text alone and pictures alone",
+           "nox -s ablate_retrieval"),
+    "H9": ("FID and loss fall with compute, with retrieval faster than without",
+           "nox -s train_baselines, with and without documents at equal FLOPs"),
+}  # fmt: skip
+HOLDS, FAILS, OPEN, UNKNOWN = "holds", "does not", "not resolved", "not measured yet"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement judged by records: the effect with its interval, and the verdict."""
+
+    claim: str
+    statement: str
+    on: str
+    effect: Parts
+    verdict: str
+
+
+def findings(inputs: Inputs) -> list[Finding]:
+    """Every statement that some record can judge, in the order of the claims."""
+    found = [*_retrieval(inputs), *_sizes(inputs), *_pretraining(inputs)]
+    return sorted(found, key=lambda one: list(CLAIMS).index(one.claim))
+
+
+def _retrieval(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_retrieval"))
+    if run is None:
+        return []
+    key = ("hypothesis", "statement", "split")
+    judged = {tuple(one[name] for name in key): one for one in retrieval.verdicts(run.record)}
+    default, found = run.record["protocol"]["default"], []
+    for name, statement, split, measure, arm in retrieval.HYPOTHESES:
+        one = judged.get((name, statement, split))
+        if one is None:
+            continue
+        part = more(run, f"{split}.{default}.{measure}_vs_{arm}", 2 if measure == "fid" else 3)
+        kind = "ratio of FID {effect}" if measure == "fid" else "difference of shares {effect}"
+        found.append(Finding(name, statement, split, prose(kind, effect=part), one["verdict"]))
+    return found
+
+
+def _pretraining(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_pretraining"))
+    if run is None:
+        return []
+    judged = {one["statement"]: one for one in pretraining.verdicts(run.record)}
+    found = []
+    for name, statement, arm, score, _ in pretraining.HYPOTHESES:
+        if statement in judged:
+            part = more(run, f"{arm}.{score}_minus_default", 3)
+            effect = prose("arm less default {effect}", effect=part)
+            verdict = judged[statement]["verdict"]
+            found.append(Finding(name, statement, "pretraining", effect, verdict))
+    return found
+
+
+def _sizes(inputs: Inputs) -> list[Finding]:
+    """Each trained-from-scratch size against the next larger, by one protocol."""
+    found = []
+    for group in headline(columns(inputs.of("fid_coco"))):
+        ladder = sorted(
+            (size.trace.value, size, run)
+            for run in group
+            if (model := inputs.model(run.system)) is not None
+            and model.name == run.system
+            and model.start is None
+            and (size := parameters(model))
+        ) if len(group) > 1 else []  # fmt: skip
+        for (_, small_size, small), (_, large_size, large) in zip(ladder, ladder[1:], strict=False):
+            found.append(_size_finding(small, small_size, large, large_size))
+    return found
+
+
+def _size_finding(small: Run, small_size: Part, large: Run, large_size: Part) -> Finding:
+    ends = [run.record["interval"] for run in (small, large)]
+    verdict = OPEN
+    if all(ends) and ends[1]["high"] < ends[0]["low"]:
+        verdict = HOLDS
+    elif all(ends) and ends[1]["low"] > ends[0]["high"]:
+        verdict = FAILS
+    statement = prose(
+        "{large} parameters lower FID below {small}", large=large_size, small=small_size
+    )
+    effect = prose("{small} to {large}", small=own(small), large=own(large))
+    return Finding("H2", "".join(part.text for part in statement), _split(large), effect, verdict)
+
+
+def _split(run: Run) -> str:
+    words_ = str(run.record["protocol"].get("prompts", "")).replace(",", " ").split()
+    return next((word for word in words_ if word in ("test", "val", "tail")), "captions")
+
+
+def hypotheses_table(found: Sequence[Finding]) -> Grid:
+    """H1 to H9, a row a statement; what no record judges says so, with its command."""
+    rows = []
+    for name, (claim, command) in CLAIMS.items():
+        rows.append(Row((prose("*{name}* {claim}", name=name, claim=claim),), "group"))
+        own_rows = [one for one in found if one.claim == name]
+        for one in own_rows:
+            cells = (words(one.statement), words(one.on), one.effect, (_verdict(one.verdict),))
+            rows.append(Row(cells))
+        if not own_rows:
+            effect = prose("run {command}", command=_command(command))
+            rows.append(Row(((), (), effect, (_verdict(UNKNOWN),))))
+    heads = tuple(map(words, ("statement", "on", "effect [95% interval]", "verdict")))
+    return Grid(
+        label="table-claims",
+        caption=prose(
+            "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
+            "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
+            "overlap. Measured, on the embedded world."
+        ),
+        panels=(Panel(heads, tuple(rows), "lllr", widths=("1.25fr", "auto", "1fr", "auto")),),
+        wide=True,
+    )
+
+
+def tally(found: Sequence[Finding]) -> dict[str, int]:
+    """How many statements hold, do not, are not resolved; and of the claims, not measured."""
+    counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, FAILS, OPEN)}
+    return counts | {UNKNOWN: len(CLAIMS) - len({one.claim for one in found})}
+
+
+def interval_level(inputs: Inputs) -> str:
+    """The level of the intervals of what the verdicts rest on."""
+    return level(inputs.runs)
+
+
+def _verdict(text: str) -> Part:
+    return plain(text, "verdict")
+
+
+def _command(text: str) -> Parts:
+    parts: list[Part] = []
+    for place, piece in enumerate(text.split(" and ")):
+        parts += [plain(" and ")] if place else []
+        command, _, rest = piece.partition(", ")
+        parts.append(plain(command, "code"))
+        parts += [plain(f", {rest}")] if rest else []
+    return tuple(parts)

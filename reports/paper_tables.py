@@ -1,0 +1,280 @@
+"""Tables of the report's body: each value a traced number, each protocol a panel of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reports.paper_model import Grid, Panel, Part, Parts, Row, numeral, prose, words
+from reports.paper_results import (
+    DASH,
+    TUNED,
+    ZERO_SHOT,
+    Inputs,
+    Model,
+    Run,
+    at,
+    cell,
+    compute,
+    group_of,
+    level,
+    logged,
+    more,
+    own,
+    parameters,
+    quoted,
+    seen,
+    setting,
+    value_name,
+)
+from reports.tables import SCALE, TASKS, documents
+
+NOTE_MARKS = "abcdefghijklmnopqrstuvwxyz"
+TASK_HEADS = {"single": "single", "two": "two", "colors": "colours", "attribution": "attribution"}
+
+
+def fid_table(inputs: Inputs, groups: Sequence[Sequence[Run]]) -> Grid:
+    """Ours, a panel a tier, above the quoted rows of the paper's Table 1 in four groups."""
+    rows = [row for row in inputs.published["rows"] if row["table"] == "Table 1"]
+    panel, notes = quoted_panel(inputs.published, rows)
+    return Grid(
+        label="table-fid",
+        caption=prose(
+            "Zero-shot text to image (the paper's Table 1). Above: measured here, ours in bold. "
+            "Below: quoted from the paper, the best of other people's protocols. Pictures, "
+            "features and sizes differ: no number above compares with one below."
+        ),
+        panels=(*(measured_panel(inputs, group) for group in groups), panel),
+        notes=notes,
+        wide=True,
+    )
+
+
+def measured_panel(inputs: Inputs, group: Sequence[Run]) -> Panel:
+    """Systems under one protocol, best first, then what scales their value."""
+    first = group[0]
+    interval = level(group)
+    heads = (
+        prose("measured here"),
+        words("parameters"),
+        words("documents"),
+        words("samples"),
+        prose("{unit} [{level}]", unit=value_name(first), level=interval),
+        prose("KID (sd)"),
+        prose("composition [{level}]", level=interval),
+        words("captions"),
+        words("source"),
+    )
+    rows = [Row(_measured(inputs, run), "ours") for run in group]
+    scale = [(key, label) for key, label in SCALE.items() if key != "ours"]
+    shown = [(label, part) for key, label in scale if (part := more(first, key)) is not None]
+    for place, (label, part) in enumerate(shown):
+        blank = [()] * 3
+        cells = (words(label), *blank, (part,), (), (), (at(first, "/n"),), words("measured"))
+        rows.append(Row(cells, "plain" if place else "rule"))
+    return Panel(heads, tuple(rows), "lrrrrrrrl")
+
+
+def _measured(inputs: Inputs, run: Run) -> tuple[Parts, ...]:
+    model = inputs.model(run.system)
+    kid, deviation = more(run, "kid"), more(run, "kid_std")
+    kid_cell = DASH if kid is None else (kid,)
+    if kid is not None and deviation is not None:
+        kid_cell = prose("{kid} ({sd})", kid=kid, sd=deviation)
+    samples = run.record["protocol"].get("samples_per_prompt")
+    return (
+        words(run.system),
+        (parameters(model),) if model else DASH,
+        words(documents(run.record)),
+        (at(run, "/protocol/samples_per_prompt"),) if isinstance(samples, int) else DASH,
+        (own(run),),
+        kid_cell,
+        cell(run, "overall", 3),
+        (at(run, "/n"),),
+        words(run.record["source"]),
+    )
+
+
+def quoted_panel(published: Mapping, rows: Sequence[Mapping]) -> tuple[Panel, tuple[Parts, ...]]:
+    """Quoted FIDs by group, each group from the worst to the best; and the notes on them."""
+    heads = ("quoted", "type", "parameters", "images", "documents", "FID-30K", "source")
+    kept = [row for row in rows if row["metric"] in (ZERO_SHOT, TUNED)]
+    body, notes = [], []
+    for group in published.get("groups", ()):
+        members = [row for row in kept if group_of(published, row) == group["group"]]
+        if not members:
+            continue
+        title = prose("({letter}) {title}", letter=group["group"], title=group["title"])
+        body.append(Row((title,), "group"))
+        for row in sorted(members, key=lambda one: -one["value"]):
+            mark = ""
+            if row["note"]:
+                mark = NOTE_MARKS[len(notes)] if len(notes) < 26 else "*"
+                notes.append(_note(mark, row))
+            body.append(Row(_quoted(published, row, mark)))
+    return Panel(tuple(map(words, heads)), tuple(body), "llrrrrl"), tuple(notes)
+
+
+def _quoted(published: Mapping, row: Mapping, mark: str) -> tuple[Parts, ...]:
+    name = (*words(row["model"]), *words(mark, "mark"))
+    facts = [words(str(row[key])) if row[key] is not None else DASH
+             for key in ("type", "params", "train_images", "documents")]  # fmt: skip
+    return (name, *facts, (quoted(published, row),), words(_quoted_mark(row)))
+
+
+def _note(mark: str, row: Mapping) -> Parts:
+    return (*words(mark, "mark"), *words(f" {row['note']}."))
+
+
+def _quoted_mark(row: Mapping) -> str:
+    return "quoted" if row["mark"] == "V" else "quoted, second hand"
+
+
+def language_table(published: Mapping) -> Grid:
+    """The paper's Table 2 as quoted; ours has no row before it is measured."""
+    rows = [row for row in published["rows"] if row["table"] == "Table 2"]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["model"], row["metric"]): row for row in rows}
+    body = [
+        Row(
+            (
+                (*words(model), *words(_shared_mark(rows, model), "mark")),
+                *(
+                    (quoted(published, found[model, metric], f"{found[model, metric]['value']:.1f}"),)
+                    if (model, metric) in found
+                    else DASH
+                    for metric in metrics
+                ),
+                words("quoted"),
+            )
+        )
+        for model in models
+    ]
+    blank = tuple(DASH for _ in metrics)
+    body.append(Row((words("ours"), *blank, words("not measured yet")), "rule"))
+    notes = [
+        _note(_shared_mark(rows, model), next(row for row in rows if row["model"] == model))
+        for model in models
+    ]
+    return Grid(
+        label="table-language",
+        caption=prose("Image to text (the paper's Table 2), quoted; all called zero-shot there."),
+        panels=(
+            Panel(
+                (words("model"), *map(words, metrics), words("source")),
+                tuple(body),
+                "l" + "r" * len(metrics) + "l",
+                widths=("auto", *["1fr"] * len(metrics), "auto"),
+            ),
+        ),
+        notes=tuple(notes),
+        wide=True,
+    )
+
+
+def _shared_mark(rows: Sequence[Mapping], model: str) -> str:
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    return NOTE_MARKS[models.index(model) % 26]
+
+
+def composition_table(group: Sequence[Run]) -> Grid | None:
+    """GenEval's six scores and their mean, a row a system; None if no record has any."""
+    kept = [run for run in group if any(more(run, key) for key in TASKS)]
+    if not kept:
+        return None
+    heads = ("system", *(TASK_HEADS.get(key, key) for key in TASKS))
+    rows = [Row((words(run.system), *(cell(run, key, 3) for key in TASKS)), "ours") for run in kept]
+    return Grid(
+        label="table-composition",
+        caption=prose(
+            "What the captions ask for and the pictures hold: share of questions answered right, "
+            "with {level} intervals over captions. Measured, {n} captions, the protocol of "
+            "[#table-fid].",
+            level=level(kept),
+            n=at(kept[0], "/n"),
+        ),
+        panels=(
+            Panel(tuple(map(words, heads)), tuple(rows), "l" + "c" * len(TASKS), stacked=True),
+        ),
+        wide=True,
+    )
+
+
+def models_table(inputs: Inputs) -> Grid:
+    """What was trained, how long, and where the held-out loss stands."""
+    heads = ("model", "goes on from", "parameters", "layers", "width", "steps", "tokens seen",
+             "FLOPs, all stages", "minutes", "image loss, alone", "with documents")  # fmt: skip
+    return Grid(
+        label="table-models",
+        caption=prose(
+            "The shipped transformers. Tokens and minutes are of a stage alone. Losses are nats an "
+            "image token on held-out pictures, without documents and with two before the caption."
+        ),
+        panels=(
+            Panel(
+                tuple(map(words, heads)),
+                tuple(Row(_model(inputs, model), "ours") for model in inputs.models),
+                "llrrrrrrrrr",
+            ),
+        ),
+        wide=True,
+    )
+
+
+def _model(inputs: Inputs, model: Model) -> tuple[Parts, ...]:
+    alone = logged(model, "held_out_image_alone")
+    with_documents = logged(model, "held_out_image") if alone else None
+    alone = alone or logged(model, "held_out_image")
+    return (
+        words(model.name),
+        words(model.start) if model.start else DASH,
+        (parameters(model),),
+        (setting(model, "/config/layers"),),
+        (setting(model, "/config/width"),),
+        (setting(model, "/extra/train/steps"),),
+        (seen(model),) if model.log else DASH,
+        (compute(inputs, model),) if model.log else DASH,
+        (_minutes(model),),
+        (alone,) if alone else DASH,
+        (with_documents,) if with_documents else DASH,
+    )
+
+
+def _minutes(model: Model) -> Part:
+    seconds = setting(model, "/extra/seconds").trace
+    text = f"{seconds.value / 60:.0f}"
+    return numeral(seconds.value / 60, seconds.record, seconds.key, text=text, how="seconds / 60")
+
+
+def latency_table(published: Mapping) -> Grid:
+    """Seconds an image as the paper's Fig. 10 prints them."""
+    rows = [row for row in published["rows"] if row["table"] == "Fig. 10"]
+    notes: dict[str, str] = {}
+    body = []
+    for row in rows:
+        note = row["note"] or ""
+        mark = notes.setdefault(note, NOTE_MARKS[len(notes)]) if note else ""
+        size = row["metric"].removeprefix("seconds per image at ")
+        cells = (
+            (*words(row["model"]), *words(mark, "mark")),
+            words(size),
+            (quoted(published, row, f"{row['value']:.1f}"),),
+            words("quoted"),
+        )
+        body.append(Row(cells))
+    return Grid(
+        label="table-latency",
+        caption=prose("Seconds an image (the paper's Fig. 10), quoted."),
+        panels=(
+            Panel(tuple(map(words, ("model", "side", "seconds", "source"))), tuple(body), "lrrl"),
+        ),
+        notes=tuple(_note(mark, {"note": note}) for note, mark in notes.items()),
+    )
+
+
+def extras_table(run: Run, label: str, title: Parts) -> Grid:
+    """Every number of a record that has no table of its own yet."""
+    rows = [Row((value_name(run), (own(run),)), "ours")]
+    rows += [Row((words(name, "code"), cell(run, name))) for name in run.record["extra"]]
+    panel = Panel((words("measured here"), words("value")), tuple(rows), "lr")
+    return Grid(label, title, (panel,), floats=False)
