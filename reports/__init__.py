@@ -19,10 +19,11 @@ OUT = ROOT / "reports" / "out"
 
 
 def newest(records: Sequence[Mapping]) -> list[Mapping]:
-    """The last record of each (system, version, protocol); records come oldest first."""
+    """The last record of each (system, bench, version, protocol); records come oldest first."""
     latest = {}
     for record in records:
-        key = (record["system"]["name"], record["version"], record["protocol_digest"])
+        of = (record["bench"], record["version"], record["protocol_digest"])
+        key = (record["system"]["name"], *of)
         latest[key] = record
     return list(latest.values())
 
