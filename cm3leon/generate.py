@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import DecodeConfig
-from cm3leon.decode import draw, guide, temperature, top_p
+from cm3leon.decode import choose, combine
 from cm3leon.errors import UserError
 from cm3leon.kv_cache import Cache
 from cm3leon.sequence import Vocabulary
@@ -34,7 +34,7 @@ def generate_images(
 
     `prompts` and their text-free twins `free_prompts` are int64 [T], ragged; `uniforms_BN` is
     float64 in [0, 1). Only image ids can be drawn. With `decode.guidance == 1`, or without
-    `free_prompts`, one stream runs and the guidance weight has no part in the result.
+    `free_prompts`, one stream runs and neither guidance nor contrast has a part in the result.
     A row is decided by its prompts and uniforms: in float32 the other rows of the batch move its
     logits by rounding only.
 
@@ -44,7 +44,7 @@ def generate_images(
     leaves no room for N tokens in the context.
     """
     uniforms_BN = torch.as_tensor(uniforms_BN, dtype=torch.float64)
-    guided = free_prompts is not None and decode.guidance != 1
+    guided = free_prompts is not None and decode.streams == 2
     streams = [prompts, free_prompts] if guided else [prompts]
     _check(model, vocabulary, streams, uniforms_BN)
     if not uniforms_BN.numel():
@@ -83,9 +83,9 @@ def _loop(
             ids_B = codes_NB[-1] + vocabulary.image_start
             logits_RV = model.step(ids_B.repeat(2 if guided else 1), cache, *images)
             _count(counters, "step_tokens", cache.batch)
-        logits_BV = guide(*logits_RV.chunk(2), decode.guidance) if guided else logits_RV
-        logits_BV = top_p(temperature(logits_BV, decode.temperature), decode.top_p)
-        codes_NB.append(draw(logits_BV, uniforms_BN[:, index]))
+        cond_BV, free_BV = logits_RV.chunk(2) if guided else (logits_RV, None)
+        logits_BV = combine(cond_BV, free_BV, decode)
+        codes_NB.append(choose(logits_BV, uniforms_BN[:, index], decode))
     return codes_NB
 
 

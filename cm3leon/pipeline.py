@@ -83,7 +83,7 @@ class System:
         pairs = list(zip(prompts, documents, strict=True))
         conditional = [self.prompt(caption, before) for caption, before in pairs]
         free = None
-        if self.decode.guidance != 1:  # weight 1 is the conditional stream alone (Eq. 2)
+        if self.decode.streams == 2:  # else the conditional stream stands alone (Eq. 2)
             vocabulary, reading = self.vocabulary, self.decode.free
             free = [build_free_prompt(before, vocabulary, reading) for before in documents]
         noise = uniforms(seeds, self.tokens)  # one uniform a token, from the sample's own seed

@@ -17,12 +17,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from reports import OUT, PUBLISHED, extra, guarded, inline, read_published, write_atomic
-from reports.history import MARKS, Panel, Run, Series, commit, panels_of, read_runs, series_of
+from reports import OUT, PUBLISHED, extra, guarded, inline, own, read_published, write_atomic
+from reports.history import (
+    MARKS,
+    WORSE,
+    Panel,
+    Run,
+    Series,
+    commit,
+    panels_of,
+    read_runs,
+    series_of,
+)
 from reports.pretraining import pretraining_tables
 from reports.retrieval import retrieval_plots, retrieval_tables
 from reports.sparkline import panel_plots, sparkline, swatch
-from reports.store import RESULTS, device
+from reports.store import RESULTS, ReportError, device
 from reports.tables import Table, composition_table, number, scale_table, span
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -65,12 +75,13 @@ def view(runs: Sequence[Run], published: Mapping, out: Path, folder: Path) -> di
     rows = {run.number: row(run, out / "dashboard", folder) for run in runs}
     lines = [overview(one, rows) for one in series]
     names = dict.fromkeys(one.newest["bench"] for one in series)
-    quoted = [one for one in published["rows"] if one["mark"] in KNOWN]
-    quoted += [_as_quoted(run) for run in runs if run not in measured]
+    quoted = quoted_rows(published)
+    quoted += [_as_quoted(run) for run in runs if run.record["source"] != "measured"]
     elsewhere = [one for one in quoted if _bench_of(one) not in names]
     return {
         "lines": lines,
         "counts": [(LABELS[one], sum(line["mark"] == one for line in lines)) for one in MARKS],
+        "worse": [line for line in lines if line["mark"] == WORSE],
         "marks": [(one, LABELS[one]) for one in MARKS],
         "label": LABELS,
         "systems": sorted({one.system for one in series}),
@@ -85,19 +96,20 @@ def view(runs: Sequence[Run], published: Mapping, out: Path, folder: Path) -> di
 
 def row(run: Run, page_folder: Path, folder: Path) -> dict:
     """A run as text cells."""
-    record, interval = run.record, run.record["interval"]
-    value = record["value"]
+    record = run.record
     where = run.path.relative_to(folder)
     link = os.path.relpath(run.path.resolve(), page_folder.resolve()).replace(os.sep, "/")
     return {
         "number": run.number,
         "system": record["system"]["name"],
         "date": record["date"],
-        "value": number(value),
-        "interval": span(value, interval["low"], interval["high"]) if interval else "none",
+        "value": number(record["value"]),
+        "interval": _interval(record),
+        "was": f"was {number(run.before['value'])} {_interval(run.before)}" if run.before else "",
         "mark": run.mark,
         "changes": run.changes,
         "brief": brief(run),
+        "note": "changed: " * bool(run.changes) + brief(run),
         "n": f"{record['n']:,}",
         "commit": commit(record),
         "full_commit": record["code"]["commit"] + (" +" if record["code"]["dirty"] else ""),
@@ -138,9 +150,9 @@ def part(
     out: Path,
 ) -> dict:
     """A benchmark: its panels, the newest record of each series in detail, pictures, quotes."""
-    own = [one for one in series if one.newest["bench"] == name]
+    mine = [one for one in series if one.newest["bench"] == name]
     details = []
-    for place, one in enumerate(own):
+    for place, one in enumerate(mine):
         plots = ablation_plots(one.newest) if place < MOST_PLOTS else []
         details.append(
             {"series": one.runs[0].number, "plots": plots, **detail_tables(one.newest)}
@@ -148,7 +160,7 @@ def part(
         )
     return {
         "name": name,
-        "panels": [panel_view(one, rows) for one in panels_of(own)],
+        "panels": [panel_view(one, rows) for one in panels_of(mine)],
         "details": details,
         "pictures": pictures(out / name),
         "quoted": quoted_tables([one for one in quoted if _bench_of(one) == name]),
@@ -168,8 +180,10 @@ def panel_view(panel: Panel, rows: Mapping[int, dict]) -> dict:
         "better": record["better"],
         "level": ", ".join(f"{one:.0%}" for one in sorted(level)),
         "method": "; ".join(sorted(method)),
-        "plots": panel_plots(panel),
-        "legend": [(swatch(place), one.system) for place, one in enumerate(panel.series)],
+        "plots": [
+            (plot, [(swatch(look), name) for look, name in enumerate(names)])
+            for plot, names in panel_plots(panel)
+        ],
         "settings": [(key, _json(value)) for key, value in sorted(record["protocol"].items())],
         "rows": [rows[run.number] for run in sorted(runs, key=lambda run: -run.number)],
     }
@@ -237,6 +251,17 @@ def pictures(folder: Path) -> list[tuple[str, str]]:
     return [(uri, name) for uri, name in found if uri]
 
 
+def quoted_rows(published: Mapping) -> list[Mapping]:
+    """Rows that somebody read in a text; ReportError for a file of another form."""
+    try:
+        rows = [one for one in published["rows"] if one["mark"] in KNOWN]
+        quoted_tables(rows)
+    except (KeyError, TypeError, ValueError) as error:
+        name = f"{type(error).__name__} {error}"
+        raise ReportError(f"the quoted numbers lack what a row needs ({name})") from None
+    return rows
+
+
 def quoted_tables(rows: Sequence[Mapping]) -> list[Table]:
     """Quoted numbers as one table for each table of the paper; never beside measured ones."""
     found: dict[str, list] = {}
@@ -266,7 +291,7 @@ def quoted_tables(rows: Sequence[Mapping]) -> list[Table]:
 
 def data(series: Sequence[Series], rows: Mapping[int, dict]) -> dict:
     """What the page's script reads: runs by number and the series they belong to."""
-    keep = ("system", "date", "value", "interval", "mark", "commit", "link", "path")
+    keep = ("system", "date", "value", "interval", "was", "mark", "note", "commit", "link", "path")
     found = {}
     for one in series:
         for run in one.runs:
@@ -308,6 +333,11 @@ def main() -> int:
     import tyro
 
     return guarded(lambda: tyro.cli(write_dashboard))
+
+
+def _interval(record: Mapping) -> str:
+    """`[low, high]` of a record, or that it has none."""
+    return span(**own(record)) or "no interval"
 
 
 def _bench_of(row: Mapping) -> str | None:

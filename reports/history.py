@@ -23,7 +23,7 @@ MOST = 12  # settings of a change that are told one by one
 
 @dataclass(frozen=True)
 class Run:
-    """A record, its file, its mark against the run before it in its series, and what changed.
+    """A record, its file, the record before it in its series, the mark against that, what changed.
 
     `number` is its place among all runs, oldest first.
     """
@@ -31,6 +31,7 @@ class Run:
     number: int
     record: Mapping
     path: Path
+    before: Mapping | None
     mark: str
     changes: tuple[str, ...]
 
@@ -128,7 +129,7 @@ def read_runs(folder: Path | str = RESULTS) -> list[Run]:
         old = last.get(key)
         last[key] = record
         path = paths[identity(record)]
-        runs.append(Run(number, record, path, mark(old, record), changes(old, record)))
+        runs.append(Run(number, record, path, old, mark(old, record), changes(old, record)))
     return runs
 
 

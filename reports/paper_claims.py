@@ -13,7 +13,6 @@ from reports.paper_results import (
     columns,
     headline,
     largest,
-    level,
     more,
     own,
     parameters,
@@ -45,7 +44,7 @@ class Finding:
     """One statement judged by records: the effect with its interval, and the verdict."""
 
     claim: str
-    statement: str
+    statement: Parts
     on: str
     effect: Parts
     verdict: str
@@ -70,7 +69,8 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
             continue
         part = more(run, f"{split}.{default}.{measure}_vs_{arm}", 2 if measure == "fid" else 3)
         kind = "ratio of FID {effect}" if measure == "fid" else "difference of shares {effect}"
-        found.append(Finding(name, statement, split, prose(kind, effect=part), one["verdict"]))
+        effect = prose(kind, effect=part)
+        found.append(Finding(name, words(statement), split, effect, one["verdict"]))
     return found
 
 
@@ -85,59 +85,57 @@ def _pretraining(inputs: Inputs) -> list[Finding]:
             part = more(run, f"{arm}.{score}_minus_default", 3)
             effect = prose("arm less default {effect}", effect=part)
             verdict = judged[statement]["verdict"]
-            found.append(Finding(name, statement, "pretraining", effect, verdict))
+            found.append(Finding(name, words(statement), "pretraining", effect, verdict))
     return found
 
 
 def _sizes(inputs: Inputs) -> list[Finding]:
-    """Each trained-from-scratch size against the next larger, by one protocol."""
+    """Each size trained from scratch against the next larger, by one protocol."""
     found = []
     for group in headline(columns(inputs.of("fid_coco"))):
-        ladder = sorted(
-            (size.trace.value, size, run)
-            for run in group
-            if (model := inputs.model(run.system)) is not None
-            and model.name == run.system
-            and model.start is None
-            and (size := parameters(model))
-        ) if len(group) > 1 else []  # fmt: skip
-        for (_, small_size, small), (_, large_size, large) in zip(ladder, ladder[1:], strict=False):
-            found.append(_size_finding(small, small_size, large, large_size))
+        ladder = []
+        for run in group:
+            model = inputs.model(run.system)
+            if model is not None and model.name == run.system and model.start is None:
+                ladder.append((run, parameters(model)))
+        ladder.sort(key=lambda one: one[1].trace.value)
+        found += [_size_finding(*pair) for pair in zip(ladder, ladder[1:], strict=False)]
     return found
 
 
-def _size_finding(small: Run, small_size: Part, large: Run, large_size: Part) -> Finding:
-    ends = [run.record["interval"] for run in (small, large)]
+def _size_finding(small: tuple[Run, Part], large: tuple[Run, Part]) -> Finding:
+    (small_run, small_size), (large_run, large_size) = small, large
+    one, other = small_run.record["interval"], large_run.record["interval"]
     verdict = OPEN
-    if all(ends) and ends[1]["high"] < ends[0]["low"]:
+    if one and other and other["high"] < one["low"]:
         verdict = HOLDS
-    elif all(ends) and ends[1]["low"] > ends[0]["high"]:
+    elif one and other and other["low"] > one["high"]:
         verdict = FAILS
     statement = prose(
         "{large} parameters lower FID below {small}", large=large_size, small=small_size
     )
-    effect = prose("{small} to {large}", small=own(small), large=own(large))
-    return Finding("H2", "".join(part.text for part in statement), _split(large), effect, verdict)
+    effect = prose("from {small} to {large}", small=own(small_run), large=own(large_run))
+    return Finding("H2", statement, _split(large_run), effect, verdict)
 
 
 def _split(run: Run) -> str:
-    words_ = str(run.record["protocol"].get("prompts", "")).replace(",", " ").split()
-    return next((word for word in words_ if word in ("test", "val", "tail")), "captions")
+    asked = str(run.record["protocol"].get("prompts", "")).replace(",", " ").split()
+    return next((word for word in asked if word in ("test", "val", "tail")), "captions")
 
 
-def hypotheses_table(found: Sequence[Finding]) -> Grid:
+def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
     """H1 to H9, a row a statement; what no record judges says so, with its command."""
     rows = []
     for name, (claim, command) in CLAIMS.items():
         rows.append(Row((prose("*{name}* {claim}", name=name, claim=claim),), "group"))
         own_rows = [one for one in found if one.claim == name]
         for one in own_rows:
-            cells = (words(one.statement), words(one.on), one.effect, (_verdict(one.verdict),))
+            cells = (one.statement, words(one.on), one.effect, (_verdict(one.verdict),))
             rows.append(Row(cells))
         if not own_rows:
             effect = prose("run {command}", command=_command(command))
             rows.append(Row(((), (), effect, (_verdict(UNKNOWN),))))
-    heads = tuple(map(words, ("statement", "on", "effect [95% interval]", "verdict")))
+    heads = tuple(map(words, ("statement", "on", f"effect [{level}]", "verdict")))
     return Grid(
         label="table-claims",
         caption=prose(
@@ -152,13 +150,10 @@ def hypotheses_table(found: Sequence[Finding]) -> Grid:
 
 def tally(found: Sequence[Finding]) -> dict[str, int]:
     """How many statements hold, do not, are not resolved; and of the claims, not measured."""
-    counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, FAILS, OPEN)}
+    counts = {
+        verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, FAILS, OPEN)
+    }
     return counts | {UNKNOWN: len(CLAIMS) - len({one.claim for one in found})}
-
-
-def interval_level(inputs: Inputs) -> str:
-    """The level of the intervals of what the verdicts rest on."""
-    return level(inputs.runs)
 
 
 def _verdict(text: str) -> Part:

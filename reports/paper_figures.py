@@ -170,7 +170,9 @@ def _tidy(axes, grid: str, keep: tuple[str, ...] = ("left", "bottom")) -> None:
             low, high = axis.get_view_interval()
             axis.set_major_formatter(lambda value, _: _tick(value))
             narrow = math.log10(high / low) < 1.6
-            axis.set_minor_formatter(lambda value, _, n=narrow: _tick(value) if n and _is_125(value) else "")
+            axis.set_minor_formatter(
+                lambda value, _, n=narrow: _tick(value) if n and _is_125(value) else ""
+            )
 
 
 def _tick(value: float) -> str:

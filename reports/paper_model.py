@@ -159,6 +159,16 @@ def words(text: str, kind: str = "text") -> Parts:
     return (plain(text, kind),) if text else ()
 
 
+def emph(text: str) -> Part:
+    """A name in italics."""
+    return plain(text, "emph")
+
+
+def code(text: str) -> Part:
+    """A name of the machine's: a unit, a command, a path."""
+    return plain(text, "code")
+
+
 def prose(template: str, **values: str | Part | Parts) -> Parts:
     """Our own sentence with `code`, *emphasis*, [@citation], [#reference] and {value} in it.
 

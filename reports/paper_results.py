@@ -212,7 +212,9 @@ def quoted_days(published: Mapping, row: Mapping) -> Part | None:
     for cost in rows:
         if cost["table"] == "training compute" and cost["model"] == model:
             return quoted(published, cost, f"{cost['value']:,.0f}")
-    facts = {one["metric"]: one for one in rows if (one["table"], one["model"]) == ("Table 3", model)}
+    facts = {
+        one["metric"]: one for one in rows if (one["table"], one["model"]) == ("Table 3", model)
+    }
     if not {"layers", "width", "training tokens"} <= facts.keys():
         return None
     layers, width, seen_tokens = (
@@ -220,9 +222,7 @@ def quoted_days(published: Mapping, row: Mapping) -> Part | None:
     )
     size = 12 * layers * width**2 + VOCABULARY * width
     days = 6 * size * seen_tokens / (A100_FLOPS * UTILISATION * DAY)
-    how = (
-        f"6 N D at {UTILISATION:.0%} of 312 TFLOP/s, N = 12 layers width^2 + {VOCABULARY:,} width"
-    )
+    how = f"6 N D at {UTILISATION:.0%} of 312 TFLOP/s, N = 12 layers width^2 + {VOCABULARY:,} width"
     key = f"/rows/{rows.index(facts['training tokens'])}/value"
     return numeral(days, PUBLISHED_NAME, key, text=f"about {days:,.0f}", how=how)
 

@@ -140,7 +140,11 @@ def language_table(published: Mapping) -> Grid:
             (
                 (*words(model), *words(_shared_mark(rows, model), "mark")),
                 *(
-                    (quoted(published, found[model, metric], f"{found[model, metric]['value']:.1f}"),)
+                    (
+                        quoted(
+                            published, found[model, metric], f"{found[model, metric]['value']:.1f}"
+                        ),
+                    )
                     if (model, metric) in found
                     else DASH
                     for metric in metrics

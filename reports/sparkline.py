@@ -18,7 +18,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "plus")
 SMALL = (132, 34, 6)  # width, height, margin of a line of a table
 LARGE = (460, 236)  # width, height of a panel
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 34  # its margins
-TICKS = 4  # dates below a panel, at most
+DATE = 92  # width of a date below a panel, at the largest size of its letters
 
 
 def sparkline(series: Series) -> str:
@@ -40,8 +40,8 @@ def sparkline(series: Series) -> str:
     return _svg(width, height, "spark", *_spark_words(series), parts)
 
 
-def panel_plots(panel: Panel) -> list[str]:
-    """Values with intervals over runs in order, all systems on the same axes, six a drawing."""
+def panel_plots(panel: Panel) -> list[tuple[str, list[str]]]:
+    """Values with intervals over runs in order, on the same axes: (drawing, its six systems)."""
     runs = [run for series in panel.series for run in series.runs]
     runs.sort(key=lambda run: run.number)
     records = [run.record for run in runs]
@@ -53,19 +53,18 @@ def panel_plots(panel: Panel) -> list[str]:
     for start in range(0, len(panel.series), len(SHAPES)):
         part = panel.series[start : start + len(SHAPES)]
         drawn = [_lines(one, look, places, (low, high)) for look, one in enumerate(part)]
-        names = ", ".join(series.system for series in part)
+        names = [series.system for series in part]
         words = (
-            f"{records[0]['unit']} of {names}",
+            f"{records[0]['unit']} of {', '.join(names)}",
             f"{len(runs)} runs from {records[0]['date'][:10]} to {records[-1]['date'][:10]}, "
             f"{records[0]['better']} is better; the table below has the numbers",
         )
-        plots.append(_svg(*LARGE, "plot", *words, [*frame, *drawn]))
+        plots.append((_svg(*LARGE, "plot", *words, [*frame, *drawn]), names))
     return plots
 
 
 def swatch(look: int) -> str:
     """Line and shape of a system in a panel, for its legend; said in words beside it."""
-    look %= len(SHAPES)
     line = f'<path class="line" d="M1 8H29"/>{_shape(SHAPES[look], 15, 8, 4.2)}'
     return (
         f'<svg class="swatch k{look}" viewBox="0 0 30 16" width="30" height="16" '
@@ -89,7 +88,7 @@ def ends(record: Mapping) -> tuple[float, float, float]:
     return (interval["low"], interval["high"], value) if interval else (value, value, value)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers inside [low, high], at most `most`, in steps of 1, 2 or 5."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (power * factor for factor in (1, 2, 5, 10, 20, 50)):
@@ -127,29 +126,30 @@ def said(record: Mapping) -> str:
 
 
 def _value_axis(low: float, high: float) -> list[str]:
-    parts = []
-    for value in ticks(low, high):
+    parts, values = [], ticks(low, high)
+    places = max((len(f"{value:.6g}".partition(".")[2]) for value in values), default=0)
+    for value in values:
         y = _level(value, low, high, TOP, LARGE[1] - BOTTOM)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{LARGE[0] - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.10g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.{places}f}</text>')
     return parts
 
 
 def _date_axis(records: Sequence[Mapping], xs: Sequence[float]) -> list[str]:
-    """The base line, and dates below the first run of a day where there is room."""
-    base = LARGE[1] - BOTTOM + 8
-    parts = [f'<path class="axis" d="M{LEFT} {base}H{LARGE[0] - RIGHT}"/>']
-    room = (LARGE[0] - RIGHT - LEFT) / TICKS
-    days, free = set(), -math.inf
-    for record, x in zip(records, xs, strict=True):
-        day = record["date"][:10]
-        if day in days or x < free:
+    """The base line, and below the first run of a day its date, where there is room."""
+    base, left, right = LARGE[1] - BOTTOM + 8, LEFT, LARGE[0] - RIGHT
+    parts = [f'<path class="axis" d="M{left} {base}H{right}"/>']
+    days = list(
+        {one["date"][:10]: x for one, x in zip(records[::-1], xs[::-1], strict=True)}.items()
+    )
+    taken: list[float] = []
+    for day, x in (days[-1], days[0], *days[-2:0:-1]):  # the first, the last, what lies between
+        middle = min(max(x, left + DATE / 2), right - DATE / 2)
+        if any(abs(middle - other) < DATE for other in taken):
             continue
-        days.add(day)
-        free = x + room
-        anchor = "end" if x > LARGE[0] - RIGHT - 36 else "start" if x < LEFT + 36 else "middle"
+        taken.append(middle)
         parts.append(f'<path class="axis" d="M{x:.1f} {base}v4"/>')
-        parts.append(f'<text x="{x:.1f}" y="{base + 18}" text-anchor="{anchor}">{day}</text>')
+        parts.append(f'<text x="{middle:.1f}" y="{base + 18}" text-anchor="middle">{day}</text>')
     return parts
 
 

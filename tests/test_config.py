@@ -71,9 +71,14 @@ BAD = [  # section, field, values it refuses
     ("clip", "text_size", [0]),
     ("clip", "context", [0, 1]),
     ("decode", "guidance", [NAN, INF, -INF]),
-    ("decode", "temperature", [0, -1.0, NAN, INF]),
+    ("decode", "temperature", [-1.0, NAN, INF]),
     ("decode", "top_p", [0, 1.1, -0.5, NAN]),
     ("decode", "free", ["none"]),
+    ("decode", "strategy", ["beam"]),
+    ("decode", "alpha", [0, 1.1, NAN]),
+    ("decode", "k", [0, -1]),
+    ("decode", "amateur_temperature", [0, -1.0, NAN, INF]),
+    ("decode", "top_k", [0]),
     ("vq", "resolution", [0, 60, -64]),
     ("vq", "channels", [0]),
     ("vq", "blocks", [0]),
@@ -110,6 +115,7 @@ BAD = [  # section, field, values it refuses
 CASES = [(section, name, value) for section, name, values in BAD for value in values]
 UNCHECKED = {  # any value of their type is fine
     "model": {"name", "vocabulary", "tied"},
+    "decode": {"guided_expert"},
     "objective": {"cross_break"},
     "vq": {"attention"},
     "train": {"seed"},

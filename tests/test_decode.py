@@ -6,6 +6,7 @@ Axes: B rows, V vocabulary.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cm3leon.decode import draw, guide, restrict, temperature, top_p
+from cm3leon.config import DecodeConfig
+from cm3leon.decode import (
+    choose,
+    combine,
+    contrast,
+    draw,
+    guide,
+    guide_edit,
+    restrict,
+    temperature,
+    top_k,
+    top_p,
+)
 from cm3leon.errors import UserError
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -141,6 +154,151 @@ def test_top_p_does_not_see_the_order_of_tokens(logits, mass, random):
     assert (shuffled == top_p(logits, mass)[:, order]).all()
 
 
+@st.composite
+def pairs(draw_from):
+    """An expert with holes and an amateur without, float64 [B, V]."""
+    expert = draw_from(rows(-20, 20, holes=True))
+    amateur = draw_from(
+        hnp.arrays(np.float64, expert.shape, elements=st.one_of(st.integers(-3, 3).map(float)))
+    )
+    return torch.tensor(expert), torch.tensor(amateur)
+
+
+def plain_contrast(expert_V, amateur_V, alpha: float, k: int) -> tuple[np.ndarray, float]:
+    """CD-K by its definition, and how near a token lies to the edge of V."""
+    expert, amateur = softmax(expert_V), softmax(amateur_V)
+    limit = alpha * np.sort(expert)[::-1][k - 1]
+    kept = (expert >= limit) & (expert > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.where(kept, np.log(expert) - np.log(amateur), -INF)
+        edge = np.abs(np.log(expert) - np.log(limit))
+    return score, np.nanmin(np.where((expert > 0) & (edge > 0), edge, INF), initial=INF)
+
+
+@given(pairs(), st.floats(1e-6, 1), st.data())
+@SETTINGS
+def test_contrast_is_equation_3(pair, alpha, data):
+    expert, amateur = pair
+    k = data.draw(st.integers(1, expert.shape[1]))
+    before = expert.clone(), amateur.clone()
+    found = contrast(expert, amateur, alpha, k)
+    for row in range(len(expert)):
+        wanted, edge = plain_contrast(expert[row].numpy(), amateur[row].numpy(), alpha, k)
+        if edge > 1e-9 and alpha < 1:  # rounding decides at the edge
+            np.testing.assert_allclose(found[row], wanted, rtol=1e-9, atol=1e-9)
+    kept = (found > -INF).sum(-1)
+    assert (kept >= (expert > -INF).sum(-1).clamp(max=k)).all()  # at least k, where there are k
+    assert (expert == before[0]).all() and (amateur == before[1]).all()
+
+
+@given(pairs(), st.data())
+@SETTINGS
+def test_laws_of_contrast(pair, data):
+    expert, amateur = pair
+    size = expert.shape[1]
+    k = data.draw(st.integers(1, size))
+    possible = expert > -INF
+    # alpha = 1 keeps the k most likely, ties included; alpha -> 0 the whole vocabulary.
+    limit = expert.sort(-1, descending=True).values[:, k - 1 : k]
+    sharp = contrast(expert, amateur, 1.0, k)
+    assert ((sharp > -INF) == ((expert >= limit) & possible)).all()
+    loose = contrast(expert, amateur, 1e-300, k) > -INF
+    assert (loose == possible).all()
+    # A uniform amateur leaves the expert's ranking; equal streams are uniform on V.
+    flat = contrast(expert, torch.zeros_like(expert), 0.3, k)
+    kept = flat > -INF
+    apart = flat - expert.log_softmax(-1)
+    for row in range(len(expert)):
+        values = apart[row][kept[row]]
+        assert (values - values[0]).abs().max() < 1e-9
+    same = contrast(expert, expert.clamp(min=-50), 0.3, k).softmax(-1)
+    share = kept.double() / kept.sum(-1, keepdim=True)
+    np.testing.assert_allclose(same, share, atol=1e-6)
+    # Constants in either stream leave the distribution.
+    moved = contrast(expert + 3, amateur - 7, 0.3, k).softmax(-1)
+    np.testing.assert_allclose(moved, contrast(expert, amateur, 0.3, k).softmax(-1), atol=1e-7)
+
+
+def test_contrast_by_hand():
+    """p_EXP = .5, .3, .15, .05; p_AMA = .25 each, then .7 on the first token."""
+    expert = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    flat, first = torch.zeros(1, 4), torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log()
+    assert contrast(expert, flat, 0.5, 1)[0].isinf().tolist() == [False, False, True, True]
+    assert contrast(expert, flat, 0.5, 2)[0].isinf().tolist() == [False, False, False, True]
+    assert contrast(expert, flat, 0.5, 4)[0].isinf().tolist() == [False] * 4
+    score = contrast(expert, first, 0.5, 1)[0]
+    assert score.argmax() == 1 and score[0] == pytest.approx(math.log(0.5 / 0.7))
+    colder = contrast(expert, first, 0.5, 1, amateur_temperature=0.5)[0]
+    assert colder[0] < score[0] and colder[1] > score[1]
+
+
+def test_contrast_survives_extremes():
+    """bfloat16 logits as far apart as it can hold."""
+    expert = torch.tensor([[HUGE, -HUGE, 0.0, -INF]], dtype=torch.bfloat16)
+    amateur = torch.tensor([[-HUGE, HUGE, 0.0, 1.0]], dtype=torch.bfloat16)
+    found = contrast(expert, amateur, 0.1, 1)
+    assert found.dtype == torch.float32 and (found[0] > -INF).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not contrast(expert, amateur, 0.1, 3).isnan().any()
+
+
+@given(rows(holes=True), st.data())
+@SETTINGS
+def test_top_k_keeps_the_most_likely_and_their_ties(logits, data):
+    logits = torch.tensor(logits)
+    k = data.draw(st.integers(1, logits.shape[1]))
+    kept = top_k(logits, k)
+    limit = logits.sort(-1, descending=True).values[:, k - 1 : k]
+    assert (kept == logits.where(logits >= limit, -INF)).all()
+    assert (top_k(logits, logits.shape[1]) == logits).all()
+
+
+@given(rows(), st.floats(-3, 8), st.floats(-3, 8), st.integers(0, 9))
+@SETTINGS
+def test_guidance_with_two_weights(full, image_weight, text_weight, seed):
+    generator = torch.Generator().manual_seed(seed)
+    full = torch.tensor(full)
+    image, free = (torch.randn(full.shape, generator=generator).double() for _ in range(2))
+    found = guide_edit(full, image, free, image_weight, text_weight)
+    wanted = free + image_weight * (image - free) + text_weight * (full - image)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(guide_edit(full, image, free, 1, 1), full, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(guide_edit(full, image, free, 0, 0), free, atol=1e-9)
+
+
+def test_the_strategies_compose():
+    generator = torch.Generator().manual_seed(0)
+    cond, free = (torch.randn(5, 12, generator=generator) for _ in range(2))
+    config = DecodeConfig(guidance=3.0, alpha=0.2, k=3, amateur_temperature=0.5)
+    assert torch.equal(combine(cond, free, config), guide(cond, free, 3.0))
+    assert torch.equal(combine(cond, None, config), cond)
+    contrasted = replace(config, strategy="contrast")
+    assert torch.equal(combine(cond, free, contrasted), contrast(cond, free, 0.2, 3, 0.5))
+    guided = replace(contrasted, guided_expert=True)
+    expert = guide(cond, free, 3.0)
+    assert torch.equal(combine(cond, free, guided), contrast(expert, free, 0.2, 3, 0.5))
+    assert (config.streams, contrasted.streams) == (2, 2)
+    assert replace(config, guidance=1.0).streams == 1
+    assert replace(contrasted, guidance=1.0).streams == 2
+
+
+def test_choosing_a_token():
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0], [3.0, 0.0, -INF, 1.0]])
+    last = torch.full((2,), LAST, dtype=torch.float64)
+    greedy = DecodeConfig(temperature=0)
+    assert choose(logits, last, greedy).tolist() == [1, 0]  # the first of equals
+    assert choose(logits, last, DecodeConfig(temperature=1)).tolist() == [3, 3]
+    assert choose(logits, last, DecodeConfig(temperature=1, top_k=2)).tolist() == [2, 3]
+    assert choose(logits, last, DecodeConfig(temperature=1, top_k=1)).tolist() == [2, 0]
+    assert choose(logits, last, DecodeConfig(temperature=1, top_p=0.5)).tolist() == [2, 0]
+    with pytest.raises(UserError, match="logits of row 0 hold NaN"):
+        choose(logits * math.nan, last, greedy)
+
+
 def plain_draw(logits_V: np.ndarray, uniform: float) -> tuple[int, float]:
     """The token, and how far the uniform lies from the nearest edge between two tokens."""
     edges = np.cumsum(softmax(logits_V))
@@ -204,6 +362,14 @@ BAD_CALLS = {
     r"decode.top_p must lie in \(0, 1\], got 2.0": lambda: top_p(ONE, 2.0),
     r"decode.top_p .*, got 0": lambda: top_p(ONE, 0),
     r"decode.top_p .*, got nan": lambda: top_p(ONE, math.nan),
+    "decode.temperature .*, got -1": lambda: temperature(ONE, -1),
+    r"decode.alpha must lie in \(0, 1\], got 0": lambda: contrast(ONE, ONE, 0, 1),
+    r"decode.alpha .*, got 1.5": lambda: contrast(ONE, ONE, 1.5, 1),
+    r"decode.alpha .*, got nan": lambda: contrast(ONE, ONE, math.nan, 1),
+    "decode.k must be an integer from 1 to 4, the voc.*, got 0": lambda: contrast(ONE, ONE, 0.5, 0),
+    "decode.k must be .*, got 5": lambda: contrast(ONE, ONE, 0.5, 5),
+    r"one shape, got \[2, 4\] and \[2, 2\]": lambda: contrast(ONE, ONE[:, :2], 0.5, 1),
+    "decode.top_k must be .*, got 5": lambda: top_k(ONE, 5),
     r"uniforms must lie in \[0, 1\), got 1.0": lambda: draw(ONE, torch.ones(2)),
     r"uniforms must lie in \[0, 1\), got nan": lambda: draw(ONE, HALF * math.nan),
     r"one uniform a row, got shape \[3\]": lambda: draw(ONE, torch.zeros(3)),

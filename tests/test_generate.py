@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cm3leon.config import DecodeConfig, ModelConfig, VocabularyConfig
-from cm3leon.decode import draw, guide, restrict, temperature, top_p
+from cm3leon.decode import contrast, draw, guide, restrict, temperature, top_p
 from cm3leon.errors import UserError
 from cm3leon.generate import common_start, generate_images, pad, unique
 from cm3leon.seeds import derive, generator, torch_generator, uniforms
@@ -55,11 +55,18 @@ def plain(model, prompt, free, uniforms_N, decode: DecodeConfig) -> list[int]:
         drawn = np.array(codes, dtype=np.int64) + VOCABULARY.image_start
         rows = [torch.tensor(np.concatenate([ids, drawn]))[None] for ids in (prompt, free)]
         cond_1V, free_1V = (model(row)[:, -1] for row in rows)
-        logits_1V = guide(cond_1V, free_1V, decode.guidance)
-        logits_1V = restrict(logits_1V, VOCABULARY.image_start, VOCABULARY.image_end)
+        images = VOCABULARY.image_start, VOCABULARY.image_end
+        if decode.strategy == "contrast":
+            cond_1V, free_1V = (one[:, slice(*images)] for one in (cond_1V, free_1V))
+            logits_1V = contrast(cond_1V, free_1V, decode.alpha, decode.k)
+        else:
+            logits_1V = restrict(guide(cond_1V, free_1V, decode.guidance), *images)
+            logits_1V = logits_1V[:, slice(*images)]
+        if decode.temperature == 0:
+            codes.append(int(logits_1V.argmax()))
+            continue
         logits_1V = top_p(temperature(logits_1V, decode.temperature), decode.top_p)
-        token = draw(logits_1V, torch.tensor([uniform], dtype=torch.float64)).item()
-        codes.append(token - VOCABULARY.image_start)
+        codes.append(draw(logits_1V, torch.tensor([uniform], dtype=torch.float64)).item())
     return codes
 
 
@@ -71,6 +78,9 @@ def plain(model, prompt, free, uniforms_N, decode: DecodeConfig) -> list[int]:
         DecodeConfig(guidance=1.0, top_p=0.8),
         DecodeConfig(guidance=0.0),
         DecodeConfig(guidance=-1.0, temperature=2.0),
+        DecodeConfig(strategy="contrast", alpha=0.3, k=4, temperature=1.0),
+        DecodeConfig(strategy="contrast", alpha=0.1, k=1, temperature=1.0, top_p=0.9),
+        DecodeConfig(guidance=3.0, temperature=0),
     ],
     ids=str,
 )

@@ -20,10 +20,10 @@
 
   function fill(line, run) {
     const field = (name) => line.querySelector(`[data-field="${name}"]`);
-    field("value").textContent = run.value;
-    field("interval").textContent = run.interval;
+    for (const name of ["value", "interval", "was", "note", "commit"]) {
+      field(name).textContent = run[name];
+    }
     field("date").textContent = run.date.slice(0, 10);
-    field("commit").textContent = run.commit;
     field("path").textContent = ` ${run.path}`;
     field("link").href = run.link;
     field("link").title = run.path;

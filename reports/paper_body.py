@@ -1,0 +1,428 @@
+"""The report's results, samples and limits, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.paper_claims import Finding, hypotheses_table
+from reports.paper_figures import (
+    Curve,
+    Point,
+    compute_figure,
+    loss_figure,
+    scale_figure,
+    shrunk,
+)
+from reports.paper_limits import limit_items
+from reports.paper_model import (
+    Block,
+    Bullets,
+    Missing,
+    Paragraph,
+    Picture,
+    Section,
+    code,
+    emph,
+    prose,
+)
+from reports.paper_results import (
+    ZERO_SHOT,
+    Inputs,
+    Model,
+    Run,
+    at,
+    columns,
+    compute,
+    group_of,
+    headline,
+    level,
+    more,
+    nothing_yet,
+    own,
+    quoted,
+    quoted_days,
+    value_name,
+)
+from reports.paper_retrieval import pretraining_section, retrieval_section
+from reports.paper_tables import (
+    composition_table,
+    extras_table,
+    fid_table,
+    language_table,
+    latency_table,
+    models_table,
+)
+from reports.tables import SCALE
+
+
+def results(inputs: Inputs, found: Sequence[Finding]) -> tuple[Section, ...]:
+    """Every section of results, in the order of the paper's tables and figures."""
+    return (
+        Section(
+            "results",
+            "Results",
+            (
+                Paragraph(
+                    prose(
+                        "In the order of the paper's tables and figures, then what its authors "
+                        "could not show: the ablations, and a verdict on each claim."
+                    )
+                ),
+            ),
+        ),
+        text_to_image(inputs),
+        image_to_text(inputs),
+        composition(inputs),
+        compute_section(inputs),
+        training(inputs),
+        decoding(inputs),
+        latency(inputs),
+        retrieval_section(inputs),
+        pretraining_section(inputs),
+        Section(
+            "claims",
+            "The claims, one by one",
+            (
+                Paragraph(
+                    prose(
+                        "[#table-claims] says of each claim of the paper what the records say. An "
+                        "effect that does not appear here is a result about this tier, not about "
+                        "the paper's models."
+                    )
+                ),
+                hypotheses_table(found, level(inputs.runs)),
+            ),
+            level=2,
+        ),
+    )
+
+
+def text_to_image(inputs: Inputs) -> Section:
+    """Table 1 and the scale of our numbers."""
+    command = "nox -s fid_coco"
+    groups = headline(columns(inputs.of("fid_coco")))
+    blocks: list[Block] = []
+    for group in groups:
+        blocks.append(Paragraph(_fid_words(inputs, group)))
+    if not groups:
+        blocks.append(Missing(nothing_yet(command, "No FID is measured yet.")))
+    blocks.append(fid_table(inputs, groups))
+    for place, group in enumerate(groups):
+        blocks.append(_scale(group, place))
+    return Section("text-to-image", "Text to image", tuple(blocks), 2, command)
+
+
+def _fid_words(inputs: Inputs, group: Sequence[Run]) -> tuple:
+    first = group[0]
+    said = prose(
+        "By one protocol, on {n} captions with one sample each, {systems} measured "
+        "([#table-fid]). {name} is nearest to the real pictures, with {fid}.",
+        n=at(first, "/n"),
+        systems="one system is" if len(group) == 1 else f"{_word(len(group))} systems are",
+        name=emph(first.system),
+        fid=own(first),
+    )
+    floor, rfid = more(first, "floor"), more(first, "rfid")
+    if floor and rfid:
+        said += prose(
+            " As many other real pictures stand at {floor}; the reference through the image "
+            "tokenizer at {rfid}, lower because it shows the very scenes of the reference "
+            "([#figure-scale]).",
+            floor=floor,
+            rfid=rfid,
+        )
+    limit = more(first, "fid_infinity")
+    if limit:
+        said += prose(" Extrapolated to endlessly many pictures it is {limit}.", limit=limit)
+    return said + prose(
+        " The quoted rows are grouped by what moves FID beside the model: one sample or the best "
+        "of several, retrieval, and tuning towards MS-COCO; [#more-quoted] has more of them."
+    )
+
+
+def _word(value: int) -> str:
+    names = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return names[value] if value < len(names) else f"{value}"
+
+
+def _scale(group: Sequence[Run], place: int) -> Picture:
+    first = group[0]
+    points = []
+    for key, label in SCALE.items():
+        if key == "ours":
+            points += [Point(run.system, own(run)) for run in group]
+        elif part := more(first, key):
+            points.append(Point(label, part, hollow=True))
+    points = sorted(points, key=lambda one: one.y.trace.value)
+    points = [one for one in points if one.y.trace.value > 0]  # a log axis
+    suffix = f"-{place}" if place else ""
+    return Picture(
+        label=f"figure-scale{suffix}",
+        caption=prose(
+            "What {unit} means at {n} captions: systems (blue, with {level} intervals) between "
+            "real pictures and noise. Measured.",
+            unit=value_name(first),
+            n=at(first, "/n"),
+            level=level(group),
+        ),
+        file=f"scale{suffix}.svg",
+        data=scale_figure(points, first.record["unit"]),
+        alt="Values on a log axis: " + "; ".join(f"{one.label} {one.y.text}" for one in points),
+        numbers=tuple(one.y for one in points),
+    )
+
+
+def image_to_text(inputs: Inputs) -> Section:
+    """Table 2: quoted rows; ours are not there."""
+    return Section(
+        "image-to-text",
+        "Image to text",
+        (
+            Missing(
+                prose(
+                    "Ours is not measured yet, and no command would: fine-tuning and its tasks are "
+                    "still to be built (`docs/design.md`)."
+                )
+            ),
+            Paragraph(
+                prose(
+                    "[#table-language] quotes the paper. Its own row is no zero-shot number for the "
+                    "data sets that its fine-tuning trains on."
+                )
+            ),
+            language_table(inputs.published),
+        ),
+        2,
+        "none yet: fine-tuning is not built",
+    )
+
+
+def composition(inputs: Inputs) -> Section:
+    """GenEval's six scores; a system that says what it draws needs no network to judge it."""
+    command = "nox -s fid_coco"
+    tables = [composition_table(group) for group in headline(columns(inputs.of("fid_coco")))]
+    tables = [table for table in tables if table is not None]
+    blocks: list[Block] = [
+        Paragraph(
+            prose(
+                "FID says how alike two sets of pictures are, not whether a picture shows what was "
+                "asked for. In the embedded world this is read off the pixels: each picture is "
+                "searched for the objects that would have made it, and the caption's questions are "
+                "answered from those, as GenEval [@geneval] does with a detector."
+            )
+        )
+    ]
+    blocks += tables or [Missing(nothing_yet(command, "No record answers these questions yet."))]
+    return Section("composition", "Composition", tuple(blocks), 2, command)
+
+
+def compute_section(inputs: Inputs) -> Section:
+    """Figure 2: quoted FID against A100-days, ours against FLOPs."""
+    command = "nox -s fid_coco -- --system NAME"
+    elsewhere, ours = _elsewhere(inputs), _ours(inputs)
+    blocks: list[Block] = [
+        Paragraph(
+            prose(
+                "The paper's Figure 2 sets FID against compute. Its values are printed nowhere, so "
+                "[#figure-compute] draws on the left what publications state, and for CM3Leon 6ND "
+                "at an assumed utilisation, hollow. On the right are our models with the compute "
+                "of all stages they went through. The two panels share neither axis nor measure."
+            )
+        )
+    ]
+    if ours:
+        unit = ours[0][0]
+        points = [point for _, point in ours]
+        blocks.append(
+            Picture(
+                label="figure-compute",
+                caption=prose(
+                    "FID against compute (the paper's Figure 2). Left, quoted: FID-30K on MS-COCO, "
+                    "of CM3Leon with two documents; hollow: compute estimated as 6ND. Right, "
+                    "measured: {unit} with {level} intervals.",
+                    unit=code(unit),
+                    level=level(inputs.of("fid_coco")),
+                ),
+                file="compute.svg",
+                data=compute_figure(elsewhere, points, unit),
+                alt="Two separate scatter plots of FID against training compute.",
+                wide=True,
+                numbers=tuple(
+                    part for point in (*elsewhere, *points) for part in (point.x, point.y)
+                ),
+            )
+        )
+    if len(ours) < 2:
+        blocks.append(Missing(nothing_yet(command, "Fewer than two sizes are measured.")))
+    return Section("compute", "Compute", tuple(blocks), 2, command)
+
+
+def _elsewhere(inputs: Inputs) -> list[Point]:
+    """Quoted FID-30K whose compute is known; of several rows of a model the lowest."""
+    best: dict[str, Point] = {}
+    for row in inputs.published["rows"]:
+        if row["metric"] != ZERO_SHOT:
+            continue
+        days = quoted_days(inputs.published, row)
+        if days is None:
+            continue
+        point = Point(row["model"], quoted(inputs.published, row), days, bool(days.trace.how))
+        old = best.get(row["model"])
+        if old is None or row["value"] < old.y.trace.value:
+            best[row["model"]] = point
+    return list(best.values())
+
+
+def _ours(inputs: Inputs) -> list[tuple[str, Point]]:
+    found = []
+    for group in headline(columns(inputs.of("fid_coco")))[:1]:
+        for run in group:
+            model = inputs.model(run.system)
+            if model is not None and model.log:
+                point = Point(run.system, own(run), compute(inputs, model))
+                found.append((run.record["unit"], point))
+    return found
+
+
+def training(inputs: Inputs) -> Section:
+    """Figure 3: losses of the shipped trainings, and what was trained."""
+    command = "nox -s train_baselines"
+    logged = [model for model in inputs.models if model.log]
+    blocks: list[Block] = []
+    if logged:
+        blocks.append(
+            Paragraph(
+                prose(
+                    "[#figure-losses] draws the logs that lie beside the weights, [#table-models] "
+                    "says what was trained. Lines of one panel compare only where the sequences are "
+                    "alike: models of pairs see a caption and its picture, the later stages "
+                    "documents before them. Each was trained once: there is no interval over "
+                    "training seeds."
+                )
+            )
+        )
+        blocks.append(_losses(logged))
+    if inputs.models:
+        blocks.append(models_table(inputs))
+    if not logged:
+        blocks.append(Missing(nothing_yet(command, "No training log lies beside the weights.")))
+    return Section("training", "Training", tuple(blocks), 2, command)
+
+
+def _losses(models: Sequence[Model]) -> Picture:
+    panels = {
+        "image tokens": [_curve(model, "image") for model in models],
+        "text tokens": [_curve(model, "text") for model in models],
+    }
+    return Picture(
+        label="figure-losses",
+        caption=prose(
+            "Losses of the shipped trainings (after the paper's Figure 3). Lines: training, a mean "
+            "over the steps since the point before; dots: held-out pictures. Measured, once each."
+        ),
+        file="losses.svg",
+        data=loss_figure(panels),
+        alt="Training and held-out losses against tokens seen, one line a model.",
+        wide=True,
+    )
+
+
+def _curve(model: Model, kind: str) -> Curve:
+    points, held_out, seen, before = [], [], 0.0, 0
+    for entry in model.log:
+        steps = entry["step"] - before
+        seen += entry.get("tokens_per_s", 0.0) * steps / max(entry["steps_per_s"], 1e-9)
+        before = entry["step"]
+        for key, kept in ((f"{kind}_loss", points), (f"held_out_{kind}", held_out)):
+            if key in entry:
+                kept.append((seen / 1e6, entry[key]))
+    return Curve(model.name, points, held_out)
+
+
+def decoding(inputs: Inputs) -> Section:
+    """Figure 4: guidance weight and samples a prompt."""
+    return _measured_or_not(
+        inputs,
+        "ablate_decoding",
+        "Decoding",
+        "Guidance weight, samples a prompt, and CD-K against top-p (the paper's Figure 4) are not "
+        "measured yet.",
+    )
+
+
+def latency(inputs: Inputs) -> Section:
+    """Figures 10 and 11: seconds an image, throughput."""
+    section = _measured_or_not(
+        inputs,
+        "latency",
+        "Latency and throughput",
+        "Seconds an image and throughput by batch size (the paper's Figures 10 and 11) are not "
+        "measured yet.",
+    )
+    words = Paragraph(
+        prose(
+            "[#table-latency] quotes what the paper prints; half of it was taken over from Muse "
+            "[@muse] and ran on other hardware. The curves of its Figure 11 have no printed values."
+        )
+    )
+    blocks = (*section.blocks, words, latency_table(inputs.published))
+    return Section(section.label, section.title, blocks, 2, section.command)
+
+
+def _measured_or_not(inputs: Inputs, bench: str, title: str, missing: str) -> Section:
+    command = f"nox -s {bench}"
+    blocks: list[Block] = []
+    for place, run in enumerate(inputs.of(bench)):
+        text = "Every number of {system}'s run, by the protocol with digest {digest}. Measured."
+        digest = run.record["protocol_digest"][:8]
+        caption = prose(text, system=emph(run.system), digest=code(digest))
+        blocks.append(extras_table(run, f"table-{bench.replace('_', '-')}-{place}", caption))
+    if not blocks:
+        blocks.append(Missing(nothing_yet(command, missing)))
+    return Section(bench.replace("_", "-"), title, tuple(blocks), 2, command)
+
+
+def samples(inputs: Inputs) -> Section:
+    """What the default system draws; the others are in the appendix."""
+    shown = shown_models(inputs)
+    if not shown:
+        command = "nox -s train_baselines"
+        missing = Missing(nothing_yet(command, "No samples lie beside the weights."))
+        return Section("samples", "Samples", (missing,), 1, command)
+    words = Paragraph(
+        prose(
+            "[#figure-samples-0] shows the first captions of the split that settings were "
+            "chosen on, one sample each, none chosen; [#more-samples] shows the other models on "
+            "the same captions."
+        )
+    )
+    return Section("samples", "Samples", (words, sample_figure(shown[0], 0)))
+
+
+def shown_models(inputs: Inputs) -> list[Model]:
+    """Models with samples, the best of Table 1 first."""
+    best = [run.system for group in headline(columns(inputs.of("fid_coco"))) for run in group]
+    have = [model for model in inputs.models if model.samples]
+    return sorted(have, key=lambda one: best.index(one.name) if one.name in best else len(best))
+
+
+def sample_figure(model: Model, place: int) -> Picture:
+    """The grid that lies beside a model's weights."""
+    return Picture(
+        label=f"figure-samples-{place}",
+        caption=prose(
+            "Drawn by {name} for the first captions of `coco`, `val`: seed 0, none chosen.",
+            name=emph(model.name),
+        ),
+        file=f"samples-{place}.png",
+        data=shrunk(model.samples or b""),
+        alt=f"Grid of pictures drawn by {model.name}, each above its caption.",
+        wide=True,
+        width=1.0 if place == 0 else 0.8,
+        floats=place == 0,
+    )
+
+
+def limits(inputs: Inputs) -> Section:
+    """What the numbers cannot say, as the records have it."""
+    return Section("limits", "Limits", (Bullets(limit_items(inputs)),))
