@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
+from cm3leon.config import (
+    MODELS,
+    DecodeConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RetrievalConfig,
+    TrainConfig,
+)
 from cm3leon.errors import UserError
 from cm3leon.scenes import SEEN
 
@@ -28,6 +35,7 @@ FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 # teaches looking back as well as three do, in half the tokens.
 SHARES = (0.1, 0.3, 0.35, 0.25)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
+DRAWN_AT = DecodeConfig(guidance=2.5, temperature=0.8, top_p=0.95)  # with documents; LOG.md
 ROLES = ("-documents", "-plain")
 # Of the queries about an entity: so many have documents chosen by its name.
 BURSTS = 0.65

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baselines.recipes import DRAWN_WITH, Recipe
+from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
 from baselines.tokenizers import device_name
 from cm3leon import seeds
 from cm3leon.bank import MemoryBank
@@ -105,7 +105,7 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: 
     }
     del extra["model"]  # is the checkpoint's configuration
     if recipe.retrieves:
-        extra["retrieval"] = to_dict(DRAWN_WITH)
+        extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     write_atomic(out / recipe.name / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)

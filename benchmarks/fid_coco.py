@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from benchmarks.harness import core, images
 from benchmarks.harness.features import Features, extract, load_features
@@ -31,6 +32,7 @@ from benchmarks.harness.prompts import digest
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
 from cm3leon.cli import parse
+from cm3leon.config import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 
@@ -59,10 +61,7 @@ class Options:
     """sampling seeds; each gives one FID, the value is their mean"""
     images: Path | None = None
     """score these pictures instead of drawing"""
-    guidance: float | None = None
-    """classifier-free guidance weight; left out: the system's own"""
-    temperature: float | None = None
-    top_p: float | None = None
+    decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
     documents: int | None = None
     """retrieved documents before each caption, 0 to 4; left out: the system's own"""
     quick: bool = False
@@ -105,20 +104,24 @@ def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
 
 def tuned(system, options: Options):
     """The system under the options given, its name saying which differ from its own."""
+    documents = {} if options.documents is None else {"documents": options.documents}
     name = system.name
-    for kind, names in TUNED.items():
-        given = {key: getattr(options, key) for key in names}
-        given = {key: value for key, value in given.items() if value is not None}
+    for kind, given in (("decode", options.decode.given), ("retrieval", documents)):
         if not given:
             continue
         own = current(system, kind)
         if own is None:
-            raise UserError(
-                f"--{next(iter(given))} does not apply to system {system.name}; leave it out"
-            )
-        name = "+".join([name, *(f"{k}{v:g}" for k, v in given.items() if v != getattr(own, k))])
+            option = next(iter(given)).replace("_", "-")
+            raise UserError(f"--{option} does not apply to system {system.name}; leave it out")
+        other = {key: value for key, value in given.items() if value != getattr(own, key)}
+        name = "+".join([name, *(f"{key}{_short(value)}" for key, value in other.items())])
         system = getattr(system, f"with_{kind}")(replace(own, **given))
     return replace(system, name=name) if name != system.name else system
+
+
+def _short(value) -> str:
+    """A setting inside a system's name."""
+    return f"{value:g}" if isinstance(value, (int, float)) else f"-{value}"
 
 
 def current(system, kind: str):
@@ -262,7 +265,6 @@ def report(options: Options, record: dict) -> None:
     print(f"\ntables, grid of pictures and plot: {folder}")
 
 
-TUNED = {"decode": ("guidance", "temperature", "top_p"), "retrieval": ("documents",)}
 BENCH = core.Bench("fid_coco", 1, "fid_scenes", "lower", protocol={}, measure=measure)
 
 

@@ -15,13 +15,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from cm3leon.config import DecodeConfig
+from cm3leon.config import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
@@ -48,7 +48,7 @@ class Draw:
     """what `cm3leon encode` made, to retrieve from; left out: the shipped memory bank"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
-    decode: Annotated[DecodeConfig, tyro.conf.arg(name="")] = field(default_factory=DecodeConfig)
+    decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
         """Load, draw, write, print the path."""
@@ -59,12 +59,9 @@ class Draw:
         if self.count < 1:
             raise UserError(f"count must be at least 1, got {self.count}")
         system = load_system(
-            self.system,
-            self.decode,
-            device=self.device,
-            documents=self.documents,
-            bank=self.bank,
+            self.system, device=self.device, documents=self.documents, bank=self.bank
         )
+        system = system.with_decode(replace(system.decode, **self.decode.given))
         seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
         images_BHW3 = system.draw([self.prompt] * self.count, seeds)
         about = {

@@ -258,6 +258,38 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
+class DecodeChanges:
+    """Settings of drawing to change; what is left out stays as the system has it."""
+
+    guidance: float | None = None
+    """classifier-free guidance weight; 1 is no guidance"""
+    temperature: float | None = None
+    """below 1 sharper, 0 the most likely token"""
+    top_p: float | None = None
+    """nucleus: the most likely tokens that together have this probability"""
+    top_k: int | None = None
+    """the most likely tokens, so many"""
+    free: str | None = None
+    """unconditional stream: mask, drop or bare"""
+    strategy: str | None = None
+    """guide, or contrast: CD-K"""
+    alpha: float | None = None
+    """of CD-K: share of the k-th largest probability that a token must reach"""
+    k: int | None = None
+    """of CD-K; 1 is contrastive decoding"""
+    amateur_temperature: float | None = None
+    """of CD-K"""
+    guided_expert: bool | None = None
+    """of CD-K: the expert is the guided distribution"""
+
+    @property
+    def given(self) -> dict:
+        """Name -> value of what is to change."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class VQConfig:
     """Convolutional VQGAN in taming-transformers' layout; stride 2 ** (len(multipliers) - 1)."""
 

@@ -161,7 +161,8 @@ def load_system(
     """Load a shipped system by name ("scenes-s") or any model folder by path.
 
     The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder, and so do CLIP
-    and memory bank of a model that was trained with retrieval, in `clip/` and `bank/`. `documents`
+    and memory bank of a model that was trained with retrieval, in `clip/` and `bank/`. `decode`:
+    by default as the checkpoint says, else the defaults of DecodeConfig. `documents`
     is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
     encode` to retrieve from instead. Raises UserError for an unknown name, a broken checkpoint, or
     other tokenizers than the model was trained with.
@@ -187,7 +188,7 @@ def load_system(
         text=text,
         model=model.to(device),
         vq=vq.to(device),
-        decode=decode or DecodeConfig(),
+        decode=decode or from_dict(DecodeConfig, extra.get("decode", {})),
         retriever=retriever,
         batch_size=batch_size,
     )

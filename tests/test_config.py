@@ -12,6 +12,7 @@ from cm3leon.clip import ClipConfig
 from cm3leon.config import (
     MODELS,
     PAPER_VOCABULARY,
+    DecodeChanges,
     DecodeConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -224,3 +225,13 @@ def test_the_presets_of_the_paper():
         assert (model.init_std, model.position_std, model.tied) == (0.006, 0.0002, True)
         assert model.vocabulary == PAPER_VOCABULARY == VocabularyConfig(56_320, 8_192, 512, 512)
     assert [make().name for make in MODELS.values()] == list(MODELS)
+
+
+def test_every_setting_of_drawing_can_be_changed():
+    names = {field.name for field in fields(DecodeConfig)}
+    assert {field.name for field in fields(DecodeChanges)} == names
+    assert DecodeChanges().given == {}
+    changes = DecodeChanges(k=3, temperature=0.0, guided_expert=True)
+    assert replace(DecodeConfig(), **changes.given) == DecodeConfig(
+        k=3, temperature=0.0, guided_expert=True
+    )

@@ -17,7 +17,7 @@ from benchmarks import fid_coco
 from benchmarks.fid_coco import Options
 from benchmarks.harness import core, systems
 from cm3leon import checkpoint
-from cm3leon.config import DecodeConfig
+from cm3leon.config import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.scenes import scene
 from cm3leon.seeds import generator
@@ -153,7 +153,9 @@ def test_the_real_pictures_score_zero_and_all_right(options, tmp_path):
 
 
 def test_shipped_system_and_decoding_options(options):
-    record, _ = fid_coco.fid_coco(options(guidance=1.0, top_p=DecodeConfig().top_p))
+    record, _ = fid_coco.fid_coco(
+        options(decode=DecodeChanges(guidance=1.0, top_p=DecodeConfig().top_p))
+    )
     assert record["system"]["name"] == "scenes-s+guidance1"
     assert record["system"]["config"]["decode"]["guidance"] == 1.0
     assert record["environment"]["device"].startswith(("cpu", "cuda"))

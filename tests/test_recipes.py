@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from baselines import tokenizers, train, transformers
-from baselines.recipes import RECIPES, Recipe, cpu_recipe, gpu_recipe, plain_twin
+from baselines.recipes import DRAWN_AT, RECIPES, Recipe, cpu_recipe, gpu_recipe, plain_twin
 from cm3leon import checkpoint
-from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
+from cm3leon.config import MODELS, DecodeConfig, TrainConfig, VQConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
@@ -265,6 +265,7 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
 
     system = load_system(home / "tiny")
     assert system.config["documents"] == 2 and system.config["retrieval"]["bank_size"] == 60
+    assert system.decode == DRAWN_AT != DecodeConfig()
     drawn = system.draw(["a red star on the sand"], [3])
     assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == np.uint8
 

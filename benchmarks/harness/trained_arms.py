@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines.recipes import DRAWN_WITH, Recipe
+from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
 from baselines.transformers import Shop, identity, trained
 from benchmarks.harness.features import extract, load_features
 from benchmarks.harness.judged import ALL, answers, shares
 from benchmarks.harness.prompts import Prompt, pick, scenes_prompts
 from benchmarks.metrics.frechet import frechet_from_features
 from cm3leon import checkpoint, seeds
-from cm3leon.config import DecodeConfig, to_dict
+from cm3leon.config import to_dict
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.pipeline import System
 from cm3leon.retriever import Retriever, load_retriever
@@ -102,7 +102,7 @@ class Judge:
             retriever = load_retriever(self.weights, config, digests)
         model = run.model.eval().requires_grad_(False)
         name = run.recipe.name
-        return System(name, "", shop.text, model, shop.vq, DecodeConfig(), retriever)
+        return System(name, "", shop.text, model, shop.vq, DRAWN_AT, retriever)
 
 
 class Kept:
