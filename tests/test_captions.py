@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,8 @@ from benchmarks.metrics.captions import bleu, cider_d, longest_common, rouge_l, 
 from cm3leon.errors import UserError
 
 MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "star",
-    "ring",
-    "on",
-    "the",
-    "sand",
-    "grass",
-    "two",
-    "small",
-    "large",
-    "next",
-    "to",
-    "of",
-]
+TEXT = "a red blue star ring on the sand grass two small large next to of"
+WORDS = re.findall("[a-z]+", TEXT)
 
 
 def corpus(images: int, seed: int = 0) -> tuple[list, list]:
