@@ -109,6 +109,13 @@ def regress(session: nox.Session) -> None:
 
 
 @nox.session
+def dashboard(session: nox.Session) -> None:
+    """One page of all records, reports/out/dashboard/index.html; `-- --picture` for a PNG too."""
+    install(session, "report")
+    session.run("python", "-m", "reports.dashboard", *session.posargs, env=quiet())
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")

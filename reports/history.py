@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports import read_json
+from reports.compare import BETTER, WORSE
+from reports.compare import OPEN as SAME
 from reports.store import RESULTS, column, device, identity, migrate, read_all, record_paths
 
-BETTER, WORSE, SAME, FIRST = "better", "worse", "no difference resolved", "first"
+FIRST = "first"
 MARKS = (WORSE, BETTER, SAME, FIRST)
 MOST = 12  # settings of a change that are told one by one
 

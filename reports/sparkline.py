@@ -131,7 +131,9 @@ def _value_axis(low: float, high: float) -> list[str]:
     for value in values:
         y = _level(value, low, high, TOP, LARGE[1] - BOTTOM)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{LARGE[0] - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.{places}f}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.{places}f}</text>'
+        )
     return parts
 
 

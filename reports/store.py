@@ -188,7 +188,8 @@ def device(record: Mapping) -> str:
     environment = record["environment"]
     if environment["device"] != "cpu":
         return environment["device"]
-    return f"{environment['cpu']}, {environment['threads']} threads"
+    threads = environment["threads"]
+    return f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 class _NotFinite(Exception):

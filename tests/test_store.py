@@ -59,7 +59,7 @@ def test_reading_and_the_index(tmp_path):
     assert list(table["value"]) == [20.0, 30.0, 12.0]
     assert list(table["low"]) == [19.0, 29.0, 11.0]
     assert table["extra.floor"].iloc[0] == 0.62
-    assert set(table["device"]) == {"x, 1 threads"}
+    assert set(table["device"]) == {"x, 1 thread"}
     assert device(old | {"environment": old["environment"] | {"device": "cuda:0 X"}}) == "cuda:0 X"
     assert column(old) == column(new) != column(record(protocol={"n": 2}))
     with pytest.raises(NothingThere, match=r"no records in .*nothing; run nox -s nothing first"):
