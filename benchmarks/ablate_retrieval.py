@@ -1,6 +1,6 @@
 """What each part of retrieval is worth, in a world where the answer is known (Table 1, 2.1).
 
-    nox -s ablate_retrieval             scenes-s-bursts, 100 captions a split, three seeds
+    nox -s ablate_retrieval             scenes-s-documents, 100 captions a split, three seeds
     nox -s ablate_retrieval -- --quick  24 captions, one seed: a look, and another protocol
 
 Cost on 2 cores: with `--only documents --resamples 60` four and a half minutes, half of the
@@ -44,7 +44,7 @@ HYPOTHESES = ("text-only", "image-only", "no-diversity")  # arms drawn with all 
 class Options:
     """The retrieval ablation of one system (H1, H7, H8)."""
 
-    system: str = "scenes-s-bursts"
+    system: str = "scenes-s-documents"
     """a system with a memory bank"""
     n: int | None = None
     """captions of each split; left out: 100"""
@@ -87,7 +87,7 @@ def ablate_retrieval(options: Options, system=None) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`."""
     system = system or find_system(options.system)
     if getattr(system, "retriever", None) is None:
-        raise UserError(f"system {system.name} has no memory bank to ablate; use scenes-s-bursts")
+        raise UserError(f"system {system.name} has no memory bank to ablate; use scenes-s-documents")
     config = replace(system.retriever.config, documents=2)
     chosen = [arm for arm in arms(config) if options.only in arm.name or arm.name == DEFAULT]
     protocol = {

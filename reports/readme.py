@@ -18,9 +18,9 @@ MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
 # Systems of the block: the first in detail, then with two, one and no documents, the small one.
 SHOWN = (
     "scenes-s",
-    "scenes-s-bursts",
-    "scenes-s-bursts+documents1",
-    "scenes-s-bursts+documents0",
+    "scenes-s-documents",
+    "scenes-s-documents+documents1",
+    "scenes-s-documents+documents0",
     "scenes-xs",
 )
 

@@ -54,7 +54,7 @@ def ours(name: str) -> Callable:
 SYSTEMS: dict[str, Callable] = {
     "scenes-xs": ours("scenes-xs"),
     "scenes-s": ours("scenes-s"),
-    "scenes-s-bursts": ours("scenes-s-bursts"),
+    "scenes-s-documents": ours("scenes-s-documents"),
     "scenes-m": ours("scenes-m"),
     "noise": Noise,
 }
