@@ -116,6 +116,13 @@ def dashboard(session: nox.Session) -> None:
 
 
 @nox.session
+def report(session: nox.Session) -> None:
+    """The paper-style report of all results: PDF, HTML, and JSON that traces every number."""
+    install(session, "report")
+    session.run("python", "-m", "reports.paper", *session.posargs, env=quiet())
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")

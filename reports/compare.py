@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import extra, guarded, own
-from reports.store import RESULTS, ReportError, column, device, read, read_all
+from reports.store import RESULTS, ReportError, column, device, read, read_files
 from reports.tables import Table, number, span
 
 LEVEL = 0.95
@@ -151,9 +151,9 @@ def _judged(rows: list[Row], record: Mapping) -> list[Row]:
     return out
 
 
-def samples_of(path: Path | None, record: Mapping) -> dict | None:
+def samples_of(path: Path, record: Mapping) -> dict | None:
     """The arrays beside a record, or None; ReportError where they are not the record's own."""
-    if path is None or record["samples"] is None or not path.with_suffix(".npz").exists():
+    if record["samples"] is None or not path.with_suffix(".npz").exists():
         return None
     import hashlib
 
@@ -173,7 +173,7 @@ def pairable(a: Mapping | None, b: Mapping | None) -> tuple | None:
     return a, b
 
 
-def find_run(name: str, results: Path) -> tuple[dict, Path | None]:
+def find_run(name: str, results: Path) -> tuple[dict, Path]:
     """A record and its path: by path, or the newest of `bench/system`."""
     path = Path(name)
     if path.suffix == ".json":
@@ -181,13 +181,11 @@ def find_run(name: str, results: Path) -> tuple[dict, Path | None]:
     bench, _, system = name.partition("/")
     if not system:
         raise ReportError(f"a run is a record's path or bench/system, got {name!r}")
-    found = [one for one in read_all(results, bench) if one["system"]["name"] == system]
+    found = [one for one in read_files(results, bench) if one[1]["system"]["name"] == system]
     if not found:
         raise ReportError(f"no record of {name} in {results}; run nox -s {bench} first")
-    for path in sorted((results / bench / system).glob("*.json")):
-        if read(path) == found[-1]:
-            return found[-1], path
-    return found[-1], None
+    path, record = found[-1]
+    return record, path
 
 
 def tables(found: Comparison, a: Mapping, b: Mapping) -> list[Table]:

@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import read_json
 from reports.compare import BETTER, WORSE
 from reports.compare import OPEN as SAME
-from reports.store import RESULTS, column, device, identity, migrate, read_all, record_paths
+from reports.store import RESULTS, column, device, read_files
 
 FIRST = "first"
 MARKS = (WORSE, BETTER, SAME, FIRST)
@@ -121,16 +120,12 @@ def commit(record: Mapping) -> str:
 
 def read_runs(folder: Path | str = RESULTS) -> list[Run]:
     """Every record below a folder, oldest first. Raises as `read_all` does."""
-    folder = Path(folder)
-    records = read_all(folder)
-    paths = {identity(migrate(read_json(path))): path for path in record_paths(folder, folder)}
     last: dict[tuple, Mapping] = {}
     runs = []
-    for number, record in enumerate(records):
+    for number, (path, record) in enumerate(read_files(folder)):
         key = (axes(record), record["system"]["name"])
         old = last.get(key)
         last[key] = record
-        path = paths[identity(record)]
         runs.append(Run(number, record, path, old, mark(old, record), changes(old, record)))
     return runs
 

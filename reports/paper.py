@@ -14,18 +14,30 @@ from pathlib import Path
 
 from reports import OUT, PUBLISHED, ROOT, guarded, read_json, read_published, write_atomic
 from reports.paper_appendix import appendix
-from reports.paper_body import limits, results, samples
+from reports.paper_body import limits, results
 from reports.paper_claims import findings
+from reports.paper_figures import jpeg
 from reports.paper_front import REFERENCES, abstract, introduction, method, protocol
 from reports.paper_html import to_html
 from reports.paper_model import Document, Section, report_data, walk
-from reports.paper_results import Inputs, Model, Run
+from reports.paper_results import Inputs, Model, Run, resolve
 from reports.paper_typst import to_pdf
-from reports.store import RESULTS, identity, migrate, read_all, record_paths
+from reports.store import RESULTS, read_files
 
-TITLE = "CM3Leon in the open: what is measured, what is quoted, what is missing"
+TITLE = "CM3Leon in the open: measured, quoted, missing"
 AUTHORS = "The cm3leon authors"
 STEM = "cm3leon-report"
+NEEDED = (  # numbers of a transformer's config.json that the report is made from
+    *(f"/config/{name}" for name in ("layers", "width", "context")),
+    *(
+        f"/config/vocabulary/{name}"
+        for name in ("text_size", "image_size", "sentinels", "multiple")
+    ),
+    *(
+        f"/extra/{name}"
+        for name in ("seconds", "train/steps", "objective/rate", "objective/p_full")
+    ),
+)
 
 
 def build(inputs: Inputs) -> Document:
@@ -36,7 +48,6 @@ def build(inputs: Inputs) -> Document:
         method(inputs),
         protocol(inputs),
         *results(inputs, found),
-        samples(inputs),
         limits(inputs),
     )
     summary, rest = abstract(inputs, found), appendix(inputs)
@@ -59,18 +70,16 @@ def cited(sections: tuple[Section, ...]) -> tuple[tuple[str, str], ...]:
 
 def read_inputs(results: Path, published: Path, baselines: Path, pages: Path) -> Inputs:
     """Everything the report is made from; raises NothingThere where there is no record."""
-    records = {identity(record): record for record in read_all(results)}
-    paths = {identity(migrate(read_json(path))): path for path in record_paths(results, results)}
     runs = [
-        Run(record, "results/" + paths[key].relative_to(results).as_posix())
-        for key, record in records.items()
+        Run(record, "results/" + path.relative_to(results).as_posix())
+        for path, record in read_files(results)
     ]
     pictures = {split: pages / f"{split}.png" for split in ("test", "tail")}
     return Inputs(
         tuple(runs),
         read_published(published),
         tuple(read_models(baselines)),
-        {split: path.read_bytes() for split, path in pictures.items() if path.is_file()},
+        {split: read_picture(path) for split, path in pictures.items() if path.is_file()},
     )
 
 
@@ -81,15 +90,37 @@ def read_models(baselines: Path) -> list[Model]:
         about = read_json(path)
         if about.get("kind") != "transformer":
             continue
+        for pointer in NEEDED:
+            _check(about, pointer, path)
         log, grid = path.with_name("log.jsonl"), path.with_name("samples.png")
-        samples_png = grid.read_bytes() if grid.is_file() else None
-        models.append(Model(path.parent.name, about, tuple(read_log(log)), samples_png))
+        samples = read_picture(grid) if grid.is_file() else None
+        models.append(Model(path.parent.name, about, tuple(read_log(log)), samples))
     starts = {model.name: model.start for model in models}
 
-    def stage(name: str | None) -> int:
-        return 0 if starts.get(name) is None else 1 + stage(starts[name])
+    def order(model: Model) -> tuple:
+        stage, name = 0, model.start
+        while name in starts and stage < len(models):
+            stage, name = stage + 1, starts[name]
+        return model.about["config"]["width"], stage, model.name
 
-    return sorted(models, key=lambda one: (one.about["config"]["width"], stage(one.name), one.name))
+    return sorted(models, key=order)
+
+
+def read_picture(path: Path) -> bytes:
+    """A grid of pictures as JPEG; ValueError for what is none."""
+    try:
+        return jpeg(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} is no picture ({error}); make it again") from None
+
+
+def _check(about: dict, pointer: str, path: Path) -> None:
+    try:
+        found = resolve(about, pointer)
+    except (KeyError, TypeError):
+        found = None
+    if not isinstance(found, int | float):
+        raise ValueError(f"{path}: {pointer} must be a number, got {found!r}; restore it from git")
 
 
 def read_log(path: Path) -> list[dict]:
@@ -100,6 +131,12 @@ def read_log(path: Path) -> list[dict]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except ValueError as error:
         raise ValueError(f"{path} is no JSON a line ({error}); restore it from git") from None
+
+
+def files(document: Document) -> dict[str, str | bytes]:
+    """Ending -> contents of the three files."""
+    data = json.dumps(report_data(document), indent=1, ensure_ascii=False) + "\n"
+    return {".pdf": to_pdf(document), ".html": to_html(document), ".json": data}
 
 
 def write_report(
@@ -117,9 +154,7 @@ def write_report(
         baselines: folder with scenes/<name>/ config.json, log.jsonl and samples.png
     """
     document = build(read_inputs(results, published, baselines, out / "ablate_retrieval"))
-    data = json.dumps(report_data(document), indent=1, ensure_ascii=False) + "\n"
-    made = {".pdf": to_pdf(document), ".html": to_html(document), ".json": data}
-    for ending, content in made.items():
+    for ending, content in files(document).items():
         print(write_atomic(out / f"{STEM}{ending}", content))
 
 

@@ -1,4 +1,4 @@
-"""The appendix: more quoted rows, arms, samples, protocols, environments, every record."""
+"""The appendix: more quoted rows, arms, protocols, environments, every record, pictures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from reports.paper_body import sample_figure, shown_models
-from reports.paper_figures import shrunk
 from reports.paper_model import (
     Block,
     Grid,
-    Missing,
     Panel,
     Paragraph,
     Parts,
@@ -18,8 +16,8 @@ from reports.paper_model import (
     Row,
     Section,
     code,
-    numeral,
-    plain,
+    emph,
+    not_yet,
     prose,
     words,
 )
@@ -33,25 +31,26 @@ from reports.paper_results import (
     headline,
     largest,
     level,
-    nothing_yet,
     own,
     value_name,
 )
 from reports.paper_retrieval import COMMAND, arms_grid
-from reports.paper_tables import quoted_panel
+from reports.paper_tables import extras_table, quoted_panel
 from reports.store import column
+
+SHOWN = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "ablate_decoding", "latency")
 
 
 def appendix(inputs: Inputs) -> tuple[Section, ...]:
     """Sections A to G."""
     return (
         more_quoted(inputs),
-        other_protocols(inputs),
+        other_measurements(inputs),
         arms(inputs),
-        more_samples(inputs),
         protocols(inputs),
         environments(inputs),
         records(inputs),
+        pictures(inputs),
     )
 
 
@@ -63,8 +62,8 @@ def more_quoted(inputs: Inputs) -> Section:
     table = Grid(
         "table-quoted",
         prose(
-            "FID-30K on MS-COCO of other systems, quoted, in the groups of [#table-fid]. Rows known "
-            "from memory only are left out, as are FIDs of fewer pictures."
+            "FID-30K on MS-COCO of other systems, quoted, in the groups of [#table-fid]. FIDs of "
+            "fewer pictures are left out."
         ),
         (panel,),
         notes,
@@ -74,15 +73,23 @@ def more_quoted(inputs: Inputs) -> Section:
     return Section("more-quoted", "More quoted numbers", (table,))
 
 
-def other_protocols(inputs: Inputs) -> Section:
-    """FIDs that are in no main table, a table a protocol."""
+def other_measurements(inputs: Inputs) -> Section:
+    """FIDs that are in no main table, a table a protocol; benchmarks without a section."""
     groups = columns(inputs.of("fid_coco"))
     main = {column(group[0].record) for group in headline(groups)}
     rest = [group for group in groups if column(group[0].record) not in main]
     blocks: list[Block] = [_other_table(group, place) for place, group in enumerate(rest)]
+    for bench in sorted({run.bench for run in inputs.runs} - set(SHOWN)):
+        blocks += [_all_numbers(run, place) for place, run in enumerate(inputs.of(bench))]
     if not blocks:
-        blocks = [Paragraph(prose("No FID was measured by another protocol than [#table-fid]."))]
-    return Section("other-protocols", "FID by other protocols", tuple(blocks))
+        text = "No FID was measured by another protocol than [#table-fid], no other benchmark run."
+        blocks = [Paragraph(prose(text))]
+    return Section("other-measurements", "Other measurements", tuple(blocks))
+
+
+def _all_numbers(run: Run, place: int) -> Grid:
+    caption = prose("{bench}, {name}.", bench=code(run.bench), name=emph(run.system))
+    return extras_table(run, f"table-{run.bench}-{place}", caption)
 
 
 def _other_table(group: Sequence[Run], place: int) -> Grid:
@@ -99,41 +106,12 @@ def _other_table(group: Sequence[Run], place: int) -> Grid:
 
 
 def arms(inputs: Inputs) -> Section:
-    """Every arm of the retrieval ablation, and the page of pictures."""
+    """Every arm of the retrieval ablation on every split."""
     run = largest(inputs.of("ablate_retrieval"))
-    blocks: list[Block] = []
+    blocks: tuple[Block, ...] = (not_yet(COMMAND, "No record of the ablation exists."),)
     if run is not None:
-        blocks += [arms_grid(run, split) for split in run.record["protocol"]["splits"]]
-        blocks += [_page(split, png) for split, png in sorted(inputs.pages.items())]
-    if run is None or not inputs.pages:
-        text = "The pages of pictures lie in no record: they are drawn when it runs."
-        blocks.append(Missing(nothing_yet(COMMAND, text)))
-    return Section("arms", "Retrieval, every arm", tuple(blocks), command=COMMAND)
-
-
-def _page(split: str, png: bytes) -> Picture:
-    return Picture(
-        label=f"figure-page-{split}",
-        caption=prose(
-            "The first captions of {split}, none chosen: what was retrieved, and what was drawn "
-            "with none, one and both. From the last run here of `nox -s ablate_retrieval`.",
-            split=code(split),
-        ),
-        file=f"page-{split}.png",
-        data=shrunk(png),
-        alt=f"Rows of pictures for captions of {split}: documents, then drawings.",
-        wide=True,
-        width=0.78,
-        floats=False,
-    )
-
-
-def more_samples(inputs: Inputs) -> Section:
-    """Grids of the other models."""
-    figures = [sample_figure(model, place) for place, model in enumerate(shown_models(inputs))][1:]
-    command = "nox -s train_baselines"
-    missing = (Missing(nothing_yet(command, "No further samples lie beside the weights.")),)
-    return Section("more-samples", "More samples", tuple(figures) or missing, command=command)
+        blocks = tuple(arms_grid(run, split) for split in run.record["protocol"]["splits"])
+    return Section("arms", "Retrieval, every arm", blocks, command=COMMAND)
 
 
 def protocols(inputs: Inputs) -> Section:
@@ -167,20 +145,32 @@ def _protocol(group: Sequence[Run], place: int) -> Grid:
 
 
 def environments(inputs: Inputs) -> Section:
-    """Machines and packages, each once, with the number of records measured there."""
-    found: dict[str, list[Run]] = {}
-    for run in inputs.runs:
-        found.setdefault(json.dumps(run.record["environment"], sort_keys=True), []).append(run)
-    blocks = []
-    for place, group in enumerate(found.values()):
-        environment = dict(group[0].record["environment"])
-        packages = environment.pop("packages")
-        environment["packages"] = ", ".join(
-            f"{name} {version}" for name, version in packages.items()
-        )
-        caption = prose("Environment {name}.", name=f"E{place + 1}")
-        blocks.append(_facts_grid(f"table-environment-{place}", caption, _facts(environment)))
-    return Section("environments", "Environments", tuple(blocks))
+    """Machines and packages, a row each."""
+    fields = ("python", "platform", "cpu", "device", "threads")
+    rows = []
+    for name, environment in _environments(inputs).items():
+        packages = ", ".join(" ".join(pair) for pair in environment["packages"].items())
+        facts = (str(environment[field]) for field in fields)
+        rows.append(Row((words(name), *map(words, facts), words(packages))))
+    heads = tuple(map(words, ("name", *fields, "packages")))
+    table = Grid(
+        "table-environments",
+        prose("Every environment that some record was measured in."),
+        (Panel(heads, tuple(rows), "lllllrl", widths=(*["auto"] * 6, "1fr")),),
+        wide=True,
+        floats=False,
+    )
+    return Section("environments", "Environments", (table,))
+
+
+def _environments(inputs: Inputs) -> dict[str, Mapping]:
+    """Name -> environment, each once, in the order of the records."""
+    found = {_key(run): run.record["environment"] for run in inputs.runs}
+    return {f"E{place + 1}": environment for place, environment in enumerate(found.values())}
+
+
+def _key(run: Run) -> str:
+    return json.dumps(run.record["environment"], sort_keys=True)
 
 
 def _facts(values: Mapping) -> list[Row]:
@@ -198,39 +188,59 @@ def _facts_grid(label: str, caption: Parts, rows: Sequence[Row]) -> Grid:
 
 def records(inputs: Inputs) -> Section:
     """Every record, newest last, and whether a newer one stands in its place."""
-    places = {}
-    for run in inputs.runs:
-        key = json.dumps(run.record["environment"], sort_keys=True)
-        places.setdefault(key, f"E{len(places) + 1}")
+    names = {json.dumps(one, sort_keys=True): name for name, one in _environments(inputs).items()}
     kept = {run.path for bench in {one.bench for one in inputs.runs} for run in inputs.of(bench)}
-    rows = []
-    for run in inputs.runs:
-        record = run.record
-        commit = record["code"]["commit"][:7] + ("" if record["code"]["dirty"] is False else "+")
-        total = sum(record["cost"]["seconds"].values())
-        seconds = numeral(
-            total, run.path, "/cost/seconds", text=f"{total:,.0f}", how="sum over phases"
-        )
-        environment = places[json.dumps(record["environment"], sort_keys=True)]
-        state = "used" if run.path in kept else "superseded"
-        cells = (
-            words(run.path, "code"),
-            words(record["date"][:10]),
-            words(commit, "code"),
-            words(environment),
-            (seconds,),
-            words(state),
-        )
-        rows.append(Row(cells))
-    heads = tuple(map(words, ("record", "date", "commit", "environment", "seconds", "state")))
+    rows = [_record(run, names[_key(run)], run.path in kept) for run in inputs.runs]
+    heads = tuple(map(words, ("record", "date", "commit", "environment", "state")))
     table = Grid(
         "table-records",
         prose(
             "Every record, oldest first. Superseded: the same system was measured later under the "
             "same protocol. A plus sign marks uncommitted changes."
         ),
-        (Panel(heads, tuple(rows), "lllrrl", widths=("1fr", *["auto"] * 5)),),
+        (Panel(heads, tuple(rows), "lllrr", widths=("1fr", *["auto"] * 4)),),
         wide=True,
         floats=False,
     )
     return Section("records", "Records", (table,))
+
+
+def _record(run: Run, environment: str, used: bool) -> Row:
+    record = run.record
+    commit = record["code"]["commit"][:7] + ("" if record["code"]["dirty"] is False else "+")
+    return Row(
+        (
+            words(run.path, "code"),
+            words(record["date"][:10]),
+            words(commit, "code"),
+            words(environment),
+            words("used" if used else "superseded"),
+        )
+    )
+
+
+def pictures(inputs: Inputs) -> Section:
+    """Grids of the other models, and the pages of the retrieval ablation."""
+    models = shown_models(inputs)
+    blocks: list[Block] = [sample_figure(models[place], place) for place in range(1, len(models))]
+    blocks += [_page(split, jpeg) for split, jpeg in sorted(inputs.pages.items())]
+    if not inputs.pages:
+        blocks.append(not_yet(COMMAND, "Its pages of pictures lie in no record, and not here."))
+    return Section("pictures", "Pictures", tuple(blocks), command=COMMAND)
+
+
+def _page(split: str, jpeg: bytes) -> Picture:
+    return Picture(
+        label=f"figure-page-{split}",
+        caption=prose(
+            "The first captions of {split}, none chosen: what was retrieved, and what was drawn "
+            "with none, one and both. From the last run here of `nox -s ablate_retrieval`.",
+            split=code(split),
+        ),
+        file=f"page-{split}.jpg",
+        data=jpeg,
+        alt=f"Rows of pictures for captions of {split}: documents, then drawings.",
+        wide=True,
+        width=0.86,
+        floats=False,
+    )

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.paper_claims import Finding, hypotheses_table
-from reports.paper_figures import (
-    Curve,
-    Point,
-    compute_figure,
-    loss_figure,
-    scale_figure,
-    shrunk,
-)
+from reports.paper_figures import Point, scale_figure
 from reports.paper_limits import limit_items
 from reports.paper_model import (
     Block,
@@ -23,36 +16,33 @@ from reports.paper_model import (
     Section,
     code,
     emph,
+    not_yet,
     prose,
 )
 from reports.paper_results import (
-    ZERO_SHOT,
     Inputs,
     Model,
     Run,
     at,
     columns,
-    compute,
-    group_of,
     headline,
     level,
     more,
-    nothing_yet,
     own,
-    quoted,
-    quoted_days,
     value_name,
 )
 from reports.paper_retrieval import pretraining_section, retrieval_section
+from reports.paper_scaling import compute_section, training
 from reports.paper_tables import (
     composition_table,
     extras_table,
     fid_table,
     language_table,
     latency_table,
-    models_table,
 )
 from reports.tables import SCALE
+
+PLOTTED = 8  # systems on the scale, best first
 
 
 def results(inputs: Inputs, found: Sequence[Finding]) -> tuple[Section, ...]:
@@ -105,18 +95,30 @@ def text_to_image(inputs: Inputs) -> Section:
     for group in groups:
         blocks.append(Paragraph(_fid_words(inputs, group)))
     if not groups:
-        blocks.append(Missing(nothing_yet(command, "No FID is measured yet.")))
+        blocks.append(not_yet(command, "No record of FID exists."))
     blocks.append(fid_table(inputs, groups))
     for place, group in enumerate(groups):
         blocks.append(_scale(group, place))
+    shown = shown_models(inputs)
+    if shown:
+        blocks.append(
+            Paragraph(
+                prose(
+                    "[#figure-samples-0] shows what {name} draws for the first captions of the "
+                    "split that settings were chosen on; [#pictures] shows the other models.",
+                    name=emph(shown[0].name),
+                )
+            )
+        )
+        blocks.append(sample_figure(shown[0], 0))
     return Section("text-to-image", "Text to image", tuple(blocks), 2, command)
 
 
 def _fid_words(inputs: Inputs, group: Sequence[Run]) -> tuple:
     first = group[0]
     said = prose(
-        "By one protocol, on {n} captions with one sample each, {systems} measured "
-        "([#table-fid]). {name} is nearest to the real pictures, with {fid}.",
+        "By one protocol, on {n} captions, {systems} measured ([#table-fid]). {name} is nearest to "
+        "the real pictures, with {fid}.",
         n=at(first, "/n"),
         systems="one system is" if len(group) == 1 else f"{_word(len(group))} systems are",
         name=emph(first.system),
@@ -126,8 +128,7 @@ def _fid_words(inputs: Inputs, group: Sequence[Run]) -> tuple:
     if floor and rfid:
         said += prose(
             " As many other real pictures stand at {floor}; the reference through the image "
-            "tokenizer at {rfid}, lower because it shows the very scenes of the reference "
-            "([#figure-scale]).",
+            "tokenizer at {rfid}: it shows the very scenes of the reference ([#figure-scale]).",
             floor=floor,
             rfid=rfid,
         )
@@ -150,7 +151,7 @@ def _scale(group: Sequence[Run], place: int) -> Picture:
     points = []
     for key, label in SCALE.items():
         if key == "ours":
-            points += [Point(run.system, own(run)) for run in group]
+            points += [Point(run.system, own(run)) for run in group[:PLOTTED]]
         elif part := more(first, key):
             points.append(Point(label, part, hollow=True))
     points = sorted(points, key=lambda one: one.y.trace.value)
@@ -159,8 +160,9 @@ def _scale(group: Sequence[Run], place: int) -> Picture:
     return Picture(
         label=f"figure-scale{suffix}",
         caption=prose(
-            "What {unit} means at {n} captions: systems (blue, with {level} intervals) between "
+            "What {unit} means at {n} captions: {which} (blue, with {level} intervals) between "
             "real pictures and noise. Measured.",
+            which="systems" if len(group) <= PLOTTED else "the best systems",
             unit=value_name(first),
             n=at(first, "/n"),
             level=level(group),
@@ -180,14 +182,14 @@ def image_to_text(inputs: Inputs) -> Section:
         (
             Missing(
                 prose(
-                    "Ours is not measured yet, and no command would: fine-tuning and its tasks are "
-                    "still to be built (`docs/design.md`)."
+                    "No command measures ours: fine-tuning and its tasks are still to be built "
+                    "(`docs/design.md`)."
                 )
             ),
             Paragraph(
                 prose(
-                    "[#table-language] quotes the paper. Its own row is no zero-shot number for the "
-                    "data sets that its fine-tuning trains on."
+                    "[#table-language] quotes the paper. Its own row is no zero-shot number for "
+                    "the data sets that its fine-tuning trains on."
                 )
             ),
             language_table(inputs.published),
@@ -212,131 +214,8 @@ def composition(inputs: Inputs) -> Section:
             )
         )
     ]
-    blocks += tables or [Missing(nothing_yet(command, "No record answers these questions yet."))]
+    blocks += tables or [not_yet(command, "No record answers these questions.")]
     return Section("composition", "Composition", tuple(blocks), 2, command)
-
-
-def compute_section(inputs: Inputs) -> Section:
-    """Figure 2: quoted FID against A100-days, ours against FLOPs."""
-    command = "nox -s fid_coco -- --system NAME"
-    elsewhere, ours = _elsewhere(inputs), _ours(inputs)
-    blocks: list[Block] = [
-        Paragraph(
-            prose(
-                "The paper's Figure 2 sets FID against compute. Its values are printed nowhere, so "
-                "[#figure-compute] draws on the left what publications state, and for CM3Leon 6ND "
-                "at an assumed utilisation, hollow. On the right are our models with the compute "
-                "of all stages they went through. The two panels share neither axis nor measure."
-            )
-        )
-    ]
-    if ours:
-        unit = ours[0][0]
-        points = [point for _, point in ours]
-        blocks.append(
-            Picture(
-                label="figure-compute",
-                caption=prose(
-                    "FID against compute (the paper's Figure 2). Left, quoted: FID-30K on MS-COCO, "
-                    "of CM3Leon with two documents; hollow: compute estimated as 6ND. Right, "
-                    "measured: {unit} with {level} intervals.",
-                    unit=code(unit),
-                    level=level(inputs.of("fid_coco")),
-                ),
-                file="compute.svg",
-                data=compute_figure(elsewhere, points, unit),
-                alt="Two separate scatter plots of FID against training compute.",
-                wide=True,
-                numbers=tuple(
-                    part for point in (*elsewhere, *points) for part in (point.x, point.y)
-                ),
-            )
-        )
-    if len(ours) < 2:
-        blocks.append(Missing(nothing_yet(command, "Fewer than two sizes are measured.")))
-    return Section("compute", "Compute", tuple(blocks), 2, command)
-
-
-def _elsewhere(inputs: Inputs) -> list[Point]:
-    """Quoted FID-30K whose compute is known; of several rows of a model the lowest."""
-    best: dict[str, Point] = {}
-    for row in inputs.published["rows"]:
-        if row["metric"] != ZERO_SHOT:
-            continue
-        days = quoted_days(inputs.published, row)
-        if days is None:
-            continue
-        point = Point(row["model"], quoted(inputs.published, row), days, bool(days.trace.how))
-        old = best.get(row["model"])
-        if old is None or row["value"] < old.y.trace.value:
-            best[row["model"]] = point
-    return list(best.values())
-
-
-def _ours(inputs: Inputs) -> list[tuple[str, Point]]:
-    found = []
-    for group in headline(columns(inputs.of("fid_coco")))[:1]:
-        for run in group:
-            model = inputs.model(run.system)
-            if model is not None and model.log:
-                point = Point(run.system, own(run), compute(inputs, model))
-                found.append((run.record["unit"], point))
-    return found
-
-
-def training(inputs: Inputs) -> Section:
-    """Figure 3: losses of the shipped trainings, and what was trained."""
-    command = "nox -s train_baselines"
-    logged = [model for model in inputs.models if model.log]
-    blocks: list[Block] = []
-    if logged:
-        blocks.append(
-            Paragraph(
-                prose(
-                    "[#figure-losses] draws the logs that lie beside the weights, [#table-models] "
-                    "says what was trained. Lines of one panel compare only where the sequences are "
-                    "alike: models of pairs see a caption and its picture, the later stages "
-                    "documents before them. Each was trained once: there is no interval over "
-                    "training seeds."
-                )
-            )
-        )
-        blocks.append(_losses(logged))
-    if inputs.models:
-        blocks.append(models_table(inputs))
-    if not logged:
-        blocks.append(Missing(nothing_yet(command, "No training log lies beside the weights.")))
-    return Section("training", "Training", tuple(blocks), 2, command)
-
-
-def _losses(models: Sequence[Model]) -> Picture:
-    panels = {
-        "image tokens": [_curve(model, "image") for model in models],
-        "text tokens": [_curve(model, "text") for model in models],
-    }
-    return Picture(
-        label="figure-losses",
-        caption=prose(
-            "Losses of the shipped trainings (after the paper's Figure 3). Lines: training, a mean "
-            "over the steps since the point before; dots: held-out pictures. Measured, once each."
-        ),
-        file="losses.svg",
-        data=loss_figure(panels),
-        alt="Training and held-out losses against tokens seen, one line a model.",
-        wide=True,
-    )
-
-
-def _curve(model: Model, kind: str) -> Curve:
-    points, held_out, seen, before = [], [], 0.0, 0
-    for entry in model.log:
-        steps = entry["step"] - before
-        seen += entry.get("tokens_per_s", 0.0) * steps / max(entry["steps_per_s"], 1e-9)
-        before = entry["step"]
-        for key, kept in ((f"{kind}_loss", points), (f"held_out_{kind}", held_out)):
-            if key in entry:
-                kept.append((seen / 1e6, entry[key]))
-    return Curve(model.name, points, held_out)
 
 
 def decoding(inputs: Inputs) -> Section:
@@ -345,8 +224,7 @@ def decoding(inputs: Inputs) -> Section:
         inputs,
         "ablate_decoding",
         "Decoding",
-        "Guidance weight, samples a prompt, and CD-K against top-p (the paper's Figure 4) are not "
-        "measured yet.",
+        "Guidance weight, samples a prompt, and CD-K against top-p (the paper's Figure 4).",
     )
 
 
@@ -356,8 +234,7 @@ def latency(inputs: Inputs) -> Section:
         inputs,
         "latency",
         "Latency and throughput",
-        "Seconds an image and throughput by batch size (the paper's Figures 10 and 11) are not "
-        "measured yet.",
+        "Seconds an image, and throughput by batch size (the paper's Figures 10 and 11).",
     )
     words = Paragraph(
         prose(
@@ -378,29 +255,12 @@ def _measured_or_not(inputs: Inputs, bench: str, title: str, missing: str) -> Se
         caption = prose(text, system=emph(run.system), digest=code(digest))
         blocks.append(extras_table(run, f"table-{bench.replace('_', '-')}-{place}", caption))
     if not blocks:
-        blocks.append(Missing(nothing_yet(command, missing)))
+        blocks.append(not_yet(command, missing))
     return Section(bench.replace("_", "-"), title, tuple(blocks), 2, command)
 
 
-def samples(inputs: Inputs) -> Section:
-    """What the default system draws; the others are in the appendix."""
-    shown = shown_models(inputs)
-    if not shown:
-        command = "nox -s train_baselines"
-        missing = Missing(nothing_yet(command, "No samples lie beside the weights."))
-        return Section("samples", "Samples", (missing,), 1, command)
-    words = Paragraph(
-        prose(
-            "[#figure-samples-0] shows the first captions of the split that settings were "
-            "chosen on, one sample each, none chosen; [#more-samples] shows the other models on "
-            "the same captions."
-        )
-    )
-    return Section("samples", "Samples", (words, sample_figure(shown[0], 0)))
-
-
 def shown_models(inputs: Inputs) -> list[Model]:
-    """Models with samples, the best of Table 1 first."""
+    """Models with samples, in the order of Table 1, then the others."""
     best = [run.system for group in headline(columns(inputs.of("fid_coco"))) for run in group]
     have = [model for model in inputs.models if model.samples]
     return sorted(have, key=lambda one: best.index(one.name) if one.name in best else len(best))
@@ -411,14 +271,15 @@ def sample_figure(model: Model, place: int) -> Picture:
     return Picture(
         label=f"figure-samples-{place}",
         caption=prose(
-            "Drawn by {name} for the first captions of `coco`, `val`: seed 0, none chosen.",
+            "Drawn by {name} for the first captions of `coco`, `val`: one sample each, none "
+            "chosen.",
             name=emph(model.name),
         ),
-        file=f"samples-{place}.png",
-        data=shrunk(model.samples or b""),
+        file=f"samples-{place}.jpg",
+        data=model.samples or b"",
         alt=f"Grid of pictures drawn by {model.name}, each above its caption.",
         wide=True,
-        width=1.0 if place == 0 else 0.8,
+        width=0.9 if place == 0 else 0.78,
         floats=place == 0,
     )
 

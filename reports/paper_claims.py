@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reports import pretraining, retrieval
-from reports.paper_model import Grid, Panel, Part, Parts, Row, plain, prose, words
+from reports.paper_model import Grid, Panel, Part, Parts, Row, emph, plain, prose, words
 from reports.paper_results import (
     Inputs,
     Run,
@@ -18,23 +19,23 @@ from reports.paper_results import (
     parameters,
 )
 
-CLAIMS = {  # name -> statement, command that would measure it
+CLAIMS = {  # name -> statement; and, as prose, the command that would measure it
     "H1": ("retrieval lowers FID: two documents below one, one below none",
-           "nox -s ablate_retrieval"),
-    "H2": ("size lowers FID", "nox -s fid_coco -- --system NAME"),
-    "H3": ("the best guidance weight is the same for all sizes", "nox -s ablate_decoding"),
+           "`nox -s ablate_retrieval`"),
+    "H2": ("size lowers FID", "`nox -s fid_coco -- --system NAME`"),
+    "H3": ("the best guidance weight is the same for all sizes", "`nox -s ablate_decoding`"),
     "H4": ("contrastive decoding (CD-K) competes with top-p and guidance",
-           "nox -s ablate_decoding"),
+           "`nox -s ablate_decoding`"),
     "H5": ("top-p and CD-K together keep improving with more samples, where each alone stagnates",
-           "nox -s ablate_decoding"),
+           "`nox -s ablate_decoding`"),
     "H6": ("no masks across <break> and no weights on documents help drawing without retrieval",
-           "nox -s ablate_pretraining"),
+           "`nox -s ablate_pretraining`"),
     "H7": ("diversity and query dropout help",
-           "nox -s ablate_retrieval and nox -s ablate_pretraining"),
+           "`nox -s ablate_retrieval` and `nox -s ablate_pretraining`"),
     "H8": ("documents of both modalities beat text alone and pictures alone",
-           "nox -s ablate_retrieval"),
+           "`nox -s ablate_retrieval`"),
     "H9": ("FID and loss fall with compute, with retrieval faster than without",
-           "nox -s train_baselines, with and without documents at equal FLOPs"),
+           "`nox -s train_baselines` with and without documents, at equal FLOPs"),
 }  # fmt: skip
 HOLDS, FAILS, OPEN, UNKNOWN = "holds", "does not", "not resolved", "not measured yet"
 
@@ -68,8 +69,10 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
         if one is None:
             continue
         part = more(run, f"{split}.{default}.{measure}_vs_{arm}", 2 if measure == "fid" else 3)
-        kind = "ratio of FID {effect}" if measure == "fid" else "difference of shares {effect}"
-        effect = prose(kind, effect=part)
+        kind = "FID of {arm} / {default}: {effect}"
+        if measure != "fid":
+            kind = "share of {default} less {arm}: {effect}"
+        effect = prose(kind, arm=arm, default=default, effect=part)
         found.append(Finding(name, words(statement), split, effect, one["verdict"]))
     return found
 
@@ -83,7 +86,7 @@ def _pretraining(inputs: Inputs) -> list[Finding]:
     for name, statement, arm, score, _ in pretraining.HYPOTHESES:
         if statement in judged:
             part = more(run, f"{arm}.{score}_minus_default", 3)
-            effect = prose("arm less default {effect}", effect=part)
+            effect = prose("{arm} less default: {effect}", arm=arm, effect=part)
             verdict = judged[statement]["verdict"]
             found.append(Finding(name, words(statement), "pretraining", effect, verdict))
     return found
@@ -99,7 +102,7 @@ def _sizes(inputs: Inputs) -> list[Finding]:
             if model is not None and model.name == run.system and model.start is None:
                 ladder.append((run, parameters(model)))
         ladder.sort(key=lambda one: one[1].trace.value)
-        found += [_size_finding(*pair) for pair in zip(ladder, ladder[1:], strict=False)]
+        found += [_size_finding(*pair) for pair in pairwise(ladder)]
     return found
 
 
@@ -127,23 +130,26 @@ def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
     """H1 to H9, a row a statement; what no record judges says so, with its command."""
     rows = []
     for name, (claim, command) in CLAIMS.items():
-        rows.append(Row((prose("*{name}* {claim}", name=name, claim=claim),), "group"))
-        own_rows = [one for one in found if one.claim == name]
-        for one in own_rows:
-            cells = (one.statement, words(one.on), one.effect, (_verdict(one.verdict),))
+        judged = [one for one in found if one.claim == name]
+        title = words(f"{name}: {claim}")
+        if not judged:
+            cells = ((emph(f"{name}: {claim}"),), (), prose(f"run {command}"), _verdict(UNKNOWN))
+            rows.append(Row(cells, "thin"))
+            continue
+        rows.append(Row((title,), "group"))
+        for one in judged:
+            cells = (one.statement, words(one.on), one.effect, _verdict(one.verdict))
             rows.append(Row(cells))
-        if not own_rows:
-            effect = prose("run {command}", command=_command(command))
-            rows.append(Row(((), (), effect, (_verdict(UNKNOWN),))))
     heads = tuple(map(words, ("statement", "on", f"effect [{level}]", "verdict")))
     return Grid(
         label="table-claims",
         caption=prose(
             "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
             "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
-            "overlap. Measured, on the embedded world."
+            "overlap. Measured, on the embedded world; protocols differ from row to row, and each "
+            "cell says what its number is."
         ),
-        panels=(Panel(heads, tuple(rows), "lllr", widths=("1.25fr", "auto", "1fr", "auto")),),
+        panels=(Panel(heads, tuple(rows), "lllr", widths=("1.4fr", "auto", "1fr", "auto")),),
         wide=True,
     )
 
@@ -156,15 +162,5 @@ def tally(found: Sequence[Finding]) -> dict[str, int]:
     return counts | {UNKNOWN: len(CLAIMS) - len({one.claim for one in found})}
 
 
-def _verdict(text: str) -> Part:
-    return plain(text, "verdict")
-
-
-def _command(text: str) -> Parts:
-    parts: list[Part] = []
-    for place, piece in enumerate(text.split(" and ")):
-        parts += [plain(" and ")] if place else []
-        command, _, rest = piece.partition(", ")
-        parts.append(plain(command, "code"))
-        parts += [plain(f", {rest}")] if rest else []
-    return tuple(parts)
+def _verdict(text: str) -> Parts:
+    return (plain(text, "verdict"),)

@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 INK, GREY, FAINT = "#222222", "#6e6e6e", "#dddddd"
+LONGEST = 28  # characters of a name beside an axis
 COLUMN, PAGE = 3.35, 7.0  # inches: width of a column and of the page's text
 STYLE = {
     "svg.hashsalt": "cm3leon",
@@ -85,12 +86,14 @@ def scale_figure(points: Sequence[Point], unit: str) -> bytes:
             value, low, high = _ends(point.y)
             axes.plot([low, high], [-place] * 2, "|-", color=colour, lw=1.2, ms=6, mew=1)
             axes.plot([value], [-place], "D" if point.hollow else "o", color=colour, ms=4)
-        axes.set_yticks([-place for place in range(len(points))], [one.label for one in points])
+        axes.set_yticks(
+            [-place for place in range(len(points))], [_short(one.label) for one in points]
+        )
         for tick, point in zip(axes.get_yticklabels(), points, strict=True):
             tick.set_color(INK if point.hollow else BLUE)
         axes.set_ylim(0.6 - len(points), 0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"{unit} (log scale, lower is better)")
+        axes.set_xlabel(f"{_short(unit)} (log scale, lower is better)")
         _tidy(axes, "x", keep=("bottom",))
 
     return svg(draw, (COLUMN, 0.55 + 0.21 * len(points)))
@@ -111,10 +114,15 @@ def compute_figure(elsewhere: Sequence[Point], ours: Sequence[Point], unit: str)
                 axes.plot([x, x], [low, high], color=colour, lw=1)
                 axes.plot([x], [value], "o", mfc=face, mec=colour, mew=1, ms=4.5)
             axes.margins(0.12)
-            _label(axes, points)
+            if points:
+                _label(axes, points)
+            else:
+                axes.text(0.5, 0.5, "not measured yet", transform=axes.transAxes, ha="center")
             _tidy(axes, "both")
-        left.set(title="quoted", xlabel="A100-days of training", ylabel="FID-30K on MS-COCO")
-        right.set(title="measured here", xlabel="FLOPs of training (6 N D)", ylabel=unit)
+        left.set(xlabel="A100-days of training", ylabel="FID-30K on MS-COCO")
+        right.set(xlabel="FLOPs of training (6 N D)", ylabel=_short(unit))
+        _titled(left, "quoted")
+        _titled(right, "measured here")
 
     return svg(draw, (PAGE, 2.5))
 
@@ -127,12 +135,13 @@ def loss_figure(panels: Mapping[str, Sequence[Curve]]) -> bytes:
         for axes, (title, curves) in zip(every, panels.items(), strict=True):
             for place, curve in enumerate(curves):
                 look = {"color": COLOURS[place % 4], "ls": DASHES[place % 4]}
-                axes.plot(*zip(*curve.points, strict=True), lw=1, label=curve.label, **look)
-                if curve.held_out:
-                    xs, ys = zip(*curve.held_out, strict=True)
-                    axes.plot(xs, ys, "o", ms=2.6, color=look["color"])
+                xs, ys = ([point[axis] for point in curve.points] for axis in (0, 1))
+                axes.plot(xs, ys, lw=1, label=_short(curve.label), **look)
+                xs, ys = ([point[axis] for point in curve.held_out] for axis in (0, 1))
+                axes.plot(xs, ys, "o", ms=2.6, color=look["color"])
             axes.set_yscale("log")
-            axes.set(title=title, xlabel="tokens seen in this training (millions)")
+            axes.set_xlabel("tokens seen in this training (millions)")
+            _titled(axes, title)
             axes.set_xlim(left=0)
             _tidy(axes, "both")
         every[0].set_ylabel("nats a token")
@@ -141,14 +150,13 @@ def loss_figure(panels: Mapping[str, Sequence[Curve]]) -> bytes:
     return svg(draw, (PAGE, 2.3))
 
 
-def shrunk(png: bytes) -> bytes:
-    """A grid of pictures in 256 colours: a third of the bytes, no difference to the eye."""
+def jpeg(png: bytes) -> bytes:
+    """A grid of pictures at a third of its bytes, without a difference to the eye."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(png)) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     out = io.BytesIO()
-    small.save(out, format="PNG", optimize=True)
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(out, format="JPEG", quality=90, subsampling=0, optimize=True)
     return out.getvalue()
 
 
@@ -159,12 +167,11 @@ def _ends(part: Part) -> tuple[float, float, float]:
 
 
 def _tidy(axes, grid: str, keep: tuple[str, ...] = ("left", "bottom")) -> None:
-    """A light grid below everything, no frame, plain numbers on log axes, a small title."""
+    """A light grid below everything, no frame, plain numbers on log axes."""
     axes.grid(axis=grid, which="major", color=FAINT, lw=0.5)
     axes.set_axisbelow(True)
     gone = [side for side in ("top", "right", "left", "bottom") if side not in keep]
     axes.spines[gone].set_visible(False)
-    axes.set_title(axes.get_title(), fontsize=7.5, color=INK, loc="left")
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
@@ -173,6 +180,20 @@ def _tidy(axes, grid: str, keep: tuple[str, ...] = ("left", "bottom")) -> None:
             axis.set_minor_formatter(
                 lambda value, _, n=narrow: _tick(value) if n and _is_125(value) else ""
             )
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what it names."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _titled(axes, title: str) -> None:
+    axes.set_title(title, fontsize=7.5, loc="left")
+
+
+def _minor(value: float, _place) -> str:
+    """Of a log axis of few decades 2 and 5 have a number too."""
+    return _tick(value) if _is_125(value) else ""
 
 
 def _tick(value: float) -> str:
@@ -189,40 +210,6 @@ def _is_125(value: float) -> bool:
     return any(math.isclose(first, one, rel_tol=1e-6) for one in (1, 2, 5))
 
 
-def _label(axes, points: Sequence[Point]) -> None:
-    """Names beside their points, each where it hides neither a point nor another name."""
-    figure = axes.figure
-    figure.canvas.draw() if hasattr(figure.canvas, "draw") else None
-    figure.get_layout_engine().execute(figure)
-    places = [
-        axes.transData.transform((point.x.trace.value, point.y.trace.value)) for point in points
-    ]
-    scale = figure.dpi / 72
-    taken = [(x - 3 * scale, y - 3 * scale, x + 3 * scale, y + 3 * scale) for x, y in places]
-    frame = axes.get_window_extent()
-    order = sorted(range(len(points)), key=lambda place: tuple(places[place]))
-    for place in order:
-        x, y = places[place]
-        width, height = 3.7 * scale * len(points[place].label), 7 * scale
-        options = [
-            (align, dx, dy, (x + dx * scale - shift * width, y + dy * scale - height / 2))
-            for dx, dy, align, shift in NEAR
-        ]
-        boxes = [(*corner, corner[0] + width, corner[1] + height) for *_, corner in options]
-        worst = [
-            sum(_overlap(box, other) for other in taken) + 100 * _outside(box, frame)
-            for box in boxes
-        ]
-        best = worst.index(min(worst))
-        align, dx, dy, _ = options[best]
-        taken.append(boxes[best])
-        trace = points[place]
-        axes.annotate(
-            trace.label, (trace.x.trace.value, trace.y.trace.value), (dx, dy),
-            textcoords="offset points", ha=align, va="center", fontsize=6, color=INK,
-        )  # fmt: skip
-
-
 NEAR = (  # where a name may stand: shift in points, alignment, share of its width to the left
     (5, 0, "left", 0.0),
     (-5, 0, "right", 1.0),
@@ -235,11 +222,37 @@ NEAR = (  # where a name may stand: shift in points, alignment, share of its wid
 )
 
 
+def _label(axes, points: Sequence[Point]) -> None:
+    """Names beside their points, each where it hides neither a point nor another name."""
+    figure = axes.figure
+    figure.get_layout_engine().execute(figure)
+    point = figure.dpi / 72
+    spots = [(one, axes.transData.transform((one.x.trace.value, one.y.trace.value)))
+             for one in points]  # fmt: skip
+    taken = [(x - 4 * point, y - 4 * point, x + 4 * point, y + 4 * point) for _, (x, y) in spots]
+    frame = axes.get_window_extent()
+    left_end, right_end = frame.x0, frame.x1 + 30 * point
+    for one, (x, y) in sorted(spots, key=lambda spot: tuple(spot[1])):
+        wide, tall = 3.6 * point * len(_short(one.label)), 9 * point
+        boxes = []
+        for dx, dy, _, share in NEAR:
+            left, low = x + dx * point - share * wide, y + dy * point - tall / 2
+            boxes.append((left, low, left + wide, low + tall))
+        cost = [
+            sum(_overlap(box, other) for other in taken)
+            + 99 * (max(0.0, box[2] - right_end) + max(0.0, left_end - box[0]))
+            for box in boxes
+        ]
+        best = cost.index(min(cost))
+        taken.append(boxes[best])
+        dx, dy, side, _ = NEAR[best]
+        axes.annotate(
+            _short(one.label), (one.x.trace.value, one.y.trace.value), (dx, dy),
+            textcoords="offset points", ha=side, va="center", fontsize=6, color=INK,
+        )  # fmt: skip
+
+
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
     wide = min(one[2], other[2]) - max(one[0], other[0])
     tall = min(one[3], other[3]) - max(one[1], other[1])
     return max(wide, 0.0) * max(tall, 0.0)
-
-
-def _outside(box: Sequence[float], frame) -> float:
-    return max(0.0, frame.x0 - box[0]) + max(0.0, box[2] - frame.x1 - 30)

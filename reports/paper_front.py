@@ -31,6 +31,17 @@ from reports.paper_results import (
     value_name,
 )
 
+MU, SIGMA = "\N{GREEK SMALL LETTER MU}", "\N{GREEK CAPITAL LETTER SIGMA}"
+MINUS, SQUARED, ROOT = "\N{MINUS SIGN}", "\N{SUPERSCRIPT TWO}", "\N{SQUARE ROOT}"
+GUIDANCE = (  # for typst, for HTML
+    'ell = ell_"free" + w (ell_"cond" - ell_"free"),',
+    f"logits = free + w (cond {MINUS} free),",
+)
+FRECHET = (
+    "d^2 = norm(mu - mu')^2 + \"tr\"(Sigma + Sigma' - 2 (Sigma Sigma')^(1\\/2)).",
+    f"d{SQUARED} = |{MU} {MINUS} {MU}'|{SQUARED} + "
+    f"tr({SIGMA} + {SIGMA}' {MINUS} 2 {ROOT}({SIGMA}{SIGMA}')).",
+)
 REFERENCES = {
     "cm3leon": "L. Yu, B. Shi, R. Pasunuru, et al. Scaling autoregressive multi-modal models: "
     "pretraining and instruction tuning. arXiv:2309.02591, 2023.",
@@ -107,7 +118,7 @@ def _fid_sentence(inputs: Inputs, group: Sequence[Run]) -> Parts:
         said += prose(text, floor=floor, ceiling=ceiling)
     overall = more(first, "overall", 3)
     if overall:
-        said += prose("; of what captions ask for, {right} is there", right=overall)
+        said += prose("; its composition score is {right}", right=overall)
     if len(group) > 1:
         last = group[-1]
         said += prose("; {name} reaches {fid}", name=emph(last.system), fid=own(last))
@@ -125,7 +136,10 @@ def _retrieval_sentence(run: Run) -> Parts:
     said = prose("Retrieval is ablated with {name}", name=emph(run.system))
     lift = more(run, f"tail.{default}.entity_vs_documents-0", 3)
     if lift:
-        text = ": an entity asked for by name is drawn by {lift} of the captions more with two documents than with none"
+        text = (
+            ": an entity asked for by name is drawn for {lift} of the captions more with two "
+            "documents than with none"
+        )
         said += prose(text, lift=lift)
     right = more(run, f"test.{default}.right_vs_documents-0", 3)
     if right:
@@ -139,8 +153,8 @@ def _claims_sentence(found: Sequence[Finding]) -> Parts:
         key: count(value, "results", f"statements: {key}") for key, value in tally(found).items()
     }
     return prose(
-        "Of the statements that the paper's nine claims were split into, {holds} hold here, {fails} "
-        "do not and {open} are not resolved; of {missing} claims nothing is measured yet.",
+        "Of the statements that the paper's nine claims were split into, {holds} hold here, "
+        "{fails} do not and {open} are not resolved; of {missing} claims nothing is measured yet.",
         holds=counts[HOLDS],
         fails=counts[FAILS],
         open=counts[OPEN],
@@ -169,13 +183,13 @@ def introduction(inputs: Inputs) -> Section:
         (
             Paragraph(
                 prose(
-                    "CM3Leon [@cm3leon] showed that one decoder-only transformer, trained on text "
+                    "CM3Leon [@cm3leon] reports that one decoder-only transformer, trained on text "
                     "and image tokens with retrieved documents before them, draws as well as "
                     "diffusion models of its time for a fraction of their compute. Its code, data "
-                    "and weights stayed closed, and its tables mix protocols that differ by more "
-                    "than the models do. This report belongs to an open reference of the method, "
-                    "written from the paper, and to a harness that measures it and its rivals the "
-                    "same way."
+                    "and weights stayed closed, and its tables set numbers of unlike protocols "
+                    "side by side. This report belongs to an open reference of the method, written "
+                    "from the paper, and to a harness that measures it and its rivals the same "
+                    "way."
                 )
             ),
             Paragraph(
@@ -193,7 +207,7 @@ def introduction(inputs: Inputs) -> Section:
                     "they were measured with; *quoted* ones from a publication, marked as read "
                     "there or second hand. Two numbers stand in one column only when benchmark, "
                     "version and protocol agree. A section whose results are missing says so, and "
-                    "names the command that would fill it. No number is typed by hand: "
+                    "names the command that would fill it. No result is typed by hand: "
                     "`cm3leon-report.json` traces each to its file."
                 ),
                 lead="How to read it.",
@@ -220,10 +234,7 @@ def method(inputs: Inputs) -> Section:
                 ),
                 lead="Decoding.",
             ),
-            Formula(
-                'ell = ell_"free" + w (ell_"cond" - ell_"free"),',
-                "logits = free + w (cond \N{MINUS SIGN} free),",
-            ),
+            Formula(*GUIDANCE),
             Paragraph(
                 prose(
                     "restricted to image tokens, divided by the temperature, cut to the top-p "
@@ -255,10 +266,10 @@ def _objective(inputs: Inputs) -> Parts:
     )
     for model in inputs.models[-1:]:
         said += prose(
-            " The number of spans follows a Poisson law of rate {rate}; with a probability of {full} "
-            "a span is a whole segment. Without that choice, which the paper does not state, a "
-            "model hardly ever sees a masked caption before its picture, the prompt of guidance "
-            "and of captioning.",
+            " The number of spans follows a Poisson law of rate {rate}; with a probability of "
+            "{full} a span is a whole segment. Without that choice, which the paper does not "
+            "state, a model hardly ever sees a masked caption before its picture, the prompt of "
+            "guidance and of captioning.",
             rate=setting(model, "/extra/objective/rate"),
             full=setting(model, "/extra/objective/p_full"),
         )
@@ -287,13 +298,13 @@ def _retriever(inputs: Inputs) -> Parts:
         "a document's being the normalised mean of its text's and its picture's; a memory bank is "
         "searched by inner product [@racm3]."
     )
-    for model in inputs.models:
+    for model in reversed(inputs.models):
         if "retrieval" in model.about["extra"]:
             pointer = "/extra/retrieval"
             return said + prose(
-                " *{name}* puts {k} documents before a caption, skipping any whose score with the "
+                " {name} puts {k} documents before a caption, skipping any whose score with the "
                 "query or with one chosen exceeds {most}.",
-                name=model.name,
+                name=emph(model.name),
                 k=setting(model, f"{pointer}/documents"),
                 most=setting(model, f"{pointer}/threshold"),
             )
@@ -304,49 +315,35 @@ def protocol(inputs: Inputs) -> Section:
     """What is measured, how intervals are made, when numbers may stand together."""
     runs = inputs.of("fid_coco")
     counted = prose(" of {n} captions", n=at(columns(runs)[0][0], "/n")) if runs else ()
-    return Section(
-        "protocol",
-        "Protocol",
-        (
-            Paragraph(
-                prose(
-                    "A scene holds one to three objects on one of six places; shape, colour, size "
-                    "and pattern vary, and captions say part of it. Pictures and captions are pure "
-                    "functions of a seed. Training sees one dialect of captions and its own "
-                    "scenes, every evaluation another dialect and other scenes: that is what "
-                    "zero-shot means here. In the split `tail` captions name entities whose look "
-                    "no plain word gives, some of them in no training."
-                ),
-                lead="The embedded world.",
-            ),
-            Paragraph(
-                prose(
-                    "The distance [@fid] between features of drawn and of real pictures{counted}, "
-                    "the reference being the pictures the captions were written for:",
-                    counted=counted,
-                ),
-                lead="Distance.",
-            ),
-            Formula(
-                "d^2 = norm(mu - mu')^2 + \"tr\"(Sigma + Sigma' - 2 (Sigma Sigma')^(1\\/2)).",
-                "d\N{SUPERSCRIPT TWO} = |\N{GREEK SMALL LETTER MU} \N{MINUS SIGN} "
-                "\N{GREEK SMALL LETTER MU}'|\N{SUPERSCRIPT TWO} + tr(\N{GREEK CAPITAL LETTER SIGMA}"
-                " + \N{GREEK CAPITAL LETTER SIGMA}' \N{MINUS SIGN} 2(\N{GREEK CAPITAL LETTER SIGMA}"
-                "\N{GREEK CAPITAL LETTER SIGMA}')\N{SUPERSCRIPT ONE}\N{FRACTION SLASH}"
-                "\N{SUBSCRIPT TWO}).",
-            ),
-            Paragraph(
-                prose(
-                    "In the embedded world the features are a small network's, trained to tell "
-                    "what a scene holds; the number is therefore called `fid_scenes`. Beside it "
-                    "stand its scale at the same size (real pictures against other real ones, "
-                    "reconstructions by the image tokenizer, noise), the kernel distance KID "
-                    "[@kid], and GenEval's six questions [@geneval], answered by reading each "
-                    "picture back against exact truth."
-                )
-            ),
-            Bullets(_rules(inputs)),
-        ),
+    distance = prose(
+        "The distance [@fid] between features of drawn and of real pictures{counted}, the "
+        "reference being the pictures the captions were written for:",
+        counted=counted,
+    )
+    companions = prose(
+        "In the embedded world the features are a small network's, trained to tell what a scene "
+        "holds; the number is therefore called `fid_scenes`. Beside it stand its scale at the same "
+        "size (real pictures against other real ones, reconstructions by the image tokenizer, "
+        "noise), the kernel distance KID [@kid], and GenEval's six questions [@geneval], answered "
+        "by reading each picture back against exact truth."
+    )
+    blocks = (
+        Paragraph(_scenes(), lead="The embedded world."),
+        Paragraph(distance, lead="Distance."),
+        Formula(*FRECHET),
+        Paragraph(companions),
+        Bullets(_rules(inputs)),
+    )
+    return Section("protocol", "Protocol", blocks)
+
+
+def _scenes() -> Parts:
+    return prose(
+        "A scene holds one to three objects on one of six places; shape, colour, size and pattern "
+        "vary, and captions say part of it. Pictures and captions are pure functions of a seed. "
+        "Training sees one dialect of captions and its own scenes, every evaluation another "
+        "dialect and other scenes: that is what zero-shot means here. In the split `tail` captions "
+        "name entities whose look no plain word gives, some of them in no training."
     )
 
 
@@ -363,7 +360,7 @@ def _rules(inputs: Inputs) -> tuple[Parts, ...]:
             "stay in [#records]."
         ),
         prose(
-            "Captions and settings of the evaluation splits were used for nothing else. Settings "
-            "were chosen on other captions."
+            "Settings of decoding were chosen on captions of `val`; nothing was chosen on the "
+            "captions measured here."
         ),
     )

@@ -6,12 +6,17 @@ import base64
 import re
 from pathlib import Path
 
-from reports.paper_figures import FAINT, GREY, INK
+from reports.paper_figures import BLUE, FAINT, GREY, INK
 from reports.paper_model import Document, Picture, labels
 from reports.paper_typst import long_date
 
 TEMPLATES = Path(__file__).parent / "templates"
-THEMED = {INK: "var(--ink)", GREY: "var(--grey)", FAINT: "var(--faint)"}  # colours of plots
+THEMED = {  # colours of plots that follow the page
+    INK: "var(--ink)",
+    GREY: "var(--grey)",
+    FAINT: "var(--faint)",
+    BLUE.lower(): "var(--plot)",
+}
 
 
 def to_html(document: Document) -> str:
@@ -37,13 +42,13 @@ def to_html(document: Document) -> str:
 
 
 def image(picture: Picture):
-    """The picture's element: an SVG in line, which follows the page's colours, or a PNG as data."""
+    """The picture's element: an SVG in line, in the page's colours, or a JPEG as data."""
     from markupsafe import Markup
 
     if picture.file.endswith(".svg"):
         return Markup(inline_svg(picture))
     data = base64.b64encode(picture.data).decode()
-    tag = '<img src="data:image/png;base64,{}" alt="{}" loading="lazy">'
+    tag = '<img src="data:image/jpeg;base64,{}" alt="{}" loading="lazy">'
     return Markup(tag).format(Markup(data), picture.alt)
 
 

@@ -45,8 +45,8 @@ def _size(runs: Sequence[Run]) -> Parts:
 def _seeds(runs: Sequence[Run]) -> Parts:
     single = [run for run in runs if run.record["spread"]["seeds"] is None]
     return prose(
-        "*Seeds.* In {single} of {all} records the interval holds no spread over sampling seeds as a "
-        "part of its own.",
+        "*Seeds.* {single} of {all} records keep no spread over sampling seeds of their own: one "
+        "seed, or an older form of record.",
         single=count(len(single), "results", "records without a spread of seeds"),
         all=count(len(runs), "results", "records"),
     )
@@ -58,8 +58,8 @@ def _trainings(inputs: Inputs) -> list[Parts]:
     return [
         prose(
             "*Trainings.* Each of the {n} shipped transformers was trained once; no interval here "
-            "contains the chance of a training. They are small and saw little: the paper's are "
-            "hundreds of times larger and saw a hundred thousand times the tokens.",
+            "contains the chance of a training. They are orders of magnitude smaller than the "
+            "paper's and saw orders of magnitude fewer tokens.",
             n=count(len(inputs.models), "baselines/scenes", "transformers"),
         )
     ]
@@ -81,8 +81,8 @@ def _code(runs: Sequence[Run]) -> Parts:
     commits = {run.record["code"]["commit"] for run in runs}
     dirty = [run for run in runs if run.record["code"]["dirty"] is not False]
     return prose(
-        "*Code.* The records come from {commits} commits; {dirty} were made with uncommitted changes "
-        "or outside a checkout.",
+        "*Code.* The records come from {commits} commits; {dirty} of them with uncommitted "
+        "changes or from outside a checkout.",
         commits=count(len(commits), "results", "commits"),
         dirty=count(len(dirty), "results", "records with dirty or unknown code"),
     )

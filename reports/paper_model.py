@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 
 from reports.tables import number, span
 
+PUBLISHED_NAME = "baselines/published.json"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 MARKUP = re.compile(
     r"`(?P<code>[^`]+)`|\*(?P<emph>[^*]+)\*|\[@(?P<cite>\w+)\]|\[#(?P<see>[\w-]+)\]|\{(?P<value>\w+)\}"
 )
@@ -32,7 +34,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Part:
-    """A run of text: kind text, code, emph, strong, number, verdict, cite or see."""
+    """A run of text: kind text, code, emph, mark, number, verdict, cite, see or break."""
 
     kind: str
     text: str
@@ -65,14 +67,16 @@ class Formula:
 
 @dataclass(frozen=True)
 class Missing:
-    """Says that something is not measured yet, and what would measure it."""
+    """Says that something is not measured yet, and by which command it would be."""
 
-    parts: Parts
+    what: Parts
+    command: Parts = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """Kind `ours` stands out, `group` is one cell over all columns, `rule` has a line above."""
+    """Kind `ours` stands out, `group` is one cell over all columns, `rule` and `thin` have a line
+    above."""
 
     cells: tuple[Parts, ...]
     kind: str = "plain"
@@ -103,19 +107,19 @@ class Grid:
     panels: tuple[Panel, ...]
     notes: tuple[Parts, ...] = ()
     wide: bool = False
-    floats: bool = True  # False: stands where it is and may break over pages
+    floats: bool = True  # False: stands where it is
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: SVG or PNG bytes under `file`; `width` is a share of the column or the page."""
+    """A figure: SVG or JPEG bytes under `file`; `width` is a share of the column or the page."""
 
     label: str
     caption: Parts
     file: str
     data: bytes
     alt: str
-    wide: bool = False
+    wide: bool = False  # over both columns
     width: float = 1.0
     floats: bool = True
     numbers: Parts = ()  # what is plotted, for the report's data
@@ -146,7 +150,7 @@ class Document:
 
 def clean(text: str) -> str:
     """One line without control characters: records must not move a cursor or a layout."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
+    return "".join(char if char.isprintable() or char == NO_BREAK else " " for char in str(text))
 
 
 def plain(text: str, kind: str = "text") -> Part:
@@ -157,6 +161,12 @@ def plain(text: str, kind: str = "text") -> Part:
 def words(text: str, kind: str = "text") -> Parts:
     """One part, as the parts of a cell."""
     return (plain(text, kind),) if text else ()
+
+
+def lines(*texts: str) -> Parts:
+    """Short lines below one another, as in the head of a narrow column."""
+    parts = [part for text in texts for part in (Part("break", ""), plain(text))]
+    return tuple(parts[1:])
 
 
 def emph(text: str) -> Part:
@@ -206,17 +216,18 @@ def numeral(
     shown = text or (number(value) if decimals is None else f"{value:,.{decimals}f}")
     low, high = ends
     interval = span(value, low, high, decimals)
-    return Part("number", shown, interval=interval, trace=Trace(value, low, high, record, key, how))
+    trace = Trace(value, low, high, record, key, how)
+    return Part("number", _minus(shown), interval=_minus(interval), trace=trace)
+
+
+def not_yet(command: str, what: str) -> Missing:
+    """Says what is missing, and the command that would fill it."""
+    return Missing(prose(what), (code(command),))
 
 
 def count(value: int, record: str, what: str) -> Part:
     """How many there are of something in a folder or a file."""
     return numeral(value, record, "", text=f"{value:,}", how=f"number of {what}")
-
-
-def bare(part: Part) -> Part:
-    """A number without its interval."""
-    return replace(part, interval="")
 
 
 def sections(document: Document) -> tuple[Section, ...]:
@@ -262,8 +273,7 @@ def report_data(document: Document) -> dict:
     for section in sections(document):
         places.append((names[section.label], section))
         lacks = any(isinstance(block, Missing) for block in section.blocks)
-        shows = any(isinstance(block, Grid | Picture) for block in section.blocks)
-        state = ("partly" if shows else "missing") if lacks else "complete"
+        state = ("partly" if _measured(section) else "missing") if lacks else "complete"
         states.append(
             {"section": names[section.label], "title": section.title, "state": state}
             | ({"command": section.command} if lacks else {})
@@ -281,6 +291,16 @@ def report_data(document: Document) -> dict:
         "sections": states,
         "numbers": found,
     }
+
+
+def _measured(section: Section) -> bool:
+    """Whether some number in it is not a quoted one."""
+    traces = [part.trace for part in walk(section) if part.trace is not None]
+    return any(trace.record != PUBLISHED_NAME for trace in traces)
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _as_parts(value: str | Part | Parts) -> Parts:

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports import extra
-from reports.paper_model import Part, Parts, numeral, plain, prose
+from reports.paper_model import PUBLISHED_NAME, Part, Parts, numeral, plain
 from reports.store import ReportError, column, digest
 
-PUBLISHED_NAME = "baselines/published.json"
 ZERO_SHOT = "zero-shot FID-30K on MS-COCO"
 TUNED = "FID-30K on MS-COCO after tuning on it"
 A100_FLOPS, UTILISATION, DAY = 312e12, 0.4, 86400.0  # for quoted trainings without a cost
@@ -40,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Model:
-    """A shipped transformer: config.json, training log, the grid of its drawings (PNG)."""
+    """A shipped transformer: config.json, training log, the grid of its drawings (JPEG)."""
 
     name: str
     about: Mapping
@@ -64,7 +63,7 @@ class Inputs:
     runs: tuple[Run, ...]
     published: Mapping
     models: tuple[Model, ...] = ()
-    pages: Mapping[str, bytes] = field(default_factory=dict)  # split -> PNG of retrieval
+    pages: Mapping[str, bytes] = field(default_factory=dict)  # split -> JPEG of retrieval
 
     def of(self, bench: str) -> list[Run]:
         """The newest run of every system and protocol of a benchmark."""
@@ -125,6 +124,8 @@ def more(run: Run, name: str, decimals: int | None = None) -> Part | None:
         return None
     value, low, high = (entry[key] for key in ("value", "low", "high"))
     key = f"/extra/{_escaped(name)}"
+    if isinstance(run.record["extra"][name], Mapping):
+        key += "/value"
     return numeral(value, run.path, key, ends=(low, high), decimals=decimals)
 
 
@@ -176,19 +177,20 @@ def parameters(model: Model) -> Part:
     return numeral(total, path, "/config", text=f"{total / 1e6:.1f}M", how=how)
 
 
-def tokens(model: Model) -> float:
-    """Tokens seen in a training: of every log window its speed times its time."""
-    total, before = 0.0, 0
+def tokens(model: Model) -> list[float]:
+    """Tokens seen up to each entry of the log: of every window its speed times its time."""
+    totals, total, before = [], 0.0, 0
     for entry in model.log:
         steps = entry["step"] - before
-        total += entry.get("tokens_per_s", 0.0) * steps / max(entry["steps_per_s"], 1e-9)
+        total += entry.get("tokens_per_s", 0.0) * steps / max(entry.get("steps_per_s", 0.0), 1e-9)
         before = entry["step"]
-    return total
+        totals.append(total)
+    return totals
 
 
 def seen(model: Model) -> Part:
     """Tokens of this training alone, in millions."""
-    total, how = tokens(model), "sum over windows of tokens_per_s * steps / steps_per_s"
+    total, how = sum(tokens(model)[-1:]), "sum over windows of tokens_per_s * steps / steps_per_s"
     path = f"{model.folder}/log.jsonl"
     return numeral(total, path, "", text=f"{total / 1e6:.1f}M", how=how)
 
@@ -199,7 +201,7 @@ def compute(inputs: Inputs, model: Model) -> Part:
     while one is not None and one not in stages:
         stages.append(one)
         one = inputs.model(one.start) if one.start else None
-    total = sum(6 * parameters(stage).trace.value * tokens(stage) for stage in stages)
+    total = sum(6 * parameters(stage).trace.value * sum(tokens(stage)[-1:]) for stage in stages)
     how = "6 N D, summed over " + ", ".join(stage.name for stage in reversed(stages))
     path = f"{model.folder}/log.jsonl"
     return numeral(total, path, "", text=scientific(total), how=how)
@@ -260,11 +262,6 @@ def level(runs: Sequence[Run]) -> str:
 def value_name(run: Run) -> Parts:
     """The unit as a table's head shows it."""
     return (plain(run.record["unit"], "code"),)
-
-
-def nothing_yet(command: str, what: str) -> Parts:
-    """Not measured yet, and the command that would measure it."""
-    return prose("{what} Run {command}.", what=prose(what), command=plain(command, "code"))
 
 
 def _rank(run: Run) -> tuple:

@@ -9,7 +9,6 @@ from reports.paper_figures import COLUMN, PAGE, svg
 from reports.paper_model import (
     Block,
     Grid,
-    Missing,
     Panel,
     Paragraph,
     Part,
@@ -18,13 +17,20 @@ from reports.paper_model import (
     Row,
     Section,
     emph,
+    lines,
+    not_yet,
     plain,
     prose,
     words,
 )
-from reports.paper_results import Inputs, Run, at, cell, largest, level, more, nothing_yet, quoted
+from reports.paper_results import Inputs, Run, at, cell, largest, level, more, quoted
 
 COMMAND = "nox -s ablate_retrieval"
+AGAINST_NONE = (  # measure, value of no effect, what stands before the number
+    ("fid", 1.0, "FID without them over FID with them is"),
+    ("right", 0.0, "composition changes by"),
+    ("entity", 0.0, "the entity is drawn right more often by"),
+)
 MEASURES = retrieval.MEASURES | retrieval.COPIES
 
 
@@ -32,7 +38,7 @@ def retrieval_section(inputs: Inputs) -> Section:
     """Table with 0 to 3 documents, plots, and what the numbers say."""
     run = largest(inputs.of("ablate_retrieval"))
     if run is None:
-        missing = Missing(nothing_yet(COMMAND, "What retrieval is worth is not measured yet."))
+        missing = not_yet(COMMAND, "What retrieval is worth in drawing.")
         table = documents_table(None, inputs.published)
         return Section("retrieval", "Retrieval", (missing, table), 2, COMMAND)
     blocks: list[Block] = [Paragraph(_setting_words(run))]
@@ -44,8 +50,8 @@ def retrieval_section(inputs: Inputs) -> Section:
         name for name in ("no-diversity", "text-only", "image-only") if name not in others(run)
     ]
     if absent:
-        text = f"Of this run only arms of the number of documents exist; {_listed(absent)} are missing."
-        blocks.append(Missing(nothing_yet(COMMAND, text)))
+        text = f"The run at hand was made without the arms {_listed(absent)}."
+        blocks.append(not_yet(COMMAND, text))
     return Section("retrieval", "Retrieval", tuple(blocks), 2, COMMAND)
 
 
@@ -72,12 +78,10 @@ def _split_words(run: Run, split: str) -> Parts:
     default = run.record["protocol"]["default"]
     said = prose("On {split}, two documents against none: ", split=plain(split, "code"))
     pieces = []
-    for measure, neutral, what in (("fid", 1.0, "FID"), ("right", 0.0, "composition"),
-                                   ("entity", 0.0, "the entity drawn right")):  # fmt: skip
+    for measure, neutral, what in AGAINST_NONE:
         part = more(run, f"{split}.{default}.{measure}_vs_documents-0", 2 if neutral else 3)
         if part is not None:
-            kind = "the ratio" if neutral else "the difference"
-            text = f"of {what} {kind} is {{part}}, {leaning(part, neutral)}"
+            text = f"{what} {{part}}, {leaning(part, neutral)}"
             pieces.append(prose(text, part=part))
     for place, piece in enumerate(pieces):
         said += (plain("; "), *piece) if place else piece
@@ -109,53 +113,49 @@ def leaning(part: Part, neutral: float) -> str:
 
 def documents_table(run: Run | None, published: Mapping) -> Grid:
     """Ours by number of documents on both splits, above the paper's rows."""
-    panels = []
+    ours = ()
     if run is not None:
-        splits = run.record["protocol"]["splits"]
-        wanted = [("test", "fid"), ("test", "right"), ("tail", "fid"), ("tail", "entity")]
-        keys = [(split, key) for split, key in wanted if split in splits]
-        heads = [prose(f"{split}: {MEASURES[key]}") for split, key in keys]
-        rows = []
-        for number in range(4):
-            names = [f"{split}.documents-{number}.{key}" for split, key in keys]
-            if any(more(run, name) for name in names):
-                places = [2 if name.endswith("fid") else 3 for name in names]
-                cells = [cell(run, *pair) for pair in zip(names, places, strict=True)]
-                rows.append(Row((words(str(number)), *cells), "ours"))
-        heads = (words("measured here"), *heads)
-        panels.append(Panel(heads, tuple(rows), "l" + "r" * len(keys), stacked=True))
+        ours = prose(
+            " Above, measured: {name}, {n} captions a split, {level} intervals; entity there is "
+            "the share of captions about an entity whose picture holds it.",
+            name=emph(run.system),
+            n=at(run, "/n"),
+            level=level([run]),
+        )
+    return Grid(
+        label="table-documents",
+        caption=prose(
+            "Retrieved documents before the caption.{ours} Below, quoted: zero-shot FID-30K on "
+            "MS-COCO, the best of eight samples; not comparable.",
+            ours=ours,
+        ),
+        panels=(*([_measured_documents(run)] if run else []), _quoted_documents(published)),
+    )
+
+
+def _measured_documents(run: Run) -> Panel:
+    splits = run.record["protocol"]["splits"]
+    wanted = [("test", "fid"), ("test", "right"), ("tail", "fid"), ("tail", "entity")]
+    keys = [(split, key) for split, key in wanted if split in splits]
+    rows = []
+    for number in range(4):
+        names = [f"{split}.documents-{number}.{key}" for split, key in keys]
+        if any(more(run, name) for name in names):
+            cells = [cell(run, name, 2 if name.endswith("fid") else 3) for name in names]
+            rows.append(Row((words(str(number)), *cells), "ours"))
+    heads = (words("documents"), *(lines(f"{split}:", MEASURES[key]) for split, key in keys))
+    return Panel(heads, tuple(rows), "l" + "r" * len(keys), stacked=True)
+
+
+def _quoted_documents(published: Mapping) -> Panel:
     rows = [row for row in published["rows"] if row["table"] == "Table 1"]
     rows = [row for row in rows if row["model"].startswith("CM3Leon-7B")]
     body = [
         Row((words(str(row["documents"])), (quoted(published, row),), words("quoted")))
         for row in sorted(rows, key=lambda one: one["documents"])
     ]
-    heads = tuple(map(words, ("CM3Leon-7B", "FID-30K", "source")))
-    panels.append(Panel(heads, tuple(body), "lrl"))
-    system = prose("{name}, ", name=emph(run.system)) if run else ()
-    n = (
-        prose("{n} captions a split, {level} intervals. ", n=at(run, "/n"), level=level([run]))
-        if run
-        else ()
-    )
-    return Grid(
-        label="table-documents",
-        caption=prose(
-            "Retrieved documents before the caption: {system}{n}Below, quoted: the paper's "
-            "zero-shot FID-30K on MS-COCO, the best of eight samples, not comparable.",
-            system=system,
-            n=n,
-        ),
-        panels=tuple(panels),
-        notes=(
-            prose(
-                "composition: share of GenEval's questions answered right; entity there: share of "
-                "captions about an entity whose picture holds it."
-            ),
-        )
-        if run
-        else (),
-    )
+    heads = tuple(map(words, ("documents", "CM3Leon-7B: FID-30K", "source")))
+    return Panel(heads, tuple(body), "lrr")
 
 
 def _documents_figure(run: Run) -> Picture:
@@ -171,7 +171,7 @@ def _documents_figure(run: Run) -> Picture:
             name=emph(run.system),
         ),
         file="documents.svg",
-        data=svg(lambda figure: retrieval._documents_plot(figure, run.record), (PAGE, 2.3)),
+        data=svg(lambda figure: retrieval.documents_plot(figure, run.record), (PAGE, 2.3)),
         alt="Two plots against the number of documents: FID, and shares drawn right.",
         wide=True,
         numbers=parts,
@@ -192,12 +192,18 @@ def _leads_figure(run: Run) -> Picture:
         ),
         file="leads.svg",
         data=svg(
-            lambda figure: retrieval._leads_plot(figure, run.record),
+            lambda figure: _leads(figure, run),
             (COLUMN, 0.75 + 0.24 * len(names)),
         ),
         alt="Ratios of FID with intervals on a log axis, one line an arm.",
         numbers=tuple(part for key in keys if (part := more(run, key)) is not None),
     )
+
+
+def _leads(figure, run: Run) -> None:
+    """The ablation's own plot, its axis named in the few words that a column holds."""
+    retrieval.leads_plot(figure, run.record)
+    figure.axes[0].set_xlabel("FID of the arm / FID of the default")
 
 
 def others(run: Run) -> list[str]:
@@ -247,8 +253,8 @@ def pretraining_section(inputs: Inputs) -> Section:
     command = "nox -s ablate_pretraining"
     run = largest(inputs.of("ablate_pretraining"))
     if run is None:
-        text = "What each part of objective and retrieval is worth in training is not measured yet."
-        blocks: tuple[Block, ...] = (Missing(nothing_yet(command, text)),)
+        text = "What each part of objective and retrieval is worth in training."
+        blocks: tuple[Block, ...] = (not_yet(command, text),)
     else:
         text = "Each arm goes on from one model on the same queries and differs in one option."
         blocks = (Paragraph(prose(text)), _pretraining_table(run))

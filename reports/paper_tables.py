@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from reports.paper_model import Grid, Panel, Part, Parts, Row, numeral, prose, words
+from reports.paper_model import Grid, Panel, Part, Parts, Row, lines, numeral, prose, words
 from reports.paper_results import (
     DASH,
     TUNED,
@@ -39,9 +39,9 @@ def fid_table(inputs: Inputs, groups: Sequence[Sequence[Run]]) -> Grid:
     return Grid(
         label="table-fid",
         caption=prose(
-            "Zero-shot text to image (the paper's Table 1). Above: measured here, ours in bold. "
-            "Below: quoted from the paper, the best of other people's protocols. Pictures, "
-            "features and sizes differ: no number above compares with one below."
+            "Zero-shot text to image (the paper's Table 1). Above: measured here, systems in bold. "
+            "Below: quoted from the paper. Pictures, features and numbers of captions differ: no "
+            "number above compares with one below."
         ),
         panels=(*(measured_panel(inputs, group) for group in groups), panel),
         notes=notes,
@@ -71,7 +71,7 @@ def measured_panel(inputs: Inputs, group: Sequence[Run]) -> Panel:
         blank = [()] * 3
         cells = (words(label), *blank, (part,), (), (), (at(first, "/n"),), words("measured"))
         rows.append(Row(cells, "plain" if place else "rule"))
-    return Panel(heads, tuple(rows), "lrrrrrrrl")
+    return Panel(heads, tuple(rows), "lrrrrrrrr")
 
 
 def _measured(inputs: Inputs, run: Run) -> tuple[Parts, ...]:
@@ -98,31 +98,44 @@ def quoted_panel(published: Mapping, rows: Sequence[Mapping]) -> tuple[Panel, tu
     """Quoted FIDs by group, each group from the worst to the best; and the notes on them."""
     heads = ("quoted", "type", "parameters", "images", "documents", "FID-30K", "source")
     kept = [row for row in rows if row["metric"] in (ZERO_SHOT, TUNED)]
-    body, notes = [], []
+    body, notes = [], Notes()
     for group in published.get("groups", ()):
         members = [row for row in kept if group_of(published, row) == group["group"]]
-        if not members:
-            continue
-        title = prose("({letter}) {title}", letter=group["group"], title=group["title"])
-        body.append(Row((title,), "group"))
+        if members:
+            title = prose("({letter}) {title}", letter=group["group"], title=group["title"])
+            body.append(Row((title,), "group"))
         for row in sorted(members, key=lambda one: -one["value"]):
-            mark = ""
-            if row["note"]:
-                mark = NOTE_MARKS[len(notes)] if len(notes) < 26 else "*"
-                notes.append(_note(mark, row))
-            body.append(Row(_quoted(published, row, mark)))
-    return Panel(tuple(map(words, heads)), tuple(body), "llrrrrl"), tuple(notes)
+            body.append(Row(_quoted(published, row, notes)))
+    return Panel(tuple(map(words, heads)), tuple(body), "llrrrrr"), notes.parts()
 
 
-def _quoted(published: Mapping, row: Mapping, mark: str) -> tuple[Parts, ...]:
-    name = (*words(row["model"]), *words(mark, "mark"))
+def _quoted(published: Mapping, row: Mapping, notes: Notes) -> tuple[Parts, ...]:
     facts = [words(str(row[key])) if row[key] is not None else DASH
              for key in ("type", "params", "train_images", "documents")]  # fmt: skip
+    name = notes.on(row["model"], row["note"])
     return (name, *facts, (quoted(published, row),), words(_quoted_mark(row)))
 
 
-def _note(mark: str, row: Mapping) -> Parts:
-    return (*words(mark, "mark"), *words(f" {row['note']}."))
+class Notes:
+    """Notes below a table, each once, with the letters that point to them."""
+
+    def __init__(self):
+        self.marks: dict[str, str] = {}
+
+    def on(self, name: str, note: str | None) -> Parts:
+        """The name with the mark of its note, if it has one."""
+        if not note:
+            return words(name)
+        letter = NOTE_MARKS[len(self.marks) % len(NOTE_MARKS)]
+        mark = self.marks.setdefault(note, letter)
+        return (*words(name), *words(mark, "mark"))
+
+    def parts(self) -> tuple[Parts, ...]:
+        """The notes, in the order in which they are first pointed to."""
+        return tuple(
+            (*words(mark, "mark"), *words(f"\N{NO-BREAK SPACE}{note}."))
+            for note, mark in self.marks.items()
+        )
 
 
 def _quoted_mark(row: Mapping) -> str:
@@ -133,52 +146,28 @@ def language_table(published: Mapping) -> Grid:
     """The paper's Table 2 as quoted; ours has no row before it is measured."""
     rows = [row for row in published["rows"] if row["table"] == "Table 2"]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    models = list(dict.fromkeys(row["model"] for row in rows))
     found = {(row["model"], row["metric"]): row for row in rows}
-    body = [
-        Row(
-            (
-                (*words(model), *words(_shared_mark(rows, model), "mark")),
-                *(
-                    (
-                        quoted(
-                            published, found[model, metric], f"{found[model, metric]['value']:.1f}"
-                        ),
-                    )
-                    if (model, metric) in found
-                    else DASH
-                    for metric in metrics
-                ),
-                words("quoted"),
-            )
-        )
-        for model in models
-    ]
+    body, notes = [], Notes()
+    for model in dict.fromkeys(row["model"] for row in rows):
+        note = next(row["note"] for row in rows if row["model"] == model)
+        cells = []
+        for metric in metrics:
+            row = found.get((model, metric))
+            cells.append((quoted(published, row, f"{row['value']:.1f}"),) if row else DASH)
+        body.append(Row((notes.on(model, note), *cells, words("quoted"))))
     blank = tuple(DASH for _ in metrics)
     body.append(Row((words("ours"), *blank, words("not measured yet")), "rule"))
-    notes = [
-        _note(_shared_mark(rows, model), next(row for row in rows if row["model"] == model))
-        for model in models
-    ]
+    heads = [lines(*metric.split()) for metric in metrics]
+    panel = Panel(
+        (words("model"), *heads, words("source")), tuple(body), "l" + "r" * (len(metrics) + 1)
+    )
     return Grid(
         label="table-language",
         caption=prose("Image to text (the paper's Table 2), quoted; all called zero-shot there."),
-        panels=(
-            Panel(
-                (words("model"), *map(words, metrics), words("source")),
-                tuple(body),
-                "l" + "r" * len(metrics) + "l",
-                widths=("auto", *["1fr"] * len(metrics), "auto"),
-            ),
-        ),
-        notes=tuple(notes),
+        panels=(panel,),
+        notes=notes.parts(),
         wide=True,
     )
-
-
-def _shared_mark(rows: Sequence[Mapping], model: str) -> str:
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    return NOTE_MARKS[models.index(model) % 26]
 
 
 def composition_table(group: Sequence[Run]) -> Grid | None:
@@ -206,8 +195,14 @@ def composition_table(group: Sequence[Run]) -> Grid | None:
 
 def models_table(inputs: Inputs) -> Grid:
     """What was trained, how long, and where the held-out loss stands."""
-    heads = ("model", "goes on from", "parameters", "layers", "width", "steps", "tokens seen",
-             "FLOPs, all stages", "minutes", "image loss, alone", "with documents")  # fmt: skip
+    heads = (
+        *map(words, ("model", "goes on from", "parameters", "layers", "width", "steps")),
+        lines("tokens", "seen"),
+        lines("FLOPs,", "all stages"),
+        words("minutes"),
+        lines("image loss,", "alone"),
+        lines("with", "documents"),
+    )
     return Grid(
         label="table-models",
         caption=prose(
@@ -216,7 +211,7 @@ def models_table(inputs: Inputs) -> Grid:
         ),
         panels=(
             Panel(
-                tuple(map(words, heads)),
+                heads,
                 tuple(Row(_model(inputs, model), "ours") for model in inputs.models),
                 "llrrrrrrrrr",
             ),
@@ -252,27 +247,19 @@ def _minutes(model: Model) -> Part:
 
 def latency_table(published: Mapping) -> Grid:
     """Seconds an image as the paper's Fig. 10 prints them."""
-    rows = [row for row in published["rows"] if row["table"] == "Fig. 10"]
-    notes: dict[str, str] = {}
-    body = []
-    for row in rows:
-        note = row["note"] or ""
-        mark = notes.setdefault(note, NOTE_MARKS[len(notes)]) if note else ""
-        size = row["metric"].removeprefix("seconds per image at ")
-        cells = (
-            (*words(row["model"]), *words(mark, "mark")),
-            words(size),
-            (quoted(published, row, f"{row['value']:.1f}"),),
-            words("quoted"),
-        )
-        body.append(Row(cells))
+    body, notes = [], Notes()
+    for row in published["rows"]:
+        if row["table"] == "Fig. 10":
+            name = notes.on(row["model"], row["note"])
+            size = words(row["metric"].removeprefix("seconds per image at "))
+            seconds = quoted(published, row, f"{row['value']:.1f}")
+            body.append(Row((name, size, (seconds,), words("quoted"))))
+    heads = tuple(map(words, ("model", "side", "seconds", "source")))
     return Grid(
         label="table-latency",
-        caption=prose("Seconds an image (the paper's Fig. 10), quoted."),
-        panels=(
-            Panel(tuple(map(words, ("model", "side", "seconds", "source"))), tuple(body), "lrrl"),
-        ),
-        notes=tuple(_note(mark, {"note": note}) for note, mark in notes.items()),
+        caption=prose("Seconds an image (the paper's Figure 10), quoted."),
+        panels=(Panel(heads, tuple(body), "lrrr"),),
+        notes=notes.parts(),
     )
 
 

@@ -30,7 +30,7 @@ def to_pdf(document: Document) -> bytes:
             compiler = typst.Compiler(folder / "main.typ", root=folder, ignore_system_fonts=True)
             return compiler.compile(format="pdf", timestamp=int(moment.timestamp()))
         except typst.TypstError as error:
-            raise ValueError(f"typst cannot set the report: {error}; mend {TEMPLATE}") from None
+            raise ValueError(f"typst cannot set {TEMPLATE.name}: {error.message}") from None
 
 
 def _files(document: Document) -> dict[str, bytes]:

@@ -183,8 +183,8 @@ def retrieval_plots(record: Mapping, folder: Path | str) -> list[Path]:
     paths = []
     rows = len(_others(record))
     for stem, draw, size in (
-        ("documents", _documents_plot, (7.2, 3.1)),
-        ("leads", _leads_plot, (7.2, 1.1 + 0.3 * rows)),
+        ("documents", documents_plot, (7.2, 3.1)),
+        ("leads", leads_plot, (7.2, 1.1 + 0.3 * rows)),
     ):
         paths += _saved(draw, record, size, Path(folder), stem)
     return paths
@@ -206,7 +206,7 @@ def _saved(draw, record: Mapping, size, folder: Path, stem: str) -> list[Path]:
     return paths
 
 
-def _documents_plot(figure, record: Mapping) -> None:
+def documents_plot(figure, record: Mapping) -> None:
     left, right = figure.subplots(1, 2)
     for split, look in LOOKS.items():
         _line(left, record, split, "fid", look)
@@ -243,7 +243,7 @@ def _line(axes, record: Mapping, split: str, measure: str, look: Look) -> None:
     )  # fmt: skip
 
 
-def _leads_plot(figure, record: Mapping) -> None:
+def leads_plot(figure, record: Mapping) -> None:
     default, names = record["protocol"]["default"], _others(record)
     axes = figure.subplots()
     for split, look in LOOKS.items():

@@ -40,10 +40,15 @@ def read_all(folder: Path | str = RESULTS, bench: str | None = None) -> list[dic
     Raises NothingThere for none, ReportError for a file that is no valid record or a record that
     lies there twice.
     """
+    return [record for _, record in read_files(folder, bench)]
+
+
+def read_files(folder: Path | str = RESULTS, bench: str | None = None) -> list[tuple[Path, dict]]:
+    """`read_all` with each record's path."""
     folder = Path(folder)
     place = folder / bench if bench else folder
     seen: dict[tuple, Path] = {}
-    records = []
+    found = []
     for path in record_paths(place, folder):
         record = read(path)
         where = path.relative_to(folder).parts[:2]
@@ -55,10 +60,10 @@ def read_all(folder: Path | str = RESULTS, bench: str | None = None) -> list[dic
         if run in seen:
             raise ReportError(f"{path} is the same run as {seen[run]}; remove one of them")
         seen[run] = path
-        records.append((record["date"], record["system"]["name"], path.name, record))
-    if not records:
+        found.append((path, record))
+    if not found:
         raise NothingThere(f"no records in {place}; run nox -s {bench or 'fid_coco'} first")
-    return [record for *_, record in sorted(records, key=lambda one: one[:3])]
+    return sorted(found, key=lambda one: (one[1]["date"], one[1]["system"]["name"], one[0].name))
 
 
 def record_paths(place: Path, folder: Path) -> Iterator[Path]:
