@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from reports import OUT, PUBLISHED, extra, guarded, inline, own, read_published, write_atomic
+from reports import OUT, PUBLISHED, guarded, inline, own, read_published, write_atomic
+from reports.details import detail_tables
 from reports.history import (
     MARKS,
     WORSE,
@@ -29,11 +30,10 @@ from reports.history import (
     read_runs,
     series_of,
 )
-from reports.pretraining import pretraining_tables
-from reports.retrieval import retrieval_plots, retrieval_tables
+from reports.retrieval import retrieval_plots
 from reports.sparkline import panel_plots, sparkline, swatch
 from reports.store import RESULTS, ReportError, device
-from reports.tables import Table, composition_table, number, scale_table, span
+from reports.tables import Table, number, span
 
 TEMPLATES = Path(__file__).with_name("templates")
 QUOTED = {"Table 1": "fid_coco", "other baselines": "fid_coco"}  # table of the paper -> benchmark
@@ -198,34 +198,6 @@ def protocol(record: Mapping) -> dict:
         "short": short,
         "digest": record["protocol_digest"],
     }
-
-
-def detail_tables(record: Mapping) -> dict:
-    """{"tables", "missing"}: what a record says beside its value, or why that cannot be shown."""
-    makers = {
-        "fid_coco": lambda: [scale_table(record), composition_table(record)],
-        "ablate_retrieval": lambda: list(retrieval_tables(record, {"rows": []}).values()),
-        "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
-    }
-    try:
-        tables = makers.get(record["bench"], lambda: [extras_table(record)])()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return {"tables": [extras_table(record)], "missing": f"no {error} in this record"}
-    return {"tables": [one for one in tables if one is not None], "missing": None}
-
-
-def extras_table(record: Mapping) -> Table:
-    """Every extra of a record, for a benchmark that has no table of its own."""
-    entries = {name: extra(record, name) for name in sorted(record["extra"])}
-    return Table(
-        headers=("measure", "value", "interval"),
-        rows=tuple(
-            (name, number(one["value"]), span(one["value"], one["low"], one["high"]))
-            for name, one in entries.items()
-        ),
-        caption=f"What else {record['system']['name']} was measured by",
-        numbers=frozenset({1, 2}),
-    )
 
 
 def ablation_plots(record: Mapping) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports import OUT, PUBLISHED, extra, guarded, newest, own, read_published, write_atomic
-from reports.store import RESULTS, read_all
+from reports.store import RESULTS, column, read_all
 
 SCALE = {  # extra of a record -> its row; `ours` is the record's own value
     "floor": "real against real (floor)",
@@ -129,6 +129,8 @@ def fid_table(
     records = [records] if isinstance(records, Mapping) else list(records)
     if not records:
         raise ValueError("fid_table needs at least one record, got none; run the benchmark first")
+    if len({column(record) for record in records}) > 1:
+        raise ValueError("fid_table is of one protocol; values of several do not compare")
     records.sort(key=lambda record: record["value"])
     quoted = [row for row in published["rows"] if row["table"] in tables]
     unit, level = records[0]["unit"], 0.95
@@ -239,7 +241,7 @@ def write_all(table: Table, folder: Path | str, stem: str) -> list[Path]:
 def print_tables(
     bench: str, results: Path = RESULTS, published: Path = PUBLISHED, out: Path = OUT
 ) -> None:
-    """Print the newest record of every system and protocol, and write the table into out/<bench>.
+    """Print the newest record of every system, a table for each protocol, and write those tables.
 
     Args:
         bench: name of the benchmark, e.g. fid_coco
@@ -247,15 +249,22 @@ def print_tables(
         published: the quoted numbers
         out: folder for the written tables
     """
-    records = newest(read_all(results, bench))
-    table = fid_table(records, read_published(published))
-    print(table.to_text())
-    for record in records:
-        for small in (scale_table(record), composition_table(record)):
-            if small is not None:
-                print(f"\n{small.to_text()}")
-    paths = write_all(table, out / bench, bench)
-    print("\nwritten: " + ", ".join(map(str, paths)))
+    from reports.details import detail_tables
+
+    quoted = read_published(published)
+    alike: dict[tuple, list] = {}  # a column holds one version of one protocol
+    for record in newest(read_all(results, bench)):
+        alike.setdefault(column(record), []).append(record)
+    written = []
+    for (_, version, protocol), records in alike.items():
+        table = fid_table(records, quoted if bench == "fid_coco" else {"rows": []})
+        stem = bench if len(alike) == 1 else f"{bench}-{version}-{protocol[:6]}"
+        print(f"{table.to_text()}\n")
+        for record in records:
+            for small in detail_tables(record)["tables"]:
+                print(f"{small.to_text()}\n")
+        written += write_all(table, out / bench, stem)
+    print("written: " + ", ".join(map(str, written)))
 
 
 def main() -> int:
@@ -266,12 +275,9 @@ def main() -> int:
 
 
 def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:
-    several = len({record["protocol_digest"] for record in records}) > 1
     rows = []
     for record in records:
         protocol = f"{features_name(record)}, n={record['n']:,}"
-        if several:
-            protocol += f", protocol {record['protocol_digest'][:6]}"
         value, low, high = own(record).values()
         name = record["system"]["name"]
         numbers = (documents(record), number(value), span(value, low, high))

@@ -13,13 +13,13 @@ import sys
 import pytest
 from record_maker import record, saved
 
-from benchmarks.harness.core import digest
 from reports import ROOT, read_published
 from reports.tables import (
     Table,
     composition_table,
     fid_table,
     number,
+    print_tables,
     scale_table,
     span,
     write_all,
@@ -50,11 +50,26 @@ def test_text_is_aligned_and_fits_a_terminal():
     assert len(ends) == 1  # numbers end in one column
 
 
-def test_records_of_unlike_protocols_say_so():
-    other = {"features": "inception", "documents": 2}
-    one, two = record(), record(protocol=other, protocol_digest=digest(other))
-    cells = [row[4] for row in fid_table([one, two], read_published()).rows[:2]]
-    assert cells[0] != cells[1] and all("protocol" in cell for cell in cells)
+def test_records_of_unlike_protocols_never_share_a_column(tmp_path, capsys):
+    one, two = record(), record(13.0, protocol={"features": "inception", "documents": 2})
+    with pytest.raises(ValueError, match="is of one protocol"):
+        fid_table([one, two], read_published())
+    saved(tmp_path / "results", one, two, record(14.0, name="other"))
+    print_tables("fid_coco", tmp_path / "results", out=tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert shown.count("FID on captions") == 2
+    files = sorted(path.name for path in (tmp_path / "out" / "fid_coco").glob("*.md"))
+    digests = sorted({one["protocol_digest"][:6], two["protocol_digest"][:6]})
+    assert files == [f"fid_coco-1-{digest}.md" for digest in digests]
+
+
+def test_other_benchmarks_have_their_own_tables(tmp_path, capsys):
+    other = {"bench": "toy", "unit": "share", "better": "higher"}
+    saved(tmp_path / "results", record(0.5, **other))
+    print_tables("toy", tmp_path / "results", out=tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert "share on captions" in shown and "What else scenes-s was measured by" in shown
+    assert "RA-CM3" not in shown
 
 
 def test_the_scale_and_the_composition():
