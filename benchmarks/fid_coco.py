@@ -157,7 +157,8 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
         answered = None
         if all(prompt.meaning is not None for prompt in task.prompts):
             answered = judged.answers(task.prompts, drawn, features.size)
-            extra |= judged.composition(*answered)
+            images_N = [prompt.image_id for prompt in task.prompts]
+            extra |= judged.composition(*answered, images_N)
     with phases("report"):
         write_grid(options, task, drawn[0])
     return core.Measurement(

@@ -75,7 +75,8 @@ def direction(measure: str, record: Mapping) -> str:
     """ "lower" or "higher": which way the measure is better."""
     if measure == "value":
         return record["better"]
-    return "lower" if measure.rsplit(".", 1)[-1] in LOWER else "higher"
+    name = measure.rsplit(".", 1)[-1]
+    return "lower" if name in LOWER or name.startswith("fid_at_") else "higher"
 
 
 def verdict_of(difference: float, p: float | None, better: str, level: float = LEVEL) -> str:
@@ -127,7 +128,8 @@ def _paired(name: str, samples: tuple) -> tuple[float, float, float] | None:
 
     place = tasks.index(name)
     shares = [_shares(side["right_NT"][:, place], side["asked_NT"][:, place]) for side in (b, a)]
-    return paired_difference(*shares)[:3]
+    images = [str(image) for image in b.get("images", b["prompts"])]  # captions may share one
+    return paired_difference(*shares, clusters=images)[:3]
 
 
 def _shares(right_N, asked_N):

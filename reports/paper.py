@@ -21,12 +21,13 @@ from reports.paper_front import REFERENCES, abstract, introduction, method, prot
 from reports.paper_html import to_html
 from reports.paper_model import Document, Section, report_data, walk
 from reports.paper_results import Inputs, Model, Run, resolve
-from reports.paper_typst import to_pdf
+from reports.paper_typst import to_pdf, to_png
 from reports.store import RESULTS, read_files
 
 TITLE = "CM3Leon in the open: measured, quoted, missing"
 AUTHORS = "The cm3leon authors"
 STEM = "cm3leon-report"
+SHOWN = 3  # pages of the picture
 NEEDED = (  # numbers of a transformer's config.json that the report is made from
     *(f"/config/{name}" for name in ("layers", "width", "context")),
     *(
@@ -144,6 +145,7 @@ def write_report(
     out: Path = OUT,
     published: Path = PUBLISHED,
     baselines: Path = ROOT / "baselines",
+    picture: bool = False,
 ) -> None:
     """Write the report of every result as PDF and HTML, and its numbers as JSON.
 
@@ -152,10 +154,31 @@ def write_report(
         out: folder for the report; its ablate_retrieval/*.png become pages of pictures
         published: the quoted numbers
         baselines: folder with scenes/<name>/ config.json, log.jsonl and samples.png
+        picture: write a picture of the first pages too
     """
     document = build(read_inputs(results, published, baselines, out / "ablate_retrieval"))
     for ending, content in files(document).items():
         print(write_atomic(out / f"{STEM}{ending}", content))
+    if picture:
+        print(write_atomic(out / f"{STEM}.png", side_by_side(to_png(document)[:SHOWN])))
+
+
+def side_by_side(pages: list[bytes]) -> bytes:
+    """Pages in a row as one PNG."""
+    import io
+
+    from PIL import Image
+
+    images = [Image.open(io.BytesIO(page)).convert("RGB") for page in pages]
+    width = sum(image.width for image in images) + 12 * (len(images) - 1)
+    sheet = Image.new("RGB", (width, max(image.height for image in images)), "#dddddd")
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + 12
+    out = io.BytesIO()
+    sheet.quantize(64).save(out, format="PNG", optimize=True)
+    return out.getvalue()
 
 
 def main() -> int:

@@ -19,6 +19,16 @@ TEMPLATE = Path(__file__).parent / "templates" / "paper.typ"
 
 def to_pdf(document: Document) -> bytes:
     """Typeset it; ValueError names what typst could not do."""
+    return _typeset(document, format="pdf")
+
+
+def to_png(document: Document, ppi: float = 72.0) -> list[bytes]:
+    """Every page as a picture."""
+    pages = _typeset(document, format="png", ppi=ppi)
+    return [pages] if isinstance(pages, bytes) else pages
+
+
+def _typeset(document: Document, **form):
     import typst
 
     moment = datetime.fromisoformat(document.date)
@@ -28,7 +38,7 @@ def to_pdf(document: Document) -> bytes:
             (folder / name).write_bytes(content)
         try:
             compiler = typst.Compiler(folder / "main.typ", root=folder, ignore_system_fonts=True)
-            return compiler.compile(format="pdf", timestamp=int(moment.timestamp()))
+            return compiler.compile(timestamp=int(moment.timestamp()), **form)
         except typst.TypstError as error:
             raise ValueError(f"typst cannot set {TEMPLATE.name}: {error.message}") from None
 

@@ -10,14 +10,22 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from record_maker import record, saved
 
 from reports import PUBLISHED, guarded, read_published
-from reports.paper import build, files, read_inputs, read_models, write_report
+from reports.paper import (
+    build,
+    files,
+    read_inputs,
+    read_models,
+    side_by_side,
+    write_report,
+)
 from reports.paper_html import to_html
 from reports.paper_model import Grid, Missing, Panel, Row, labels, prose, report_data, walk, words
 from reports.paper_results import Inputs, Run, group_of, resolve
-from reports.paper_typst import to_pdf
+from reports.paper_typst import to_pdf, to_png
 from reports.store import column, digest
 
 NASTY = 'a#b $x$ <script>alert(1)</script> *c* _d_ @e \\f "g" `h` [i] {j} & ~k // l'
@@ -151,6 +159,14 @@ def test_same_results_same_bytes(home, made, capsys):
     again = {path.suffix: path.read_bytes() for path in (home / "out").iterdir()}
     assert again == made and set(again) == {".pdf", ".html", ".json"}
     assert str(home).encode() not in b"".join(again.values())
+
+
+def test_pages_as_pictures(document):
+    pages = to_png(document, ppi=20)
+    assert len(pages) > 3
+    sheet = Image.open(io.BytesIO(side_by_side(pages[:2])))
+    one = Image.open(io.BytesIO(pages[0]))
+    assert sheet.size == (2 * one.width + 12, one.height)
 
 
 def test_every_section_is_in_both(made, document):

@@ -14,6 +14,7 @@ from benchmarks.harness.stats import (
     bootstrap_frechet,
     bootstrap_interval,
     extrapolated_frechet,
+    frechet_at,
     frechet_halves,
     frechet_spread,
     mean_interval,
@@ -21,7 +22,7 @@ from benchmarks.harness.stats import (
     resamples_of,
     seed_interval,
 )
-from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
 
 
@@ -86,6 +87,11 @@ def test_extrapolation_removes_the_bias_of_few_pictures():
     assert abs(np.mean([value for value, _, _ in found])) < 0.1 * plain
     assert all(low <= value <= high for value, low, high in found)
     assert extrapolated_frechet(real, gauss(1, 35, 8)) is None  # no line yet
+    whole, half, few = frechet_at(Reference(real), gauss(1, 200, 8), [200, 100, 25])
+    assert whole == approx(frechet_from_features(real, gauss(1, 200, 8)))
+    assert whole < half < few
+    with pytest.raises(UserError, match=r"sizes must lie in 2\.\.200, got 201"):
+        frechet_at(Reference(real), gauss(1, 200, 8), [201])
 
 
 def test_bca_of_a_skewed_statistic():

@@ -22,11 +22,12 @@ from benchmarks.harness.stats import (
     FRECHET_METHOD,
     SEEDS_METHOD,
     extrapolated_frechet,
+    frechet_at,
     frechet_spread,
 )
 from benchmarks.harness.systems import Noise
 from benchmarks.harness.tasks import Task, batches
-from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.metrics.frechet import Reference, frechet_from_features
 from benchmarks.metrics.kernel import kid
 
 LEVEL = 0.95
@@ -67,7 +68,10 @@ def companions(
         mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
         extra |= {"kid": float(mean), "kid_std": float(deviation)}
     limit = extrapolated_frechet(real_ND, fakes[0], resamples, level=LEVEL)
-    if limit is not None:
+    if limit is not None:  # and the smaller numbers of pictures that it follows
+        sizes = [len(fakes[0]) // 2, len(fakes[0]) // 4]
+        values = frechet_at(Reference(real_ND), fakes[0], sizes)
+        extra |= {f"fid_at_{size}": value for size, value in zip(sizes, values, strict=True)}
         extra["fid_infinity"] = limit
     return extra
 
@@ -79,6 +83,7 @@ def samples(prompts, real_ND: np.ndarray, fakes: Sequence[np.ndarray], answered)
     """
     kept = {
         "prompts": np.array([prompt.id for prompt in prompts]),
+        "images": np.array([prompt.image_id for prompt in prompts]),
         "reference_ND": real_ND.astype(np.float32),
         "features_KND": np.stack(fakes).astype(np.float32),
     }

@@ -21,17 +21,28 @@ METHOD = "bootstrap over prompts, percentiles"
 
 
 def composition(
-    right_NK: np.ndarray, asked_NK: np.ndarray, resamples: int = 1000, level: float = 0.95
+    right_NK: np.ndarray,
+    asked_NK: np.ndarray,
+    images: Sequence[str],
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> dict[str, tuple[float, float, float]]:
     """Task -> (share right, low, high) for every task asked; `overall`: mean of GenEval's six.
 
-    The answers of a prompt, of all seeds, stay together when prompts are resampled.
+    The answers to all captions of one of the `images` (one name a caption), and of all seeds, stay
+    together when images are resampled.
     """
     point = shares(right_NK, asked_NK)
+    _, image_N = np.unique(np.array(images), return_inverse=True)
+    order = {image: place for place, image in enumerate(dict.fromkeys(image_N.tolist()))}
+    image_N = np.array([order[image] for image in image_N.tolist()])  # in order of appearance
+    right_IK, asked_IK = np.zeros((2, len(order), right_NK.shape[1]), np.int64)
+    np.add.at(right_IK, image_N, right_NK)
+    np.add.at(asked_IK, image_N, asked_NK)
     draws = np.array(
         [
-            shares(right_NK[rows], asked_NK[rows])
-            for rows in resamples_of(len(right_NK), resamples, 0, "composition")
+            shares(right_IK[rows], asked_IK[rows])
+            for rows in resamples_of(len(order), resamples, 0, "composition")
         ]
     )
     found = {}

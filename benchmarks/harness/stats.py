@@ -209,19 +209,28 @@ def extrapolated_frechet(
         return None
     fixed = Reference(real)
 
-    def limit(part: np.ndarray, *path) -> float:
-        order = generator(seed, "extrapolate", *path).permutation(len(part))
+    def limit(part: np.ndarray) -> float:
         sizes = [len(part), len(part) // 2, len(part) // 4]
-        means = [
-            np.mean([fixed.distance(piece) for piece in _cut(part[order], size)]) for size in sizes
-        ]
-        return float(np.polyfit(1 / np.array(sizes), means, 1)[1])
+        return float(np.polyfit(1 / np.array(sizes), frechet_at(fixed, part, sizes, seed), 1)[1])
 
-    value = limit(fake, "all")
+    value = limit(fake)
     halves = (fake[_half(len(fake), seed, "fake", index)] for index in range(resamples))
-    draws = np.array([limit(half, index) for index, half in enumerate(halves)])
+    draws = np.array([limit(half) for half in halves])
     low, high = percentile_interval(value + draws - draws.mean(), level)
     return value, min(low, value), max(high, value)
+
+
+def frechet_at(reference: Reference, fake, sizes: Sequence[int], seed: int = 0) -> list[float]:
+    """Mean Fréchet distance of the disjoint parts of each size into which `fake` [N, D] is cut,
+    after one seeded shuffle. Raises UserError for a size below 2 or above N.
+    """
+    fake = check_features(fake, "fake features")
+    if bad := [size for size in sizes if not 2 <= size <= len(fake)]:
+        raise UserError(f"sizes must lie in 2..{len(fake)}, got {bad[0]}")
+    mixed = fake[generator(seed, "parts", len(fake)).permutation(len(fake))]
+    return [
+        float(np.mean([reference.distance(part) for part in _cut(mixed, size)])) for size in sizes
+    ]
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
