@@ -69,6 +69,8 @@ def test_a_whole_run(ran):
             entry = extras[f"{split}.{name}.fid"]
             assert entry["low"] <= entry["value"] <= entry["high"] and entry["value"] > 0
             assert (f"{split}.documents-2.fid_vs_{name}" in extras) == (name != "documents-2")
+    unseen, every = (extras[f"tail.documents-0.{name}"] for name in ("entity_unseen", "entity"))
+    assert unseen["high"] - unseen["low"] >= every["high"] - every["low"]  # half the captions
     assert "tail.documents-0.entity" in extras and "test.documents-0.entity" not in extras
     assert "tail.documents-0.copy_pixels" not in extras
     assert record["value"] == extras["tail.documents-2.entity_vs_documents-0"]["value"]

@@ -18,10 +18,12 @@ from benchmarks.harness.images import Pictures
 from benchmarks.harness.judged import ALL, answers
 from benchmarks.harness.paired import METHOD
 from benchmarks.harness.progress import progress
+from benchmarks.harness.prompts import Prompt
 from benchmarks.metrics.composition import TASKS
 from benchmarks.metrics.copying import copies, nearest_distance
 from benchmarks.metrics.frechet import Reference
 from cm3leon.pictures import crop_square
+from cm3leon.scenes import SEEN_ENTITIES, entities
 
 __all__ = ["METHOD", "judge_arms", "numbers"]
 
@@ -32,7 +34,7 @@ class Judged:
 
     seeds: int
     features_PKD: np.ndarray
-    scores: Mapping[str, np.ndarray]  # measure -> [P]: entity, right, clip, copy_pixels, ..
+    scores: Mapping[str, np.ndarray]  # measure -> [P]: entity, entity_unseen, right, clip, ..
 
 
 def judge_arms(
@@ -64,7 +66,9 @@ def judge_arm(
     ]
     right_PT, asked_PT = answers(prompts, sets, features.size)
     shares_PT = np.where(asked_PT > 0, right_PT / np.maximum(asked_PT, 1), np.nan)
-    scores = {"entity": shares_PT[:, ALL.index("entity")]}
+    entity_P = shares_PT[:, ALL.index("entity")]
+    unseen_P = np.array([asks_for_unseen(prompt) for prompt in prompts])
+    scores = {"entity": entity_P, "entity_unseen": np.where(unseen_P, entity_P, np.nan)}
     with np.errstate(invalid="ignore"):
         six_PT = shares_PT[:, : len(TASKS)]
         asked_any = np.isfinite(six_PT).any(1)
@@ -78,6 +82,17 @@ def judge_arm(
     if system.rows_PS.shape[1]:
         scores |= copying(system, by_seed, features_KPD, real_images, features)
     return Judged(len(sets), np.stack(features_KPD, 1), scores)
+
+
+def asks_for_unseen(prompt: Prompt) -> bool:
+    """Whether a caption names an entity that never occurs in training."""
+    return any(said.entity in unseen_names() for said in prompt.meaning.objects)
+
+
+@cache
+def unseen_names() -> frozenset[str]:
+    """Nouns of the entities that never occur in `train`."""
+    return frozenset(entity.name for entity in entities()[SEEN_ENTITIES:])
 
 
 def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Features) -> dict:
@@ -143,7 +158,7 @@ def numbers(
 def leads(best: Judged, other: Judged, key: str, name: str) -> dict[str, tuple]:
     """What the default is ahead of another arm, by scores of single pictures."""
     found = {}
-    for measure in ("entity", "right", "clip"):
+    for measure in ("entity", "entity_unseen", "right", "clip"):
         pair = best.scores[measure], other.scores[measure]
         if np.isfinite(pair[0] - pair[1]).sum() >= 2:
             found[f"{key}.{measure}_vs_{name}"] = paired.mean_difference(*pair)
