@@ -32,6 +32,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data"},
     {"train", "pipeline"},
+    {"rerank"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config"}  # need nothing but the standard library
