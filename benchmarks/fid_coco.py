@@ -64,6 +64,10 @@ class Options:
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
     documents: int | None = None
     """retrieved documents before each caption, 0 to 4; left out: the system's own"""
+    samples: int = 1
+    """drawn for each caption, of which CLIP keeps one (the paper's Table 1: 8)"""
+    rerank_clip: str = "scenes"
+    """the CLIP that keeps it: scenes, local-dir:FOLDER, or ARCHITECTURE:FILE"""
     quick: bool = False
     """128 captions: a look, and another protocol"""
     batch_size: int = 64
@@ -82,6 +86,10 @@ class Options:
             raise UserError(f"n must be at least 2 (a covariance needs two pictures), got {self.n}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds must be different numbers, got {list(self.seeds)}")
+        if self.samples < 1:
+            raise UserError(f"samples must be at least 1, got {self.samples}")
+        if self.samples > 1 and self.images is not None:
+            raise UserError(f"--samples {self.samples} needs a system that draws, not --images")
         if self.coco_root and self.data != "coco":
             raise UserError(f"--coco-root {self.coco_root} needs --data coco")
 
@@ -90,11 +98,11 @@ def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`."""
     if options.images is not None:
         system = images.Folder(options.images)
-    system = tuned(system or find_system(options.system), options)
+    system = best_of(tuned(system or find_system(options.system), options), options)
     protocol = {
         "data": options.data,
         "seeds": list(options.seeds) if options.images is None else [],
-        "samples_per_prompt": 1,
+        "samples_per_prompt": options.samples,
         "features": "scenes",
         "crop": CROP,
     }
@@ -117,6 +125,18 @@ def tuned(system, options: Options):
         name = "+".join([name, *(f"{key}{_short(value)}" for key, value in other.items())])
         system = getattr(system, f"with_{kind}")(replace(own, **given))
     return replace(system, name=name) if name != system.name else system
+
+
+def best_of(system, options: Options):
+    """The system, or, with several samples, what keeps the best of them by CLIP."""
+    if options.samples == 1:
+        return system
+    from cm3leon.clip import load_clip
+    from cm3leon.rerank import Reranked
+
+    if current(system, "decode") is None:
+        raise UserError(f"--samples does not apply to system {system.name}; leave it out")
+    return Reranked(system, load_clip(options.rerank_clip), options.samples)
 
 
 def _short(value) -> str:

@@ -42,6 +42,8 @@ class Draw:
     """picture k of a caption depends on seed and k alone"""
     count: int = 1
     """how many pictures"""
+    samples: int = 1
+    """drawn for each picture, of which the scenes CLIP keeps the nearest to the caption"""
     documents: int | None = None
     """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
     bank: Path | None = None
@@ -52,8 +54,10 @@ class Draw:
 
     def run(self) -> int:
         """Load, draw, write, print the path."""
+        from cm3leon.clip import load_clip
         from cm3leon.pictures import write_png
         from cm3leon.pipeline import load_system
+        from cm3leon.rerank import Reranked
         from cm3leon.seeds import derive
 
         if self.count < 1:
@@ -62,6 +66,8 @@ class Draw:
             self.system, device=self.device, documents=self.documents, bank=self.bank
         )
         system = system.with_decode(replace(system.decode, **self.decode.given))
+        if self.samples != 1:
+            system = Reranked(system, load_clip("scenes"), self.samples)
         seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
         images_BHW3 = system.draw([self.prompt] * self.count, seeds)
         about = {

@@ -55,6 +55,11 @@ class Reranked:
         return self.base.device
 
     @property
+    def vq(self):
+        """The base's image tokenizer."""
+        return self.base.vq
+
+    @property
     def config(self) -> dict:
         """The base's, and everything that decides which sample is kept."""
         return self.base.config | {

@@ -78,6 +78,9 @@ def options(home, monkeypatch, tmp_path):
     return make
 
 
+CLIP = Path(__file__).resolve().parents[1] / "baselines" / "scenes" / "clip"
+
+
 def arguments(tmp_path, *more):
     folders = ["--results", "results", "--reports", "out", "--cache", "cache"]
     return ["--n", str(N), "--resamples", "5", *folders, *more]
@@ -159,6 +162,16 @@ def test_shipped_system_and_decoding_options(options):
     assert record["system"]["name"] == "scenes-s+guidance1"
     assert record["system"]["config"]["decode"]["guidance"] == 1.0
     assert record["environment"]["device"].startswith(("cpu", "cuda"))
+
+
+def test_the_best_of_several_samples(options):
+    record, _ = fid_coco.fid_coco(options(samples=2, rerank_clip=str(CLIP)))
+    assert record["system"]["name"] == "scenes-s+best2"
+    assert record["protocol"]["samples_per_prompt"] == record["system"]["config"]["samples"] == 2
+    with pytest.raises(UserError, match="--samples does not apply to system noise"):
+        fid_coco.fid_coco(options(system="noise", samples=2))
+    with pytest.raises(UserError, match="samples must be at least 1, got 0"):
+        options(samples=0)
 
 
 def test_command_writes_and_prints_everything(options, tmp_path, capsys):
