@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness.stats import bootstrap_interval, frechet_halves, percentile_interval
+from benchmarks.harness.stats import (
+    bootstrap_interval,
+    frechet_halves,
+    one_thread,
+    percentile_interval,
+)
 from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
 from cm3leon.seeds import generator
@@ -52,11 +57,12 @@ def halves(reference: Reference, fakes_PKD: np.ndarray, resamples: int = 200) ->
     prompts, _, width = fakes_PKD.shape
     if prompts < 4:
         raise UserError(f"a Fréchet interval needs 4 prompts, got {prompts}")
-    value = frechet_from_features(reference.features, fakes_PKD.reshape(-1, width))
     draws_R = np.empty(resamples)
-    for index in range(resamples):
-        half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
-        draws_R[index] = reference.distance(fakes_PKD[half].reshape(-1, width))
+    with one_thread():
+        value = frechet_from_features(reference.features, fakes_PKD.reshape(-1, width))
+        for index in range(resamples):
+            half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
+            draws_R[index] = reference.distance(fakes_PKD[half].reshape(-1, width))
     return Halves(value, draws_R, prompts)
 
 
