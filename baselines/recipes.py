@@ -101,7 +101,7 @@ def gpu_recipe(name: str) -> Recipe:
     steps = {"scenes-xs": 20_000, "scenes-s": 30_000, "scenes-m": 40_000}
     size, role = _parsed(name, rates, "GPU")
     first = replace(_schedule(steps[size], 128, rates[size]), warmup=1000)
-    later = _schedule(steps[size], 64, 0.8 * rates[size])
+    later = _schedule(steps[size] // 6, 64, 0.8 * rates[size])
     return _stage(size, first, 409_600, later, role)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from itertools import pairwise
+from urllib.parse import unquote
 
 import pytest
 from record_maker import record, saved
@@ -226,7 +227,8 @@ def test_real_records_with_their_ablations():
     links = [one["href"] for _, one in reader.elements if one.get("href", "").endswith(".json")]
     assert len(links) == len(runs) + len(series_of(runs))
     assert all(
-        (ROOT / "reports" / "out" / "dashboard" / link).resolve().is_file() for link in links
+        (ROOT / "reports" / "out" / "dashboard" / unquote(link)).resolve().is_file()
+        for link in links
     )
 
 
