@@ -88,7 +88,7 @@ def plain_twin(recipe: Recipe) -> Recipe:
 
 
 def cpu_recipe(name: str) -> Recipe:
-    """Under 90 minutes a stage on two cores (`scenes-m` is beyond them)."""
+    """Up to two hours a stage on two cores (`scenes-m` is beyond them)."""
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
     size, role = _parsed(name, rates, "CPU")
     first, later = _schedule(5500, 16, rates[size]), _schedule(4800, 12, 0.8 * rates[size])

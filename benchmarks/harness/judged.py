@@ -33,9 +33,8 @@ def composition(
     together when images are resampled.
     """
     point = shares(right_NK, asked_NK)
-    _, image_N = np.unique(np.array(images), return_inverse=True)
-    order = {image: place for place, image in enumerate(dict.fromkeys(image_N.tolist()))}
-    image_N = np.array([order[image] for image in image_N.tolist()])  # in order of appearance
+    order = {image: place for place, image in enumerate(dict.fromkeys(images))}
+    image_N = [order[image] for image in images]
     right_IK, asked_IK = np.zeros((2, len(order), right_NK.shape[1]), np.int64)
     np.add.at(right_IK, image_N, right_NK)
     np.add.at(asked_IK, image_N, asked_NK)

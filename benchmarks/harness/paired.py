@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.harness.stats import (
     bootstrap_interval,
     frechet_halves,
+    half_scale,
     one_thread,
     percentile_interval,
 )
@@ -100,8 +101,7 @@ def frechet_difference(
         draws = [frechet_halves(real_ND, one, resamples, 0, False) for one in sets]
         sides.append((np.mean(values), np.mean(draws, axis=0)))
     (ours, our_draws), (others, other_draws) = sides
-    half = ours_KND.shape[1] // 2
-    draws = (our_draws - other_draws) * np.sqrt(half / (ours_KND.shape[1] - half))
+    draws = (our_draws - other_draws) * half_scale(ours_KND.shape[1])
     low, high = percentile_interval(ours - others + draws - draws.mean(), LEVEL)
     return float(ours - others), low, high
 
