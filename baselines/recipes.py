@@ -13,14 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cm3leon.config import (
-    MODELS,
-    DecodeConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    RetrievalConfig,
-    TrainConfig,
-)
+from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.scenes import SEEN
 

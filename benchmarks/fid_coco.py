@@ -32,7 +32,7 @@ from benchmarks.harness.prompts import digest
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
 from cm3leon.cli import parse
-from cm3leon.config import DecodeChanges
+from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cm3leon.config import DecodeChanges
+from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 

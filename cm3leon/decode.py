@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from cm3leon.config import DecodeConfig
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 
 

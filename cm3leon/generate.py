@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cm3leon.config import DecodeConfig
 from cm3leon.decode import choose, combine
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.kv_cache import Cache
 from cm3leon.sequence import Vocabulary

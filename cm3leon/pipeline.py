@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from cm3leon import checkpoint
-from cm3leon.config import DecodeConfig, ModelConfig, RetrievalConfig, VQConfig, from_dict, to_dict
+from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict, to_dict
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.generate import generate_images

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3leon.clip import Clip
-from cm3leon.config import DecodeConfig, to_dict
+from cm3leon.config import to_dict
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.pipeline import System
 from cm3leon.seeds import derive

@@ -11,7 +11,8 @@ import torch
 from benchmarks.metrics.frechet import frechet_distance, moments
 from cm3leon import decode, objective
 from cm3leon.bank import MemoryBank
-from cm3leon.config import MODELS, DecodeConfig, ObjectiveConfig, RetrievalConfig
+from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig
+from cm3leon.drawing import DecodeConfig
 from cm3leon.generate import generate_images
 from cm3leon.retrieve import Query, select
 from cm3leon.seeds import generator, torch_generator

@@ -12,8 +12,6 @@ from cm3leon.clip import ClipConfig
 from cm3leon.config import (
     MODELS,
     PAPER_VOCABULARY,
-    DecodeChanges,
-    DecodeConfig,
     ModelConfig,
     ObjectiveConfig,
     RetrievalConfig,
@@ -23,6 +21,7 @@ from cm3leon.config import (
     from_dict,
     to_dict,
 )
+from cm3leon.drawing import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.vq_loss import VQLossConfig
 

@@ -15,7 +15,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cm3leon.config import DecodeConfig
 from cm3leon.decode import (
     choose,
     combine,
@@ -28,6 +27,7 @@ from cm3leon.decode import (
     top_k,
     top_p,
 )
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 
 SETTINGS = settings(max_examples=60, deadline=None)

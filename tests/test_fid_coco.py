@@ -17,7 +17,7 @@ from benchmarks import fid_coco
 from benchmarks.fid_coco import Options
 from benchmarks.harness import core, systems
 from cm3leon import checkpoint
-from cm3leon.config import DecodeChanges, DecodeConfig
+from cm3leon.drawing import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.scenes import scene
 from cm3leon.seeds import generator

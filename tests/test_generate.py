@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from cm3leon.config import DecodeConfig, ModelConfig, VocabularyConfig
+from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.decode import contrast, draw, guide, restrict, temperature, top_p
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.generate import common_start, generate_images, pad, unique
 from cm3leon.seeds import derive, generator, torch_generator, uniforms

@@ -24,7 +24,7 @@ STATISTICS = {
     "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
-    {"errors", "files", "seeds", "config"},
+    {"errors", "files", "seeds", "config", "drawing"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "optimizer"}
     | {"pictures"}
     | {"sprites", "language", "scenes", "export"},  # scenes.export_coco is the door to export
@@ -35,7 +35,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"rerank"},
     {"cli"},
 ]
-LIGHT = {"errors", "files", "config"}  # need nothing but the standard library
+LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library
 LATE = {"torch", "torchvision", "pandas", "matplotlib", "transformers", "cleanfid", "scipy"}
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cm3leon import checkpoint
-from cm3leon.config import DecodeConfig, ModelConfig, VocabularyConfig, VQConfig
+from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.pipeline import load_system
 from cm3leon.scenes import scene

@@ -15,7 +15,8 @@ import torch
 from baselines import tokenizers, train, transformers
 from baselines.recipes import DRAWN_AT, RECIPES, Recipe, cpu_recipe, gpu_recipe, plain_twin
 from cm3leon import checkpoint
-from cm3leon.config import MODELS, DecodeConfig, TrainConfig, VQConfig, from_dict
+from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pipeline import load_system
