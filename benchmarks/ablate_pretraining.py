@@ -31,7 +31,7 @@ from cm3leon.cli import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
-STEPS, BATCH = 800, 8
+STEPS, BATCH = 600, 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,6 @@ def arms(steps: int) -> dict[str, Recipe]:
         "uniform-0-1-2": replace(default, shares=(1 / 3, 1 / 3, 1 / 3)),
         "query-dropout-0.2": found(query_dropout=0.2),
         "no-bursts": replace(default, bursts=0.0),
-        "by-both": found(by="both", each=2),
         "no-diversity": found(threshold=1.01),
         "document-weight-0.1": objective(document_weight=0.1),
         "cross-break": objective(cross_break=True),
