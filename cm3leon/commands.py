@@ -1,0 +1,171 @@
+"""The commands that work with systems and data: draw, encode, index, export-scenes.
+
+Options are fields of dataclasses. torch and the rest are imported by the command that needs them,
+so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cm3leon.drawing import DecodeChanges
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw a caption: `cm3leon draw "a large red star on the sand" --out star.png`."""
+
+    prompt: tyro.conf.Positional[str]
+    """the caption"""
+    out: Path = Path("drawing.png")
+    """PNG file to write; with --count above 1 a grid, row by row, without borders"""
+    system: str = "scenes-s"
+    """a shipped model, or the folder of one"""
+    seed: int = 0
+    """picture k of a caption depends on seed and k alone"""
+    count: int = 1
+    """how many pictures"""
+    samples: int = 1
+    """drawn for each picture, of which the scenes CLIP keeps the nearest to the caption"""
+    documents: int | None = None
+    """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
+    bank: Path | None = None
+    """what `cm3leon encode` made, to retrieve from; left out: the shipped memory bank"""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one"""
+    decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
+
+    def run(self) -> int:
+        """Load, draw, write, print the path."""
+        from cm3leon.clip import load_clip
+        from cm3leon.pictures import write_png
+        from cm3leon.pipeline import load_system
+        from cm3leon.rerank import Reranked
+        from cm3leon.seeds import derive
+
+        if self.count < 1:
+            raise UserError(f"count must be at least 1, got {self.count}")
+        system = load_system(
+            self.system, device=self.device, documents=self.documents, bank=self.bank
+        )
+        system = system.with_decode(replace(system.decode, **self.decode.given))
+        if self.samples != 1:
+            system = Reranked(system, load_clip("scenes"), self.samples)
+        seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
+        images_BHW3 = system.draw([self.prompt] * self.count, seeds)
+        about = {
+            "prompt": self.prompt,
+            "seed": str(self.seed),
+            "count": str(self.count),
+            "system": system.name,
+            "weights_sha256": system.weights_sha256,
+            "config": str(system.config),
+        }
+        print(write_png(self.out, tile(images_BHW3), about))
+        return 0
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode pictures and captions into tokens and vectors; continues where it was killed.
+
+    A source is a folder of pictures with a .txt beside each, a root of MS-COCO (or root:split), a
+    .tar of webdataset's layout or a folder of them, or scenes:DIALECT/SPLIT:START:COUNT.
+    """
+
+    source: tyro.conf.Positional[str]
+    """what to encode"""
+    out: tyro.conf.Positional[Path]
+    """folder of the token cache; made if it is not there"""
+    clip: str = "scenes"
+    """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
+    tokenizers: Path | None = None
+    """folder with text/ and vq/; left out: those of the shipped baselines"""
+
+    def run(self) -> int:
+        """Encode, then say what was read and what was not."""
+        from cm3leon.cache import encode
+        from cm3leon.clip import load_clip
+        from cm3leon.config import VQConfig
+        from cm3leon.pipeline import load_module
+        from cm3leon.sources import find_source
+        from cm3leon.text import TextTokenizer
+        from cm3leon.vq import VQ
+
+        home = self.tokenizers or baselines_folder() / "scenes"
+        vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
+        text = TextTokenizer.load(home / "text")
+        source = find_source(self.source, vq.config.resolution)
+        clip = None if self.clip == "none" else load_clip(self.clip)
+        cache = encode(source, vq, text, self.out, clip=clip)
+        print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
+        for name, reason in cache.skipped:
+            print(f"not readable: {name}: {reason}", file=sys.stderr)
+        return 0
+
+
+@dataclass(frozen=True)
+class Index:
+    """Make a memory bank of an encoded source: `cm3leon index CACHE BANK`."""
+
+    cache: tyro.conf.Positional[Path]
+    """what `cm3leon encode` made"""
+    out: tyro.conf.Positional[Path]
+    """folder of the bank; made if it is not there"""
+    exact: int = 1_000_000
+    """documents up to which search is exact; above, an inverted file is trained"""
+
+    def run(self) -> int:
+        """Build, save, say how large it is and how well it finds."""
+        from cm3leon.bank import MemoryBank
+        from cm3leon.cache import TokenCache
+
+        bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
+        bank.save(self.out)
+        how = "exact search" if bank.index is None else f"recall@10 {bank.recall:.3f}"
+        print(f"{len(bank)} documents of width {bank.width} in {self.out}, {how}")
+        return 0
+
+
+@dataclass(frozen=True)
+class ExportScenes:
+    """Write pictures of the embedded world in MS-COCO's layout: PNG files, captions, instances."""
+
+    folder: tyro.conf.Positional[Path]
+    """where to; made if it is not there"""
+    dialect: Literal["stock", "coco"] = "coco"
+    split: Literal["train", "val", "test", "tail", "study", "bank"] = "test"
+    count: int = 100
+    """how many pictures, from index 0 on"""
+    size: int = 64
+    """pixels of a side, a multiple of 8 from 32 to 256"""
+
+    def run(self) -> int:
+        """Render and write."""
+        from cm3leon.scenes import export_coco
+
+        if self.count < 1:
+            raise UserError(f"count must be at least 1, got {self.count}")
+        export_coco(self.folder, self.dialect, self.split, self.count, self.size)
+        print(self.folder)
+        return 0
+
+
+def tile(images_BHW3):
+    """B pictures as one, [rows * H, columns * W, 3], about square; black where none is left."""
+    import numpy as np
+
+    count, height, width, _ = images_BHW3.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
+    sheet[:count] = images_BHW3
+    grid = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, 3)
