@@ -32,7 +32,8 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data"},
     {"train", "pipeline"},
-    {"rerank"},
+    {"rerank", "doctor"},
+    {"commands"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library
