@@ -356,7 +356,7 @@ def _mask(thing, size: int) -> np.ndarray:
 
 
 def export_coco(folder, dialect: str, split: str, count: int, size: int = 64):
-    """Write the first `count` scenes as MS-COCO files; see `cm3leon.export.export_coco`."""
-    from cm3leon.export import export_coco as write
+    """Write the first `count` scenes as MS-COCO files; see `cm3leon.scene_files.export_coco`."""
+    from cm3leon.scene_files import export_coco as write
 
     return write(folder, dialect, split, count, size)

@@ -27,7 +27,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config", "drawing"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "optimizer"}
     | {"pictures"}
-    | {"sprites", "language", "scenes", "export"},  # scenes.export_coco is the door to export
+    | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
     {"objective", "decode", "vq_loss", "checkpoint", "coco"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data"},
