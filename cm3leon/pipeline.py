@@ -25,10 +25,13 @@ from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.generate import generate_images
+from cm3leon.infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
+from cm3leon.retrieve import Query, select
 from cm3leon.retriever import Retriever, load_retriever
 from cm3leon.seeds import uniforms
 from cm3leon.sequence import Document, Vocabulary, build_free_prompt, build_prompt
 from cm3leon.text import TextTokenizer
+from cm3leon.text_decode import BeamConfig
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
 
@@ -101,6 +104,83 @@ class System:
                 "retrieve fewer"
             )
         return ids
+
+    def caption(
+        self,
+        images: np.ndarray,
+        seeds: Sequence[int] | None = None,
+        decode: DecodeConfig = GREEDY,
+        beam: BeamConfig | None = None,
+        documents: int = 0,
+        most: int = MOST,
+    ) -> list[str]:
+        """A caption for each picture of uint8 [B, H, W, 3]: its hidden text filled in (2.2).
+
+        Greedy by default; else drawn by `decode` from each picture's own seed, or by beam search.
+        `documents`: how many of the memory bank, found by the picture, stand before it.
+        """
+        hidden = [((), ())] * len(images)
+        return self._write(hidden, images, seeds, decode, beam, documents, most)
+
+    def infill_text(
+        self,
+        captions: Sequence[str],
+        images: np.ndarray | None = None,
+        seeds: Sequence[int] | None = None,
+        decode: DecodeConfig = GREEDY,
+        beam: BeamConfig | None = None,
+        documents: int = 0,
+        most: int = MOST,
+    ) -> list[str]:
+        """The captions with every `<mask>` filled in, seeing their pictures uint8 [B, H, W, 3].
+
+        Without pictures those are hidden too. The rest as in `caption`.
+        """
+        if images is not None and len(images) != len(captions):
+            raise UserError(f"{len(captions)} captions need as many pictures, got {len(images)}")
+        pieces = [find_gaps(caption, self.text) for caption in captions]
+        return self._write(pieces, images, seeds, decode, beam, documents, most)
+
+    def _write(self, pieces, images, seeds, decode, beam, documents: int, most: int) -> list[str]:
+        """Captions of pieces, their gaps filled in batches of `batch_size` rows."""
+        seeds = [0] * len(pieces) if seeds is None else seeds
+        before = self.documents_like(images, documents) if documents else [()] * len(pieces)
+        codes = [None] * len(pieces) if images is None else self.encode(images).tolist()
+        rows = [
+            Gaps(gaps, None if picture is None else tuple(picture), tuple(found))
+            for gaps, picture, found in zip(pieces, codes, before, strict=True)
+        ]
+        size = max(1, self.batch_size // (beam.width if beam else 1))
+        texts: list[str] = []
+        for start in range(0, len(rows), size):
+            part, own = rows[start : start + size], seeds[start : start + size]
+            found = fill_gaps(self.model, self.vocabulary, part, own, decode, beam, most)
+            filled = zip(part, found, strict=True)
+            texts += [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
+        return texts
+
+    def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
+        """`count` documents for each picture, found by the picture itself (section 2.1)."""
+        if self.retriever is None:
+            raise UserError(f"{self.name} was trained without retrieval; ask for no documents")
+        if images is None:
+            raise UserError("documents are found by the picture; give one, or ask for none")
+        config = replace(self.retriever.config, documents=count, by="image")
+        clip = self.retriever.clip  # one picture at a time: its rounding hangs on the batch
+        vectors_BD = np.concatenate([clip.images([image]) for image in images])
+        rows_BS = select(Query(images=vectors_BD), self.retriever.bank, config)
+        return [self.retriever.take(rows_S) for rows_S in rows_BS]
+
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        """Codes int64 [B, N] of pictures uint8 [B, H, W, 3], one at a time like `decode_codes`."""
+        if len(images) == 0:
+            return torch.zeros((0, self.tokens), dtype=torch.int64)
+        if tuple(images.shape[1:]) != (self.size, self.size, 3):
+            raise UserError(
+                f"pictures must be uint8 [B, {self.size}, {self.size}, 3], got "
+                f"{images.dtype} {list(images.shape)}; crop and resize them (pictures.crop_square)"
+            )
+        return torch.cat([self.vq.encode(images[at : at + 1]) for at in range(len(images))])
 
     def decode_codes(self, codes_BN: torch.Tensor) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3], one at a time: so none depends on the rest of its batch."""

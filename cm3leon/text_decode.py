@@ -1,0 +1,294 @@
+"""Text out of the model: what follows a prompt that ends with a sentinel, until its <eom>.
+
+Only text ids and <eom> can be chosen. Greedy, sampled (guidance or contrast, as `decode.py` has
+them), and beam search, which the paper does not describe for captions (A47). A row is decided by
+its own prompts and uniforms: in float32 the rest of the batch moves its logits by rounding only.
+
+Axes: B samples, S streams, R rows of one stream, W beams of a sample, M tokens, V choices: the text
+ids, then <eom> at index `text_size`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cm3leon.config import check
+from cm3leon.decode import choose, combine
+from cm3leon.drawing import DecodeConfig
+from cm3leon.errors import UserError
+from cm3leon.generate import pad, unique
+from cm3leon.sequence import Vocabulary
+from cm3leon.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Text ids without their <eom>; `score` is the sum of log p in nats, <eom> included.
+
+    p is what the streams say together (`decode.combine`), before temperature, top-k and top-p.
+    `finished` is False when `most` or the context cut the text off before its <eom>.
+    """
+
+    ids: tuple[int, ...]
+    score: float
+    finished: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the score sums over."""
+        return len(self.ids) + self.finished
+
+    @property
+    def mean(self) -> float:
+        """Log p a token; perplexity is exp(-mean)."""
+        return self.score / self.tokens
+
+
+@dataclass(frozen=True)
+class BeamConfig:
+    """Beam search: `width` hypotheses, ranked at the end by score / penalty(tokens).
+
+    penalty "wu": ((5 + tokens) / 6) ** alpha (Wu et al. 2016), where alpha 0 is the plain sum;
+    "mean": the number of tokens. A finished hypothesis keeps its place among the `width`.
+    """
+
+    width: int = 5
+    penalty: str = "wu"
+    alpha: float = 0.6
+
+    def __post_init__(self):
+        check(self.width >= 1, "beam.width", "be at least 1", self.width)
+        check(self.penalty in ("wu", "mean"), "beam.penalty", "be 'wu' or 'mean'", self.penalty)
+        check(math.isfinite(self.alpha), "beam.alpha", "be finite", self.alpha)
+
+    def rank(self, found: Continuation) -> float:
+        """What hypotheses are ordered by: higher is better."""
+        if self.penalty == "mean":
+            return found.mean
+        return found.score / ((5 + found.tokens) / 6) ** self.alpha
+
+
+def continue_text(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    prompts: Sequence[np.ndarray],
+    free_prompts: Sequence[np.ndarray] | None,
+    uniforms_BM: np.ndarray,
+    decode: DecodeConfig,
+) -> list[Continuation]:
+    """Draw text after each prompt, with one uniform in [0, 1) a token; at most M tokens.
+
+    Prompts int64 [T], ragged; `free_prompts` are the unconditional stream of guidance or the
+    amateur's of contrast, not used when `decode.streams` is 1. A row ends with its <eom>, after M
+    tokens, or where its longer prompt and what was drawn, <eom> included, fill the context.
+    Temperature 0 is greedy. Raises UserError for counts that do not match, a prompt without room
+    for a token, and weights that give NaN.
+    """
+    uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
+    streams = _streams(prompts, free_prompts, decode)
+    samples, most = uniforms_BM.shape
+    limits_B = _limits(model, vocabulary, streams, samples, most)
+    if not len(limits_B):
+        return []
+    rows = _Rows(model, vocabulary, streams, limits_B)
+    uniforms_BM = uniforms_BM.to(rows.device)
+    sample_R = np.arange(len(limits_B))  # which sample a row of the cache is
+    drawn: list[list[int]] = [[] for _ in limits_B]
+    scores_B, open_B = np.zeros(len(limits_B)), np.ones(len(limits_B), bool)
+    for index in range(most):
+        logits_RV = rows.combined(decode)
+        chosen_R = choose(logits_RV, uniforms_BM[sample_R, index], decode)
+        gains_R = logits_RV.double().log_softmax(-1).gather(-1, chosen_R[:, None])[:, 0]
+        for sample, token, gain in zip(sample_R, chosen_R.tolist(), gains_R.tolist(), strict=True):
+            if open_B[sample]:
+                scores_B[sample] += gain
+                drawn[sample].append(token)
+                open_B[sample] = token != rows.stop and len(drawn[sample]) < limits_B[sample]
+        left_R = np.flatnonzero(open_B[sample_R])
+        if not len(left_R):
+            break
+        if 2 * len(left_R) <= len(sample_R) or rows.full:  # the ended rows leave the cache
+            rows.take(left_R)
+            sample_R, chosen_R = sample_R[left_R], chosen_R[left_R]
+        rows.step(chosen_R)
+    return [_end(*one, rows.stop) for one in zip(drawn, scores_B.tolist(), strict=True)]
+
+
+def beam_text(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    prompts: Sequence[np.ndarray],
+    free_prompts: Sequence[np.ndarray] | None,
+    beam: BeamConfig,
+    decode: DecodeConfig,
+    most: int,
+) -> list[list[Continuation]]:
+    """Up to `beam.width` continuations of each prompt of at most `most` tokens, best first.
+
+    Every step keeps the likeliest `width` of all extensions; those that took <eom> keep their place
+    and grow no further. Width 1 is greedy; a width of all sequences is exhaustive search. Streams
+    are combined as `decode` says; its temperature, top-k and top-p have no part. Memory grows with
+    B times W. Errors as in `continue_text`.
+    """
+    streams = _streams(prompts, free_prompts, decode)
+    limits_B = _limits(model, vocabulary, streams, len(prompts), most)
+    if not len(limits_B):
+        return []
+    rows = _Rows(model, vocabulary, streams, limits_B)
+    beams = [_Beams(beam, int(limit), rows.stop) for limit in limits_B]
+    live = list(range(len(beams)))
+    rows.take(np.repeat(np.arange(len(beams)), beam.width))
+    while True:
+        logits_RV = rows.combined(decode)
+        gains_BWV = logits_RV.double().log_softmax(-1).view(len(live), beam.width, -1)
+        scores_BW = torch.tensor([beams[b].scores for b in live], device=rows.device)
+        totals_BX = (scores_BW.double()[:, :, None] + gains_BWV).flatten(1)
+        if totals_BX.isnan().any():
+            raise UserError("logits hold NaN, so no text can be found; check the weights")
+        best_BW, at_BW = (part.tolist() for part in totals_BX.topk(beam.width))
+        for place, b in enumerate(live):
+            beams[b].grow(best_BW[place], at_BW[place])
+        left = [place for place, b in enumerate(live) if beams[b].scores[0] > -math.inf]
+        if not left:
+            return [one.ranked() for one in beams]
+        parents = [place * beam.width + row for place in left for row in beams[live[place]].parents]
+        live = [live[place] for place in left]
+        rows.take(np.array(parents))
+        rows.step(torch.tensor([token for b in live for token in beams[b].last]))
+
+
+class _Beams:
+    """The hypotheses of one sample: W rows, of which the first are alive, and those that ended."""
+
+    def __init__(self, beam: BeamConfig, limit: int, stop: int):
+        self.beam, self.limit, self.stop = beam, limit, stop
+        self.ended: list[Continuation] = []
+        self.texts: list[list[int]] = [[] for _ in range(beam.width)]
+        self.parents = [0] * beam.width
+        self.scores = [0.0] + [-math.inf] * (beam.width - 1)  # the rows begin as copies of one
+
+    def grow(self, totals: list[float], places: list[int]) -> None:
+        """Take the best extensions, given best first as (total, row * V + choice)."""
+        width, choices = self.beam.width, self.stop + 1
+        before, self.texts, self.parents, self.scores = self.texts, [], [], []
+        for total, place in list(zip(totals, places, strict=True))[: width - len(self.ended)]:
+            if total == -math.inf:
+                break
+            row, token = divmod(place, choices)
+            text = [*before[row], token]
+            if token == self.stop or len(text) == self.limit:
+                self.ended.append(_end(text, total, self.stop))
+                continue
+            self.texts.append(text)
+            self.parents.append(row)
+            self.scores.append(total)
+        dead = width - len(self.texts)
+        self.texts += [[]] * dead
+        self.parents += self.parents[:1] * dead or [0] * dead
+        self.scores += [-math.inf] * dead
+
+    @property
+    def last(self) -> list[int]:
+        """The newest token of every row; of a dead row any."""
+        return [text[-1] if text else 0 for text in self.texts]
+
+    def ranked(self) -> list[Continuation]:
+        """All that ended, best first."""
+        return sorted(self.ended, key=self.beam.rank, reverse=True)
+
+
+class _Rows:
+    """S streams of R rows in one cache, and the logits of the next token: S tensors [R, V]."""
+
+    def __init__(self, model: Transformer, vocabulary: Vocabulary, streams: list, limits_B):
+        self.model, self.stop, self.eom = model, vocabulary.text_size, vocabulary.eom
+        self.device = model.token_embedding.weight.device
+        self.streams = len(streams)
+        rows = [row for stream in streams for row in stream]
+        self.lengths_R = np.array([len(row) for row in rows])
+        self.capacity = int((self.lengths_R + np.tile(limits_B, self.streams)).max())
+        few, places_R = unique(rows)  # samples of one prompt read it once
+        ids_PT, lengths_P = pad(few, vocabulary.pad)
+        self.cache = model.cache(len(few), self.capacity)
+        self.spare = None
+        logits_PV = model.prefill(ids_PT.to(self.device), lengths_P, self.cache, 0, self.eom + 1)
+        self._copy(np.array(places_R))
+        self._hold(logits_PV[torch.tensor(places_R, device=self.device)])
+
+    @property
+    def full(self) -> bool:
+        """Whether some row, perhaps one that has ended, has no place for another token."""
+        return self.lengths_R.max() >= self.capacity
+
+    def combined(self, decode: DecodeConfig) -> Tensor:
+        """The streams as one distribution, [R, V]."""
+        return combine(self.logits[0], self.logits[1] if self.streams == 2 else None, decode)
+
+    def take(self, rows_R: np.ndarray) -> None:
+        """Go on with these rows of every stream, in this order; a row may be taken twice."""
+        count = len(self.lengths_R) // self.streams
+        every = np.concatenate([rows_R + stream * count for stream in range(self.streams)])
+        self.lengths_R = self.lengths_R[every]
+        self._copy(every)
+        places_R = torch.as_tensor(rows_R, device=self.device)
+        self.logits = [logits_RV[places_R] for logits_RV in self.logits]
+
+    def step(self, chosen_R: Tensor) -> None:
+        """Append a choice to each row of all streams."""
+        chosen_R = chosen_R.to(self.device)
+        ids_R = chosen_R.where(chosen_R != self.stop, self.eom)
+        self._hold(self.model.step(ids_R.repeat(self.streams), self.cache, 0, self.eom + 1))
+        self.lengths_R = self.lengths_R + 1
+
+    def _copy(self, rows: np.ndarray) -> None:
+        if np.array_equal(rows, np.arange(self.cache.batch)):
+            return
+        fits = self.spare is not None and self.spare.batch == len(rows)
+        new = self.spare if fits else self.model.cache(len(rows), self.capacity)
+        new.copy(self.cache, torch.as_tensor(rows))
+        self.cache, self.spare = new, self.cache
+
+    def _hold(self, logits_XV: Tensor) -> None:
+        """Keep text ids and <eom>, which stands behind image ids and sentinels."""
+        kept_XV = torch.cat([logits_XV[:, : self.stop], logits_XV[:, self.eom :]], 1)
+        self.logits = list(kept_XV.chunk(self.streams))
+
+
+def _end(tokens: list[int], score: float, stop: int) -> Continuation:
+    finished = tokens[-1] == stop
+    return Continuation(tuple(tokens[:-1] if finished else tokens), score, finished)
+
+
+def _streams(prompts, free_prompts, decode: DecodeConfig) -> list:
+    """The streams to run: the free one only where it has a part in the result."""
+    if free_prompts is None or decode.streams == 1:
+        return [prompts]
+    return [prompts, free_prompts]
+
+
+def _limits(model, vocabulary, streams: list, samples: int, most: int) -> np.ndarray:
+    """Tokens each sample may get, int64 [B]."""
+    check(most >= 1, "most", "be at least 1", most)
+    context = model.config.context
+    if vocabulary.size != model.vocabulary_size:
+        raise UserError(
+            f"the vocabulary has {vocabulary.size} ids but the model {model.vocabulary_size}; "
+            "use the one it was trained with"
+        )
+    for stream in streams:
+        if len(stream) != samples:
+            raise UserError(f"{samples} samples need {samples} prompts, got {len(stream)}")
+        for index, prompt in enumerate(stream):
+            if not 1 <= len(prompt) < context:
+                raise UserError(
+                    f"prompt {index} has {len(prompt)} tokens; for text to follow it must have 1 "
+                    f"to {context - 1} (model.context {context})"
+                )
+    lengths_SB = np.array([[len(row) for row in stream] for stream in streams]).reshape(-1, samples)
+    return np.minimum(context - lengths_SB.max(0), most)
