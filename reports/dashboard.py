@@ -30,13 +30,18 @@ from reports.history import (
     read_runs,
     series_of,
 )
+from reports.latency import latency_plot
 from reports.retrieval import retrieval_plots
 from reports.sparkline import panel_plots, sparkline, swatch
 from reports.store import RESULTS, ReportError, device
 from reports.tables import Table, number, span
 
 TEMPLATES = Path(__file__).with_name("templates")
-QUOTED = {"Table 1": "fid_coco", "other baselines": "fid_coco"}  # table of the paper -> benchmark
+QUOTED = {  # table of the paper -> benchmark
+    "Table 1": "fid_coco",
+    "other baselines": "fid_coco",
+    "Fig. 10": "latency",
+}
 KNOWN = ("V", "V2")  # marks of quoted numbers that somebody read in a text
 LABELS = {  # mark -> sign, label, class: never the colour alone
     "worse": ("✗", "worse", "worse"),
@@ -44,10 +49,12 @@ LABELS = {  # mark -> sign, label, class: never the colour alone
     "no difference resolved": ("=", "no difference resolved", "same"),
     "first": ("·", "single run", "first"),
 }
-PLOTS = {  # stem of reports.retrieval's plots -> what they show
+PLOTS = {  # stem of a plot -> what it shows
     "documents": "FID, and the share drawn right, against the number of retrieved documents",
     "leads": "FID of every arm as a multiple of the default's; above 1 the arm is worse",
+    "latency": "seconds an image, and the share of the roofline, against the batch",
 }
+PLOTTERS = {"ablate_retrieval": retrieval_plots, "latency": latency_plot}  # benchmark -> its plots
 MOST_PLOTS, MOST_PICTURES = 3, 4  # records of a benchmark with plots; pictures of a benchmark
 
 
@@ -153,7 +160,7 @@ def part(
     mine = [one for one in series if one.newest["bench"] == name]
     details = []
     for place, one in enumerate(mine):
-        plots = ablation_plots(one.newest) if place < MOST_PLOTS else []
+        plots = record_plots(one.newest) if place < MOST_PLOTS else []
         details.append(
             {"series": one.runs[0].number, "plots": plots, **detail_tables(one.newest)}
             | {"title": f"{one.system}, {protocol(one.newest)['text']}, {device(one.newest)}"}
@@ -200,13 +207,13 @@ def protocol(record: Mapping) -> dict:
     }
 
 
-def ablation_plots(record: Mapping) -> list[tuple[str, str]]:
-    """(data URI, what it shows) of every plot that reports.retrieval draws of a record."""
-    if record["bench"] != "ablate_retrieval":
+def record_plots(record: Mapping) -> list[tuple[str, str]]:
+    """(data URI, what it shows) of every plot that is drawn of a record."""
+    if record["bench"] not in PLOTTERS:
         return []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            paths = retrieval_plots(record, folder)
+            paths = PLOTTERS[record["bench"]](record, folder)
         except (KeyError, TypeError, ValueError):
             return []
         return [

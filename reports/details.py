@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reports import extra
+from reports.latency import latency_tables
 from reports.pretraining import pretraining_tables
 from reports.retrieval import retrieval_tables
 from reports.tables import Table, composition_table, number, scale_table, span
@@ -16,6 +17,7 @@ def detail_tables(record: Mapping) -> dict:
         "fid_coco": lambda: [scale_table(record), composition_table(record)],
         "ablate_retrieval": lambda: list(retrieval_tables(record, {"rows": []}).values()),
         "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
+        "latency": lambda: list(latency_tables(record, {"rows": []}).values()),
     }
     try:
         tables = makers.get(record["bench"], lambda: [extras_table(record)])()
