@@ -22,8 +22,8 @@ from cm3leon.config import check
 from cm3leon.decode import choose, combine
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.generate import pad, unique
 from cm3leon.sequence import Vocabulary
+from cm3leon.streams import Streams, limits
 from cm3leon.transformer import Transformer
 
 
@@ -91,33 +91,33 @@ def continue_text(
     for a token, and weights that give NaN.
     """
     uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
-    streams = _streams(prompts, free_prompts, decode)
+    streams, stop = _streams(prompts, free_prompts, decode), vocabulary.text_size
     samples, most = uniforms_BM.shape
-    limits_B = _limits(model, vocabulary, streams, samples, most)
+    limits_B = limits(model, vocabulary, streams, samples, most)
     if not len(limits_B):
         return []
-    rows = _Rows(model, vocabulary, streams, limits_B)
+    rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
     uniforms_BM = uniforms_BM.to(rows.device)
     sample_R = np.arange(len(limits_B))  # which sample a row of the cache is
     drawn: list[list[int]] = [[] for _ in limits_B]
     scores_B, open_B = np.zeros(len(limits_B)), np.ones(len(limits_B), bool)
     for index in range(most):
-        logits_RV = rows.combined(decode)
+        logits_RV = _combined(rows, vocabulary, decode)
         chosen_R = choose(logits_RV, uniforms_BM[sample_R, index], decode)
         gains_R = logits_RV.double().log_softmax(-1).gather(-1, chosen_R[:, None])[:, 0]
         for sample, token, gain in zip(sample_R, chosen_R.tolist(), gains_R.tolist(), strict=True):
             if open_B[sample]:
                 scores_B[sample] += gain
                 drawn[sample].append(token)
-                open_B[sample] = token != rows.stop and len(drawn[sample]) < limits_B[sample]
+                open_B[sample] = token != stop and len(drawn[sample]) < limits_B[sample]
         left_R = np.flatnonzero(open_B[sample_R])
         if not len(left_R):
             break
         if 2 * len(left_R) <= len(sample_R) or rows.full:  # the ended rows leave the cache
             rows.take(left_R)
             sample_R, chosen_R = sample_R[left_R], chosen_R[left_R]
-        rows.step(chosen_R)
-    return [_end(*one, rows.stop) for one in zip(drawn, scores_B.tolist(), strict=True)]
+        rows.step(_ids(chosen_R, vocabulary).repeat(rows.count))
+    return [_end(*one, stop) for one in zip(drawn, scores_B.tolist(), strict=True)]
 
 
 def beam_text(
@@ -136,19 +136,19 @@ def beam_text(
     are combined as `decode` says; its temperature, top-k and top-p have no part. Memory grows with
     B times W. Errors as in `continue_text`.
     """
-    streams = _streams(prompts, free_prompts, decode)
-    limits_B = _limits(model, vocabulary, streams, len(prompts), most)
+    streams, stop = _streams(prompts, free_prompts, decode), vocabulary.text_size
+    limits_B = limits(model, vocabulary, streams, len(prompts), most)
     if not len(limits_B):
         return []
-    rows = _Rows(model, vocabulary, streams, limits_B)
-    beams = [_Beams(beam, int(limit), rows.stop) for limit in limits_B]
+    rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
+    beams = [_Beams(beam, int(limit), stop) for limit in limits_B]
     live = list(range(len(beams)))
     rows.take(np.repeat(np.arange(len(beams)), beam.width))
     while True:
-        logits_RV = rows.combined(decode)
+        logits_RV = _combined(rows, vocabulary, decode)
         gains_BWV = logits_RV.double().log_softmax(-1).view(len(live), beam.width, -1)
-        scores_BW = torch.tensor([beams[b].scores for b in live], device=rows.device)
-        totals_BX = (scores_BW.double()[:, :, None] + gains_BWV).flatten(1)
+        scores_BW = torch.tensor([beams[b].scores for b in live], dtype=torch.float64)
+        totals_BX = (scores_BW.to(rows.device)[:, :, None] + gains_BWV).flatten(1)
         if totals_BX.isnan().any():
             raise UserError("logits hold NaN, so no text can be found; check the weights")
         best_BW, at_BW = (part.tolist() for part in totals_BX.topk(beam.width))
@@ -160,7 +160,8 @@ def beam_text(
         parents = [place * beam.width + row for place in left for row in beams[live[place]].parents]
         live = [live[place] for place in left]
         rows.take(np.array(parents))
-        rows.step(torch.tensor([token for b in live for token in beams[b].last]))
+        last_R = torch.tensor([token for b in live for token in beams[b].last])
+        rows.step(last_R.repeat(rows.count))
 
 
 class _Beams:
@@ -203,61 +204,18 @@ class _Beams:
         return sorted(self.ended, key=self.beam.rank, reverse=True)
 
 
-class _Rows:
-    """S streams of R rows in one cache, and the logits of the next token: S tensors [R, V]."""
+def _combined(rows: Streams, vocabulary: Vocabulary, decode: DecodeConfig) -> Tensor:
+    """The streams as one distribution over text ids and <eom>, [R, V]."""
+    logits = [
+        torch.cat([one[:, : vocabulary.text_size], one[:, vocabulary.eom :]], 1)
+        for one in rows.logits
+    ]
+    return combine(logits[0], logits[1] if rows.count == 2 else None, decode)
 
-    def __init__(self, model: Transformer, vocabulary: Vocabulary, streams: list, limits_B):
-        self.model, self.stop, self.eom = model, vocabulary.text_size, vocabulary.eom
-        self.device = model.token_embedding.weight.device
-        self.streams = len(streams)
-        rows = [row for stream in streams for row in stream]
-        self.lengths_R = np.array([len(row) for row in rows])
-        self.capacity = int((self.lengths_R + np.tile(limits_B, self.streams)).max())
-        few, places_R = unique(rows)  # samples of one prompt read it once
-        ids_PT, lengths_P = pad(few, vocabulary.pad)
-        self.cache = model.cache(len(few), self.capacity)
-        self.spare = None
-        logits_PV = model.prefill(ids_PT.to(self.device), lengths_P, self.cache, 0, self.eom + 1)
-        self._copy(np.array(places_R))
-        self._hold(logits_PV[torch.tensor(places_R, device=self.device)])
 
-    @property
-    def full(self) -> bool:
-        """Whether some row, perhaps one that has ended, has no place for another token."""
-        return self.lengths_R.max() >= self.capacity
-
-    def combined(self, decode: DecodeConfig) -> Tensor:
-        """The streams as one distribution, [R, V]."""
-        return combine(self.logits[0], self.logits[1] if self.streams == 2 else None, decode)
-
-    def take(self, rows_R: np.ndarray) -> None:
-        """Go on with these rows of every stream, in this order; a row may be taken twice."""
-        count = len(self.lengths_R) // self.streams
-        every = np.concatenate([rows_R + stream * count for stream in range(self.streams)])
-        self.lengths_R = self.lengths_R[every]
-        self._copy(every)
-        places_R = torch.as_tensor(rows_R, device=self.device)
-        self.logits = [logits_RV[places_R] for logits_RV in self.logits]
-
-    def step(self, chosen_R: Tensor) -> None:
-        """Append a choice to each row of all streams."""
-        chosen_R = chosen_R.to(self.device)
-        ids_R = chosen_R.where(chosen_R != self.stop, self.eom)
-        self._hold(self.model.step(ids_R.repeat(self.streams), self.cache, 0, self.eom + 1))
-        self.lengths_R = self.lengths_R + 1
-
-    def _copy(self, rows: np.ndarray) -> None:
-        if np.array_equal(rows, np.arange(self.cache.batch)):
-            return
-        fits = self.spare is not None and self.spare.batch == len(rows)
-        new = self.spare if fits else self.model.cache(len(rows), self.capacity)
-        new.copy(self.cache, torch.as_tensor(rows))
-        self.cache, self.spare = new, self.cache
-
-    def _hold(self, logits_XV: Tensor) -> None:
-        """Keep text ids and <eom>, which stands behind image ids and sentinels."""
-        kept_XV = torch.cat([logits_XV[:, : self.stop], logits_XV[:, self.eom :]], 1)
-        self.logits = list(kept_XV.chunk(self.streams))
+def _ids(chosen_R: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Choices as ids of the vocabulary."""
+    return chosen_R.where(chosen_R != vocabulary.text_size, vocabulary.eom)
 
 
 def _end(tokens: list[int], score: float, stop: int) -> Continuation:
@@ -270,25 +228,3 @@ def _streams(prompts, free_prompts, decode: DecodeConfig) -> list:
     if free_prompts is None or decode.streams == 1:
         return [prompts]
     return [prompts, free_prompts]
-
-
-def _limits(model, vocabulary, streams: list, samples: int, most: int) -> np.ndarray:
-    """Tokens each sample may get, int64 [B]."""
-    check(most >= 1, "most", "be at least 1", most)
-    context = model.config.context
-    if vocabulary.size != model.vocabulary_size:
-        raise UserError(
-            f"the vocabulary has {vocabulary.size} ids but the model {model.vocabulary_size}; "
-            "use the one it was trained with"
-        )
-    for stream in streams:
-        if len(stream) != samples:
-            raise UserError(f"{samples} samples need {samples} prompts, got {len(stream)}")
-        for index, prompt in enumerate(stream):
-            if not 1 <= len(prompt) < context:
-                raise UserError(
-                    f"prompt {index} has {len(prompt)} tokens; for text to follow it must have 1 "
-                    f"to {context - 1} (model.context {context})"
-                )
-    lengths_SB = np.array([[len(row) for row in stream] for stream in streams]).reshape(-1, samples)
-    return np.minimum(context - lengths_SB.max(0), most)

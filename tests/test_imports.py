@@ -30,7 +30,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
     {"objective", "decode", "vq_loss", "checkpoint", "coco"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
-    | {"neighbours", "data", "text_decode", "infill"},
+    | {"neighbours", "data", "streams", "text_decode", "infill"},
     {"train", "pipeline"},
     {"rerank", "doctor"},
     {"commands"},
