@@ -1,4 +1,4 @@
-"""The command line: `cm3leon draw | encode | index | doctor | export-scenes`.
+"""The command line: `cm3leon --help` lists its commands.
 
 A command is a dataclass with `run() -> exit code`; `COMMANDS` lists them all.
 Exit codes: 0 fine, 2 a mistake in the input (one line on stderr), 130 interrupted.
@@ -17,8 +17,9 @@ import tyro
 from cm3leon.commands import Draw, Encode, ExportScenes, Index
 from cm3leon.doctor import Doctor
 from cm3leon.errors import UserError
+from cm3leon.export_commands import Export, Import
 
-COMMANDS = Draw | Encode | Index | Doctor | ExportScenes
+COMMANDS = Draw | Encode | Index | Doctor | Export | Import | ExportScenes
 
 
 def parse(kind, argv: Sequence[str] | None, prog: str):

@@ -28,12 +28,12 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"sequence", "text", "vq", "transformer", "kv_cache", "optimizer"}
     | {"pictures"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
-    {"objective", "decode", "vq_loss", "checkpoint", "coco"},
+    {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
-    | {"neighbours", "data", "streams", "text_decode", "infill"},
+    | {"neighbours", "data", "text_decode", "infill"},
     {"train", "pipeline"},
-    {"rerank", "doctor"},
-    {"commands"},
+    {"rerank", "doctor", "hf_folder"},
+    {"commands", "export_commands"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library

@@ -1,0 +1,306 @@
+"""A CM3Leon as a folder of Hugging Face's layout, and back.
+
+    config.json, generation_config.json      OPT's, with our own block
+    model.safetensors                        or shards of at most 5 GB and their index
+    tokenizer.json and its two companions    the whole id space
+    text/, vq/                               our own tokenizers, byte for byte
+    README.md                                the card
+
+Weights go from the mapped file to the new ones without being held in between: a model that fills
+the disk's cache but not the memory can be exported. A folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cm3leon import checkpoint
+from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig, from_dict, to_dict
+from cm3leon.drawing import DecodeConfig
+from cm3leon.errors import UserError
+from cm3leon.export import (
+    HEAD,
+    OURS,
+    from_opt_config,
+    from_opt_state_dict,
+    to_opt_config,
+    to_opt_state_dict,
+)
+from cm3leon.files import sha256_file
+from cm3leon.hf_card import card
+from cm3leon.hf_tokenizer import tokenizer_files
+from cm3leon.sequence import Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write a shipped model or a model folder for transformers; returns the new folder.
+
+    Weights keep the type they are stored in; `config.json` asks for float32, in which we compute.
+    Raises UserError when `out` exists, when the model is broken or its tokenizers are others than
+    it was trained with, and when the disk is full; nothing is left behind then.
+    """
+    from cm3leon.pipeline import check_fit, find_model
+    from cm3leon.text import TextTokenizer
+
+    source, out = find_model(name), Path(out)
+    refuse_existing(out)
+    text_file, vq = source.parent / "text" / "tokenizer.json", source.parent / "vq"
+    text, about = TextTokenizer.load(text_file), checkpoint.read_about(vq)
+    model, extra = mapped_model(source)
+    digests = {"text": text.digest, "vq": checkpoint.digest(vq)}
+    vq_config = from_dict(VQConfig, about["config"])
+    check_fit(source, model.config, extra, text.size, vq_config, digests)
+    config = to_opt_config(model.config)
+    config[OURS] |= {"name": source.name, "sha256": checkpoint.digest(source), "extra": extra}
+    vocabulary = Vocabulary.from_config(model.config.vocabulary)
+    files = tokenizer_files(text_file.read_bytes(), vocabulary, model.config.context)
+    files |= {
+        "config.json": as_json(config),
+        "generation_config.json": as_json(generation_config(config, extra)),
+        "README.md": card(source.name, model.config, vq_config, extra, config[OURS]["sha256"]),
+    }
+    with new_folder(out) as folder:
+        copy_files(text_file.parent, folder / "text", ("tokenizer.json",))
+        copy_files(vq, folder / "vq", (checkpoint.WEIGHTS, checkpoint.CONFIG))
+        for file, content in files.items():
+            (folder / file).write_text(content, encoding="utf-8")
+        tensors = to_opt_state_dict(model)
+        if model.config.tied:
+            del tensors[HEAD]
+        write_shards(folder, tensors, shard_bytes)
+    return out
+
+
+def import_hf(
+    source: str | Path, out: str | Path, vocabulary: VocabularyConfig | None = None
+) -> Path:
+    """Read such a folder, or a plain OPT of our kind, into a model folder; returns it.
+
+    What an export of ours brings along (`text/`, `vq/`) is put beside `out`, where a system looks
+    for it. `vocabulary` says which ids mean what for a plain OPT. Raises UserError when `out`
+    exists, when other tokenizers lie beside it, and for any network that is not ours.
+    """
+    source, out = Path(source), Path(out)
+    refuse_existing(out)
+    values = checkpoint.read_json(source / "config.json")
+    ours = values.get(OURS)
+    try:
+        config = from_opt_config(values, vocabulary, out.name)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    extra = dict(ours.get("extra") or {}) if isinstance(ours, dict) else {}
+    beside = [part for part in ("text", "vq") if (source / part).is_dir()]
+    missing = [part for part in beside if not holds_same(source / part, out.parent / part)]
+    try:
+        state = from_opt_state_dict(read_shards(source), config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    for part in missing:
+        with new_folder(out.parent / part) as folder:
+            names = [path.name for path in (source / part).iterdir() if path.is_file()]
+            copy_files(source / part, folder, sorted(names))
+    with new_folder(out) as folder:
+        write_checkpoint(folder, config, state, extra)
+    return out
+
+
+def mapped_model(folder: Path):
+    """A Transformer whose weights are the mapped file's, in their stored type; and its extra.
+
+    Nothing is read before it is used. Raises UserError as `checkpoint.load` does.
+    """
+    import torch
+
+    from cm3leon.transformer import Transformer
+
+    about = checkpoint.read_about(folder)
+    if about["kind"] != "transformer":
+        raise UserError(f"{folder} holds a {about['kind']!r}, not a 'transformer'; name a model")
+    path = folder / checkpoint.WEIGHTS
+    found = checkpoint.digest(folder)
+    if found != about["sha256"]:
+        raise UserError(
+            f"{path} has digest {found[:12]}, its config.json names {about['sha256'][:12]}; "
+            "copy or train it again"
+        )
+    tensors = mapped(path)
+    with torch.device("meta"):
+        model = Transformer(from_dict(ModelConfig, about["config"]))
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: config.json and weights do not fit: {reason}") from None
+    return model.eval(), about["extra"]
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, mapped into memory; UserError when it is missing or torn."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}; copy it again") from None
+
+
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder of Hugging Face's layout, mapped; UserError for pickled weights."""
+    one, index = folder / checkpoint.WEIGHTS, folder / INDEX
+    if one.is_file():
+        return mapped(one)
+    if not index.is_file():
+        pickled = [name for name in PICKLED if (folder / name).is_file()]
+        if pickled:
+            raise UserError(
+                f"{pickled[0]} is pickled, which is never loaded; save it as safetensors first"
+            )
+        raise UserError(f"no {checkpoint.WEIGHTS} there; name a folder of save_pretrained")
+    places = checkpoint.read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    ):
+        raise UserError(f"{INDEX} has no weight_map of file names; copy the folder again")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        tensors |= mapped(folder / name)
+    if different := sorted(set(places) ^ set(tensors)):
+        raise UserError(f"{INDEX} and its files differ in {different[0]!r}; copy the folder again")
+    return tensors
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
+    """One safetensors file, or as many as keep each below `shard_bytes`, with their index."""
+    shards = split(tensors, shard_bytes)
+    if len(shards) == 1:
+        write_tensors(folder / checkpoint.WEIGHTS, shards[0])
+        return
+    places, total = {}, 0
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(folder / name, shard)
+        places |= dict.fromkeys(shard, name)
+        total += sum(value.nbytes for value in shard.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / INDEX).write_text(as_json(index), encoding="utf-8")
+
+
+def split(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, in groups of at most `shard_bytes`; a larger tensor stands alone."""
+    if shard_bytes < 1:
+        raise UserError(f"a shard must hold at least 1 byte, got {shard_bytes}")
+    shards: list[dict[str, Tensor]] = [{}]
+    held = 0
+    for name, value in tensors.items():
+        if shards[-1] and held + value.nbytes > shard_bytes:
+            shards.append({})
+            held = 0
+        shards[-1][name] = value
+        held += value.nbytes
+    return shards
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: bool = True) -> None:
+    """One safetensors file of the tensors where they lie; `note` is what transformers asks for."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"} if note else None)
+    except SafetensorError as error:
+        raise UserError(f"cannot write {path.name}: {error}; free space") from None
+
+
+def write_checkpoint(
+    folder: Path, config: ModelConfig, state: Mapping[str, Tensor], extra: dict
+) -> None:
+    """Our own checkpoint, as `checkpoint.save` writes it but without a copy in memory."""
+    path = folder / checkpoint.WEIGHTS
+    write_tensors(path, {name: value.contiguous() for name, value in state.items()}, note=False)
+    about = {
+        "format": checkpoint.FORMAT,
+        "kind": "transformer",
+        "config": to_dict(config),
+        "sha256": sha256_file(path),
+        "extra": extra,
+    }
+    (folder / checkpoint.CONFIG).write_text(as_json(about), encoding="utf-8")
+
+
+def generation_config(config: dict, extra: dict) -> dict:
+    """How transformers draws by default: our ids, temperature and top-p; it has no guidance."""
+    decode = from_dict(DecodeConfig, extra.get("decode", {}))
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    warm = {"temperature": decode.temperature, "top_p": decode.top_p}
+    return ids | {"do_sample": decode.temperature > 0} | (warm if decode.temperature > 0 else {})
+
+
+def holds_same(source: Path, place: Path) -> bool:
+    """Whether `place` holds the files of `source`; False when it is not there, else UserError."""
+    if not place.exists():
+        return False
+    for path in sorted(path for path in source.iterdir() if path.is_file()):
+        other = place / path.name
+        if not other.is_file() or sha256_file(other) != sha256_file(path):
+            raise UserError(
+                f"{place} is not what {source.parent} brings along ({path.name} differs); "
+                "import into another folder"
+            )
+    return True
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UserError when something is already at `out`."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists; name a new folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when the block ends without an error, else vanishes."""
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        refuse_existing(out)
+        os.rename(temporary, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {out}: {reason}; free space or choose another") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_files(source: Path, target: Path, names) -> None:
+    """Copy files of one folder into another, which is made."""
+    target.mkdir(exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+
+
+def as_json(value) -> str:
+    """JSON as our checkpoints have it."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,297 @@
+"""An exported folder: transformers loads it, an import gives the same bytes, bad folders one line.
+
+Axes as in cm3leon/transformer.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_pipeline import write_tiny_baselines
+
+from cm3leon import cli, hf_folder
+from cm3leon.config import VocabularyConfig
+from cm3leon.errors import UserError
+from cm3leon.hf_folder import export_hf, import_hf, mapped_model, split
+from cm3leon.hf_tokenizer import token_names, tokenizer_files
+from cm3leon.pipeline import load_system
+
+CAPTIONS = ["a red star", " two  spaces", "", " ", "snow, 雪\n", "naïve <mask> <b>"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A tiny system; its model's folder."""
+    return write_tiny_baselines(tmp_path_factory.mktemp("baselines"))
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory) -> Path:
+    return export_hf(model, tmp_path_factory.mktemp("hub") / "tiny")
+
+
+@pytest.fixture
+def broken(exported, tmp_path) -> Path:
+    """A copy of the export, to be spoilt."""
+    return Path(shutil.copytree(exported, tmp_path / "broken"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_files_of_an_export(exported, model):
+    found = contents(exported)
+    assert set(found) == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors",
+        "special_tokens_map.json", "text/tokenizer.json", "tokenizer.json", "tokenizer_config.json",
+        "vq/config.json", "vq/model.safetensors",
+    }  # fmt: skip
+    for part in ("text", "vq"):
+        beside = contents(model.parent / part)
+        assert {name: beside[name] for name in beside} == contents(exported / part)
+    card = found["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: transformers") and "`<image:0>`" in card
+    assert not list(exported.parent.glob(".*"))
+
+
+def test_transformers_loads_it(exported, model):
+    transformers = pytest.importorskip("transformers")
+    opt = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
+    assert type(opt).__name__ == "OPTForCausalLM" and opt.dtype == torch.float32
+    system = load_system(model)
+    vocabulary, ids = system.vocabulary, torch.arange(95).repeat(2, 1) * 7 % system.vocabulary.eom
+    with torch.no_grad():
+        torch.testing.assert_close(opt(ids).logits, system.model(ids), rtol=1e-4, atol=1e-4)
+    generation = opt.generation_config
+    ends = (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id)
+    assert ends == (vocabulary.eos, vocabulary.eos, vocabulary.pad)
+    assert generation.do_sample and generation.temperature == system.decode.temperature
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    for caption in CAPTIONS:
+        own = system.text.encode(caption)
+        assert tokenizer(caption)["input_ids"] == own
+        assert tokenizer.decode(own) == caption
+        assert (
+            tokenizer(f"<eos>{caption}<break>")["input_ids"] == system.prompt(caption, []).tolist()
+        )
+    names = token_names(vocabulary)
+    assert tokenizer.convert_tokens_to_ids(names) == list(
+        range(system.text.size, vocabulary.eom + 1)
+    )
+    both = tokenizer("<eos>a red star<break><image:5>")["input_ids"]
+    assert both[-1] == vocabulary.image(5)
+    assert tokenizer.decode(both, skip_special_tokens=True) == "a red star"
+
+
+def test_an_import_gives_the_same_bytes(exported, model, tmp_path):
+    out = import_hf(exported, tmp_path / "models" / "again")
+    assert contents(out) == {
+        name: data
+        for name, data in contents(model).items()
+        if name in ("config.json", "model.safetensors")
+    }
+    one, other = load_system(model), load_system(out)
+    assert one.weights_sha256 == other.weights_sha256
+    drawn = [system.draw(["a star"], [3]) for system in (one, other)]
+    assert np.array_equal(*drawn)
+    import_hf(exported, tmp_path / "models" / "third")  # the same tokenizers are there already
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {
+        "again",
+        "third",
+        "text",
+        "vq",
+    }
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_shards(model, tmp_path, monkeypatch, tied):
+    if not tied:
+        model = untied(model, tmp_path / "scenes")
+    whole = export_hf(model, tmp_path / "whole")
+    export_hf(model, tmp_path / "shards", shard_bytes=20_000)
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    files = sorted((tmp_path / "shards").glob("model-*.safetensors"))
+    assert len(files) > 2 and files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    assert set(index["weight_map"].values()) == {path.name for path in files}
+    tensors = load_file(whole / "model.safetensors")
+    assert ("lm_head.weight" in tensors) is not tied
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors.values())
+    one, other = (
+        import_hf(tmp_path / name, tmp_path / name[0] / "m") for name in ("whole", "shards")
+    )
+    assert contents(one) == contents(other)
+    transformers = pytest.importorskip("transformers")
+    opt = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "shards")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        wanted = load_system(model).model(ids)
+        torch.testing.assert_close(opt(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+
+
+def untied(model: Path, home: Path) -> Path:
+    """The tiny system with a head of its own."""
+    from dataclasses import replace
+
+    from cm3leon import checkpoint
+    from cm3leon.config import ModelConfig, from_dict
+
+    shutil.copytree(model.parent, home)
+    values, tensors, extra = checkpoint.load(model, "transformer")
+    tensors["head.weight"] = tensors["token_embedding.weight"].flip(0)
+    config = replace(from_dict(ModelConfig, values), tied=False)
+    checkpoint.save(home / "untied", "transformer", config, tensors, extra)
+    return home / "untied"
+
+
+def test_split_keeps_order_and_size():
+    tensors = {str(k): torch.zeros(k, dtype=torch.uint8) for k in (3, 4, 9, 1, 1, 5)}
+    assert [list(part) for part in split(tensors, 7)] == [["3", "4"], ["9"], ["1", "5"]]
+    with pytest.raises(UserError, match="at least 1 byte, got 0"):
+        split(tensors, 0)
+
+
+def test_weights_are_mapped_not_read(model):
+    found, _ = mapped_model(model)
+    stored = load_file(model / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in found.state_dict().items())
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not tell what is mapped")
+    ranges = [
+        [int(bound, 16) for bound in line.split()[0].split("-")]
+        for line in maps.read_text().splitlines()
+        if line.endswith(str(model / "model.safetensors"))
+    ]
+    for name, weight in found.named_parameters():
+        assert any(low <= weight.data_ptr() < high for low, high in ranges), name
+
+
+def test_a_plain_opt_of_our_kind(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.OPTConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
+        max_position_embeddings=20, word_embed_proj_dim=16, enable_bias=False,
+        layer_norm_elementwise_affine=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        opt = transformers.OPTForCausalLM(config).eval()
+    opt.save_pretrained(tmp_path / "plain")
+    ids = ["--text-size", "30", "--image-size", "8", "--sentinels", "2"]
+    folders = [str(tmp_path / name) for name in ("plain", "ours")]
+    assert cli.main(["import", *folders, *ids]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'ours'}\n"
+    ours, _ = mapped_model(tmp_path / "ours")
+    assert ours.config.name == "ours" and ours.config.vocabulary == VocabularyConfig(30, 8, 2, 50)
+    row = torch.arange(20)[None] % 50
+    row[row == 1] = 2  # OPT's default pad id
+    with torch.no_grad():
+        torch.testing.assert_close(ours(row), opt(row).logits, rtol=1e-4, atol=1e-4)
+    for words, message in (
+        ([], "give --text-size, --image-size and --sentinels"),
+        (ids[:2], "--text-size, --image-size and --sentinels together, got text_size"),
+        ([*ids[:4], "--sentinels", "20"], "vocab_size is 50, the id space has 100"),
+    ):
+        assert cli.main(["import", folders[0], str(tmp_path / "new"), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def spoil_config(folder: Path, **changes) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | changes))
+
+
+def add_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.decoder.layers.0.fc1.bias"] = torch.zeros(128)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def leave_the_folder(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"model.decoder.embed_tokens.weight": "../secret.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+BAD_FOLDERS = {
+    "enable_bias must be False, got True": lambda folder: spoil_config(folder, enable_bias=True),
+    "config.json is no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "'model.decoder.layers.0.fc1.bias', which": add_tensor,
+    "pytorch_model.bin is pickled": only_pickle,
+    "no weight_map of file names": leave_the_folder,
+    "cannot read": cut,
+    "no model.safetensors there": lambda folder: (folder / "model.safetensors").unlink(),
+}
+
+
+@pytest.mark.parametrize("message", BAD_FOLDERS)
+def test_bad_folders_get_one_line(broken, tmp_path, capsys, message):
+    BAD_FOLDERS[message](broken)
+    assert cli.main(["import", str(broken), str(tmp_path / "m" / "new")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_there_is_never_overwritten(exported, model, tmp_path, capsys):
+    kept = contents(exported)
+    for words in (["export", str(model), str(exported)], ["import", str(exported), str(exported)]):
+        assert cli.main(words) == 2
+        assert capsys.readouterr().err == f"error: {exported} exists; name a new folder\n"
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "tokenizer.json").write_text("another")
+    assert cli.main(["import", str(exported), str(tmp_path / "new")]) == 2
+    assert "(tokenizer.json differs); import into another folder" in capsys.readouterr().err
+    assert contents(exported) == kept and not (tmp_path / "new").exists()
+
+
+def test_broken_models_are_not_exported(model, tmp_path, capsys):
+    home = Path(shutil.copytree(model.parent, tmp_path / "scenes"))
+    other = home / "text" / "tokenizer.json"
+    other.write_bytes(other.read_bytes().replace(b"\n", b"\n ", 1) + b"\n")
+    assert cli.main(["export", str(home / "scenes-s"), str(tmp_path / "out")]) == 2
+    assert "was trained with" in capsys.readouterr().err
+    cut(home / "scenes-s")
+    assert cli.main(["export", str(home / "scenes-s"), str(tmp_path / "out")]) == 2
+    assert "has digest" in capsys.readouterr().err
+    assert cli.main(["export", str(home / "vq"), str(tmp_path / "out")]) == 2
+    assert "error:" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes"}
+
+
+def test_a_full_disk_leaves_nothing(model, exported, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf_folder, "write_tensors", full)
+    for call in (lambda out: export_hf(model, out), lambda out: import_hf(exported, out)):
+        with pytest.raises(UserError, match="No space left on device; free space"):
+            call(tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"text", "vq"}  # whole, and of use
+
+
+def test_a_tokenizer_of_another_size(model):
+    from cm3leon.sequence import Vocabulary
+
+    payload = (model.parent / "text" / "tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match="the id space has 20 text tokens"):
+        tokenizer_files(payload, Vocabulary(20, 5, 5), 64)
