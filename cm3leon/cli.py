@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from cm3leon.commands import Draw, Encode, ExportScenes, Index
+from cm3leon.convert_commands import ConvertTokenizer
 from cm3leon.doctor import Doctor
 from cm3leon.errors import UserError
 from cm3leon.export_commands import Export, Import
 
-COMMANDS = Draw | Encode | Index | Doctor | Export | Import | ExportScenes
+COMMANDS = Draw | Encode | Index | ConvertTokenizer | Doctor | Export | Import | ExportScenes
 
 
 def parse(kind, argv: Sequence[str] | None, prog: str):

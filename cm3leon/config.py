@@ -214,10 +214,14 @@ class VQConfig:
     z_channels: int = 64
     codebook_size: int = 512
     code_dim: int = 64
-    quantiser: str = "nearest"  # "nearest" (VQModel) or "gumbel" (GumbelVQ: argmax of a 1x1 conv)
+    # "nearest" (VQModel), "unit" (LlamaGen: the same among vectors of length 1) or "gumbel"
+    # (GumbelVQ: argmax of a 1x1 convolution).
+    quantiser: str = "nearest"
     # What a code may depend on: "picture" (taming's encoder, all of it) or "cell" (its own stride x
     # stride pixels: codes that repeat exactly, which is what a small language model can learn).
     reach: str = "picture"
+    groups: int = 0  # of every GroupNorm: 32 in all public tokenizers; 0: by width, `vq.normalise`
+    decodes: bool = True  # False: weights without a decoder (transformers' Chameleon)
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -238,9 +242,9 @@ class VQConfig:
             self.resolution,
         )
         check(
-            self.quantiser in ("nearest", "gumbel"),
+            self.quantiser in ("nearest", "unit", "gumbel"),
             "vq.quantiser",
-            "be 'nearest' or 'gumbel'",
+            "be 'nearest', 'unit' or 'gumbel'",
             self.quantiser,
         )
         check(
@@ -248,6 +252,13 @@ class VQConfig:
             "vq.reach",
             "be 'picture' or 'cell'",
             self.reach,
+        )
+        narrow = math.gcd(*(self.channels * multiplier for multiplier in self.multipliers))
+        check(
+            self.groups >= 0 and narrow % (self.groups or 1) == 0,
+            "vq.groups",
+            f"be 0 or divide every width (all multiples of {narrow})",
+            self.groups,
         )
 
     @property

@@ -1,8 +1,9 @@
 """Image tokenizer: a convolutional VQGAN, uint8 pictures <-> codes of a codebook.
 
 Modules carry the names of taming-transformers' checkpoints (encoder.down.0.block.0.conv1 ...), so
-that the public `vqgan_gumbel_f8` weights (256 px -> 32 x 32 = 1024 codes of 8192) load by name.
-Stride 8 needs four levels of `config.multipliers`.
+that the public `vqgan_gumbel_f8` weights (256 px -> 32 x 32 = 1024 codes of 8192) load by name;
+`convert_tokenizer` brings other layouts to them. Stride 8 needs four levels of
+`config.multipliers`.
 
 Axes: B batch, C channels, H height, W width, N codes of a picture (row by row), D width of a code.
 """
@@ -18,13 +19,16 @@ from torch import Tensor, nn
 
 from cm3leon.config import VQConfig
 from cm3leon.errors import UserError
+from cm3leon.pixels import check_codes, check_images, to_bytes, to_unit
+
+WORK = 2**26  # numbers of the widest map at once (256 MiB of float32): the batch is cut to fit
 
 
-def normalise(channels: int) -> nn.GroupNorm:
-    """32 groups from 128 channels on (taming's choice), groups of 8 below; else one group."""
-    if channels >= 128 and channels % 32 == 0:
+def normalise(channels: int, groups: int = 0) -> nn.GroupNorm:
+    """GroupNorm of `groups`; 0: 32 from 128 channels on, below groups of 8 channels, else one."""
+    if not groups and channels >= 128 and channels % 32 == 0:
         groups = 32
-    else:
+    elif not groups:
         groups = channels // 8 if channels % 8 == 0 else 1
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
@@ -32,10 +36,10 @@ def normalise(channels: int) -> nn.GroupNorm:
 class ResnetBlock(nn.Module):
     """Two normalised 3x3 convolutions beside a shortcut; [B,C,H,W] -> [B,C',H,W]."""
 
-    def __init__(self, inner: int, outer: int):
+    def __init__(self, inner: int, outer: int, groups: int = 0):
         super().__init__()
-        self.norm1, self.conv1 = normalise(inner), nn.Conv2d(inner, outer, 3, padding=1)
-        self.norm2, self.conv2 = normalise(outer), nn.Conv2d(outer, outer, 3, padding=1)
+        self.norm1, self.conv1 = normalise(inner, groups), nn.Conv2d(inner, outer, 3, padding=1)
+        self.norm2, self.conv2 = normalise(outer, groups), nn.Conv2d(outer, outer, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,9 +50,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the positions of a map; [B,C,H,W] -> [B,C,H,W]."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = 0):
         super().__init__()
-        self.norm = normalise(channels)
+        self.norm = normalise(channels, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,20 +84,20 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int, attend: bool) -> nn.Module:
-    mid = nn.Module()
-    mid.block_1 = ResnetBlock(channels, channels)
-    mid.attn_1 = AttnBlock(channels) if attend else nn.Identity()
-    mid.block_2 = ResnetBlock(channels, channels)
+def _middle(channels: int, config: VQConfig) -> nn.Module:
+    mid, groups = nn.Module(), config.groups
+    mid.block_1 = ResnetBlock(channels, channels, groups)
+    mid.attn_1 = AttnBlock(channels, groups) if config.attention else nn.Identity()
+    mid.block_2 = ResnetBlock(channels, channels, groups)
     return mid
 
 
-def _level(inner: int, outer: int, blocks: int, attend: bool) -> nn.Module:
+def _level(inner: int, outer: int, blocks: int, attend: bool, groups: int) -> nn.Module:
     level = nn.Module()
     level.block = nn.ModuleList(
-        ResnetBlock(inner if k == 0 else outer, outer) for k in range(blocks)
+        ResnetBlock(inner if k == 0 else outer, outer, groups) for k in range(blocks)
     )
-    level.attn = nn.ModuleList(AttnBlock(outer) for _ in range(blocks if attend else 0))
+    level.attn = nn.ModuleList(AttnBlock(outer, groups) for _ in range(blocks if attend else 0))
     return level
 
 
@@ -115,14 +119,14 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         inner, side = config.channels, config.resolution
         for k, outer in enumerate(widths):
-            level = _level(inner, outer, config.blocks, side in config.attention)
+            level = _level(inner, outer, config.blocks, side in config.attention, config.groups)
             if k < len(widths) - 1:
                 level.downsample = Downsample(outer)
                 side //= 2
             self.down.append(level)
             inner = outer
-        self.mid = _middle(inner, attend=bool(config.attention))
-        self.norm_out = normalise(inner)
+        self.mid = _middle(inner, config)
+        self.norm_out = normalise(inner, config.groups)
         self.conv_out = nn.Conv2d(inner, config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,17 +183,18 @@ class Decoder(nn.Module):
         widths = [config.channels * m for m in config.multipliers]
         inner, side = widths[-1], config.grid
         self.conv_in = nn.Conv2d(config.z_channels, inner, 3, padding=1)
-        self.mid = _middle(inner, attend=bool(config.attention))
+        self.mid = _middle(inner, config)
         levels = []
         for k in reversed(range(len(widths))):
-            level = _level(inner, widths[k], config.blocks + 1, side in config.attention)
+            attend = side in config.attention
+            level = _level(inner, widths[k], config.blocks + 1, attend, config.groups)
             if k > 0:
                 level.upsample = Upsample(widths[k])
                 side *= 2
             levels.insert(0, level)  # numbered from the finest, as the encoder's are
             inner = widths[k]
         self.up = nn.ModuleList(levels)
-        self.norm_out = normalise(inner)
+        self.norm_out = normalise(inner, config.groups)
         self.conv_out = nn.Conv2d(inner, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -211,21 +216,33 @@ def lowest_equal(table_KD: Tensor) -> Tensor:
 
 
 class NearestCodes(nn.Module):
-    """The codebook of VQModel: a vector's code is the nearest row."""
+    """The codebook of VQModel: a vector's code is the nearest row.
+
+    With the quantiser "unit" vectors and rows are brought to length 1 first, the rows that the
+    decoder gets too (ViT-VQGAN's codebook, in LlamaGen).
+    """
 
     def __init__(self, config: VQConfig):
         super().__init__()
         self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
+        self.unit = config.quantiser == "unit"
+
+    @property
+    def table(self) -> Tensor:
+        """The rows that are compared and decoded, [K,D]."""
+        weight = self.embedding.weight
+        return F.normalize(weight, dim=1) if self.unit else weight
 
     def codes(self, z_MD: Tensor) -> Tensor:
         """Index of the nearest row for each vector, [M] int64; of equal rows the lowest index."""
-        table = self.embedding.weight
+        table = self.table
+        z_MD = F.normalize(z_MD, dim=1) if self.unit else z_MD
         scores = z_MD @ table.T * 2 - table.pow(2).sum(1)
         return lowest_equal(table)[scores.argmax(1)]
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Rows of the codebook, [..., D]."""
-        return self.embedding(codes)
+        return F.embedding(codes, self.table)
 
 
 class GumbelCodes(nn.Module):
@@ -245,57 +262,25 @@ class GumbelCodes(nn.Module):
         return self.embed(codes)
 
 
-def to_unit(images: np.ndarray | Tensor) -> Tensor:
-    """uint8 [B,H,W,3] -> float32 [B,3,H,W] in [-1,1]; UserError for another type or shape."""
-    name = str(images.dtype).removeprefix("torch.")
-    if name != "uint8" or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(
-            f"pictures must be uint8 [B,H,W,3], got {name} {list(images.shape)}; "
-            "convert them to RGB bytes"
-        )
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.array(images, order="C"))  # a copy: it may be read-only
-    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def to_bytes(pictures: Tensor) -> np.ndarray:
-    """float [B,3,H,W] in [-1,1] -> uint8 [B,H,W,3], clipped."""
-    scaled = pictures.float().clamp(-1, 1).add(1).mul(127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def check_codes(codes: np.ndarray | Tensor, size: int) -> Tensor:
-    """The codes as int64 [B,N]; UserError unless whole, in 0..size-1, and N a square."""
-    name = str(codes.dtype).removeprefix("torch.")
-    if "int" not in name or codes.ndim != 2:
-        raise UserError(f"codes must be integers [B,N], got {name} {list(codes.shape)}")
-    if isinstance(codes, np.ndarray):
-        codes = codes.astype(np.int64)  # a copy: it may be read-only
-    codes = torch.as_tensor(codes).long()
-    count = codes.shape[1]
-    if not count or math.isqrt(count) ** 2 != count:
-        raise UserError(f"codes of a picture must be a square number, got {count}")
-    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if low < 0 or high >= size:
-        raise UserError(
-            f"codes must lie in 0..{size - 1}, got {low}..{high}; use the tokenizer that made them"
-        )
-    return codes
-
-
 class VQ(nn.Module):
     """The tokenizer: `encode` pictures to codes, `decode` codes to pictures.
 
-    In evaluation mode or not: there is no dropout and no batch statistic.
+    In evaluation mode or not: there is no dropout and no batch statistic. Large batches are worked
+    off in pieces, so memory is that of `WORK` and the input.
     """
+
+    licence: str | None = None  # of the weights, where their checkpoint states it
+    sha256: str | None = None  # of the file they came from
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        quantiser = {"nearest": NearestCodes, "gumbel": GumbelCodes}[config.quantiser]
+        codebooks = {"nearest": NearestCodes, "unit": NearestCodes, "gumbel": GumbelCodes}
         self.config = config
         reader = {"picture": Encoder, "cell": CellEncoder}[config.reach]
-        self.encoder, self.decoder = reader(config), Decoder(config)
-        self.quantize = quantiser(config)
+        self.encoder = reader(config)
+        if config.decodes:
+            self.decoder = Decoder(config)
+        self.quantize = codebooks[config.quantiser](config)
         self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.z_channels, 1)
 
@@ -304,13 +289,36 @@ class VQ(nn.Module):
         """Where the weights are."""
         return self.post_quant_conv.weight.device
 
+    @property
+    def codebook_size(self) -> int:
+        """Codes there are."""
+        return self.config.codebook_size
+
+    @property
+    def grid(self) -> int:
+        """Codes a side at `image_size`."""
+        return self.config.grid
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side that it was trained on."""
+        return self.config.resolution
+
     def latents(self, pictures: Tensor) -> Tensor:
         """[B,3,H,W] in [-1,1] -> vectors before quantisation [B,D,h,w]."""
         return self.quant_conv(self.encoder(pictures))
 
     def pictures(self, z_BDhw: Tensor) -> Tensor:
-        """Quantised vectors [B,D,h,w] -> pictures [B,3,H,W]."""
+        """Quantised vectors [B,D,h,w] -> pictures [B,3,H,W]; UserError where nothing decodes."""
+        if not self.config.decodes:
+            raise UserError("this tokenizer has no decoder, it only encodes; convert a whole one")
         return self.decoder(self.post_quant_conv(z_BDhw))
+
+    def pieces(self, count: int, pixels: int) -> list[slice]:
+        """The parts in which `count` pictures of `pixels` are worked off: as `WORK` allows."""
+        scores = pixels // self.config.stride**2 * self.config.codebook_size
+        size = max(1, WORK // max(pixels * self.config.channels, scores))
+        return [slice(start, start + size) for start in range(0, count, size)]
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
@@ -318,18 +326,22 @@ class VQ(nn.Module):
 
         Raises UserError for other input.
         """
-        x = to_unit(images)
-        stride, (height, width) = self.config.stride, x.shape[2:]
+        check_images(images)
+        stride, (height, width) = self.config.stride, images.shape[1:3]
         if height != width or not height or height % stride:
             raise UserError(
                 f"pictures must be square with sides a multiple of {stride}, "
                 f"got {height} x {width}; crop and resize them"
             )
-        if not len(x):
+        parts = [self._codes(images[part]) for part in self.pieces(len(images), height * width)]
+        if not parts:
             return torch.empty((0, (height // stride) ** 2), dtype=torch.int64, device=self.device)
-        z = self.latents(x.to(self.device))
+        return torch.cat(parts)
+
+    def _codes(self, images: np.ndarray | Tensor) -> Tensor:
+        z = self.latents(to_unit(images).to(self.device))
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
-        return self.quantize.codes(flat).view(len(x), -1)
+        return self.quantize.codes(flat).view(len(images), -1)
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray | Tensor) -> np.ndarray:
@@ -338,9 +350,11 @@ class VQ(nn.Module):
         Raises UserError for another type or shape and for codes out of range.
         """
         codes = check_codes(codes, self.config.codebook_size).to(self.device)
+        pixels = math.isqrt(codes.shape[1]) * self.config.stride
+        parts = [self._bytes(codes[part]) for part in self.pieces(len(codes), pixels**2)]
+        return np.concatenate([np.zeros((0, pixels, pixels, 3), np.uint8), *parts])
+
+    def _bytes(self, codes: Tensor) -> np.ndarray:
         side = math.isqrt(codes.shape[1])
-        if not len(codes):
-            pixels = side * self.config.stride
-            return np.zeros((0, pixels, pixels, 3), np.uint8)
         z = self.quantize.vectors(codes).view(len(codes), side, side, -1).permute(0, 3, 1, 2)
         return to_bytes(self.pictures(z))

@@ -88,6 +88,7 @@ BAD = [  # section, field, values it refuses
     ("vq", "multipliers", [(), (1, 0), (1, -2)]),
     ("vq", "quantiser", ["cosine"]),
     ("vq", "reach", ["row"]),
+    ("vq", "groups", [-1, 3, 32]),
     ("train", "steps", [0]),
     ("train", "batch", [0]),
     ("train", "save_every", [0]),
@@ -117,7 +118,7 @@ UNCHECKED = {  # any value of their type is fine
     "model": {"name", "vocabulary", "tied"},
     "decode": {"guided_expert"},
     "objective": {"cross_break"},
-    "vq": {"attention"},
+    "vq": {"attention", "decodes"},
     "train": {"seed"},
     "vq_loss": {"seed"},
 }

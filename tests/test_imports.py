@@ -26,14 +26,15 @@ STATISTICS = {
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config", "drawing"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "optimizer"}
-    | {"pictures"}
+    | {"pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
-    {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"},
+    {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
+    | {"image_tokenizer"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
-    | {"neighbours", "data", "text_decode", "infill"},
+    | {"neighbours", "data", "streams", "text_decode", "infill"},
     {"train", "pipeline"},
     {"rerank", "doctor", "hf_folder"},
-    {"commands", "export_commands"},
+    {"commands", "export_commands", "convert_commands"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library

@@ -1,0 +1,119 @@
+"""Weight files of other projects, read without running anything that is in them.
+
+safetensors hold nothing but tensors. Of `.ckpt`, `.pt`, `.pth` and `.bin` torch's restricted reader
+(`weights_only=True`) takes tensors and plain containers. Trainings often left settings beside the
+weights (Lightning's callbacks, omegaconf's configurations, argparse's options), for which that
+reader refuses the file; those few kinds are replaced by an empty shell, anything else is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_file
+
+SETTINGS = ("argparse", "collections", "lightning", "lightning_fabric", "numpy", "omegaconf")
+SETTINGS += ("pathlib", "pytorch_lightning", "typing")  # top packages of what becomes a shell
+PLAIN = {f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")}
+
+
+class Shell:
+    """Stands for an object of another package: takes whatever it is given, keeps nothing."""
+
+    def __init__(self, *given, **named):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def read_weights(path: str | Path, choose: Callable[[list[str]], list[str]] = list):
+    """What a weight file holds: a dict of tensors, or the containers of a training's checkpoint.
+
+    Also a folder of safetensors, as transformers writes them; `choose` picks those names of
+    safetensors that are read. Raises UserError for a missing, truncated or unsafe file.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() or path.suffix == ".safetensors":
+            return _read_safetensors(path, choose)
+        return _read_torch(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def digests(path: str | Path) -> dict[str, str]:
+    """File name -> SHA-256 of a weight file, or of every safetensors file of a folder."""
+    return {file.name: sha256_file(file) for file in _files(Path(path))}
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if files := sorted(path.glob("*.safetensors")):
+        return files
+    raise UserError(f"{path} holds no .safetensors; name a weight file")
+
+
+def _read_safetensors(path: Path, choose: Callable[[list[str]], list[str]]) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    where: dict[str, Path] = {}
+    found: dict = {}
+    for file in _files(path):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                where |= dict.fromkeys(opened.keys(), file)
+        except SafetensorError as error:
+            raise UserError(f"{file} is truncated or no safetensors file: {error}") from None
+    chosen = choose(list(where))
+    for file in sorted({where[name] for name in chosen}):
+        with safe_open(file, framework="pt") as opened:
+            found |= {name: opened.get_tensor(name) for name in chosen if where[name] == file}
+    return found
+
+
+def _read_torch(path: Path):
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    with open(path, "rb") as file:
+        start = file.read(4)
+    whole = zipfile.is_zipfile(path)
+    if start == b"PK\x03\x04" and not whole:
+        raise UserError(f"{path} is truncated: its list of contents is missing; copy it again")
+    try:
+        names = get_unsafe_globals_in_checkpoint(path) if whole else []
+        with safe_globals([_shell(name, path) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} cannot be read safely: {_reason(str(error))}") from None
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes the reader stumble over anything
+        raise UserError(f"{path} is truncated or no weight file: {_line(str(error))}") from None
+
+
+def _shell(name: str, path: Path) -> type:
+    """An empty class under the name of a harmless one; UserError for any other."""
+    module, _, kind = name.rpartition(".")
+    if name.split(".")[0] not in SETTINGS and name not in PLAIN:
+        raise UserError(
+            f"{path} would call {name} when it is opened; save its weights alone, as safetensors"
+        )
+    return type(kind, (Shell,), {"__module__": module, "__qualname__": kind})
+
+
+def _reason(text: str) -> str:
+    """Of torch's advice on unsafe files the line that names the fault."""
+    told = [line for line in text.splitlines() if "GLOBAL" in line or "Unpickler error" in line]
+    return _line(told[0] if told else text).removeprefix("WeightsUnpickler error: ")
+
+
+def _line(text: str) -> str:
+    """The first line of a message, shortened."""
+    return (text.strip().splitlines() or ["no reason given"])[0][:160]

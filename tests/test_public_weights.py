@@ -1,0 +1,118 @@
+"""Files of other projects: what is read, what becomes an empty shell, what is refused."""
+
+import argparse
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cm3leon.errors import UserError
+from cm3leon.files import sha256_file
+from cm3leon.public_weights import digests, read_weights
+
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b.bias": torch.ones(4)}
+
+
+def same(found) -> bool:
+    return found.keys() == WEIGHTS.keys() and all(
+        torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS
+    )
+
+
+def test_the_same_tensors_from_every_form(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "new.pt")
+    torch.save(WEIGHTS, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file(WEIGHTS, tmp_path / "one.safetensors")
+    for name in ("new.pt", "old.pt", "one.safetensors"):
+        assert same(read_weights(tmp_path / name))
+        assert digests(tmp_path / name) == {name: sha256_file(tmp_path / name)}
+
+
+def test_a_folder_of_safetensors_and_only_what_is_chosen(tmp_path):
+    for name, value in WEIGHTS.items():
+        save_file({name: value}, tmp_path / f"{name}.safetensors")
+    assert same(read_weights(tmp_path))
+    assert list(digests(tmp_path)) == ["a.weight.safetensors", "b.bias.safetensors"]
+    asked = []
+    found = read_weights(tmp_path, lambda names: asked.append(names) or ["b.bias"])
+    assert list(found) == ["b.bias"] and sorted(asked[0]) == sorted(WEIGHTS)
+
+
+@pytest.fixture
+def lightning(monkeypatch):
+    """The package whose class taming's checkpoints name, there while a file is written."""
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    kind = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    module.ModelCheckpoint = kind
+    names = ["pytorch_lightning", "pytorch_lightning.callbacks", module.__name__]
+    for name in names[:2]:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    yield kind
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_settings_of_a_training_become_shells(tmp_path, lightning):
+    """As in taming's last.ckpt: a class as a key of `callbacks`; and LlamaGen's options."""
+    options = argparse.Namespace(vq_model="VQ-16", paths=[Path("data")])
+    content = {"state_dict": WEIGHTS, "callbacks": {lightning: {"best": 1.0}}, "args": options}
+    torch.save(content, tmp_path / "last.ckpt")
+    for name in list(sys.modules):
+        if name.startswith("pytorch_lightning"):
+            del sys.modules[name]
+    with pytest.raises(Exception, match="ModelCheckpoint"):  # what torch says by itself
+        torch.load(tmp_path / "last.ckpt", weights_only=True)
+    found = read_weights(tmp_path / "last.ckpt")
+    assert same(found["state_dict"]) and list(found["callbacks"].values()) == [{"best": 1.0}]
+    assert not hasattr(found["args"], "vq_model")
+    assert "pytorch_lightning" not in sys.modules
+
+
+class Harm:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_nothing_in_a_file_is_run(tmp_path, new):
+    content = {"state_dict": WEIGHTS, "x": Harm(tmp_path / "harm")}
+    torch.save(content, tmp_path / "bad.ckpt", _use_new_zipfile_serialization=new)
+    with pytest.raises(UserError, match="mkdir") as error:
+        read_weights(tmp_path / "bad.ckpt")
+    assert "\n" not in str(error.value) and not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["new.pt", "old.pt", "one.safetensors"])
+def test_a_truncated_file_is_one_line(tmp_path, name):
+    large = {f"w{k}": torch.randn(64, 64, generator=torch.Generator()) for k in range(4)}
+    if name.endswith("pt"):
+        torch.save(large, tmp_path / name, _use_new_zipfile_serialization=name == "new.pt")
+    else:
+        save_file(large, tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    for length in (0, 3, 40, len(data) // 2, len(data) - 1):
+        (tmp_path / name).write_bytes(data[:length])
+        with pytest.raises(UserError) as error:
+            read_weights(tmp_path / name)
+        assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_what_is_no_weight_file_is_one_line(tmp_path):
+    (tmp_path / "text.pt").write_text("weights\n" * 100)
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (tmp_path / "text.pt", "text.pt"),
+        (tmp_path / "empty", r"holds no \.safetensors"),
+        (tmp_path / "nowhere.pt", "cannot read .*nowhere.pt"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            read_weights(path)
+        assert "\n" not in str(error.value)
