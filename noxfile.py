@@ -49,6 +49,8 @@ def bench(name: str) -> None:
     @nox.session(name=name, tags=["bench"])
     def run(session: nox.Session) -> None:
         install(session, "bench,report")
+        if "--peers" in session.posargs:
+            session.install(*CONSTRAINTS, "transformers")
         session.run("python", "-m", f"benchmarks.{name}", *session.posargs, env=quiet())
 
     run.func.__doc__ = f"The benchmark benchmarks/{name}.py."

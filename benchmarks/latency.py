@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.harness.load import Gate
 from benchmarks.harness.progress import progress
 from benchmarks.harness.subjects import PROMPT, STATE_BYTES, Subject, find_subject
 from cm3leon.cli import parse
+from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 
 SMALL = ("scenes-s", "scenes-xs", "8x256x8", "12x512x8", "24x1024x16")
@@ -94,6 +94,7 @@ class Options:
                 raise UserError(f"unknown dtype {dtype!r}; known are {', '.join(STATE_BYTES)}")
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise UserError(f"--budget must be positive seconds, got {self.budget}")
+        DecodeConfig(guidance=self.guidance, top_p=self.top_p)  # checks both
 
 
 def latency(options: Options) -> tuple[dict, Path]:
@@ -103,7 +104,14 @@ def latency(options: Options) -> tuple[dict, Path]:
     subjects = [find_subject(name, options.new) for name in options.sizes]
     if options.peers:
         opt_peer.check_installed()
-    protocol = {
+    protocol = protocol_of(options, subjects)
+    bench = replace(BENCH, measure=partial(measure, options, subjects, device))
+    return core.run(bench, Timed(subjects), protocol, options.results)
+
+
+def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
+    """Everything that moves the numbers, the machine aside."""
+    return {
         "sizes": {subject.name: subject.tokens for subject in subjects},
         "batches": list(options.batches),
         "dtypes": list(options.dtypes),
@@ -114,8 +122,6 @@ def latency(options: Options) -> tuple[dict, Path]:
         "budget_s": options.budget,
         "peers": options.peers,
     }
-    bench = replace(BENCH, measure=partial(measure, options, subjects, device))
-    return core.run(bench, Timed(subjects), protocol, options.results)
 
 
 def usable_device(name: str) -> str:
@@ -147,10 +153,9 @@ def resolved(options: Options, device: str) -> Options:
         "repeats": 5,
         "budget": 10.0,
     } | (QUICK if options.quick else {})
-    return replace(
-        options,
-        **{name: value for name, value in defaults.items() if getattr(options, name) is None},
-    )
+    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
+    options = replace(options, **missing)
+    return replace(options, batches=tuple(sorted(options.batches)))
 
 
 class Timed:
@@ -246,9 +251,8 @@ def command(argv: Sequence[str] | None) -> int:
     """Parse, measure, report; the exit code."""
     options = parse(Options, argv, "latency")
     record, path = latency(options)
-    with suppress(BrokenPipeError):
-        report(options, record)
-        print(f"record: {path}")
+    report(options, record)
+    print(f"record: {path}")
     return 0
 
 
