@@ -21,8 +21,9 @@ def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
 class Cache:
     """Keys and values of B rows, each filled to its own length.
 
-    `kv` [layers, 2, B, H, capacity, K] is allocated once. Slots past a row's length are masked and
-    overwritten later, never read.
+    `kv` [layers, 2, B, H, capacity, K] is allocated once. Prompts fill rows from slot 0 on; before
+    the first step the rows are moved so that all end at the same slot, and a step writes one slot
+    of all rows. What a row does not hold is masked, never read.
     """
 
     def __init__(self, config: ModelConfig, batch: int, capacity: int, device=None, dtype=None):
@@ -33,11 +34,11 @@ class Cache:
         shape = (config.layers, 2, batch, config.heads, capacity, config.width // config.heads)
         # Zeros, not empty: a masked slot has weight 0, and 0 times a stray NaN would be NaN.
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
-        self.rows_B = torch.arange(batch, device=device)
         self.lengths_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
         self.even = True  # all rows are equally long: nothing to mask
-        self.mask_B11L: Tensor | None = None
+        self.mask_B1L: Tensor | None = None  # of rows that end together: 0, or -inf before a row
+        self.products: dict = {}  # of the model's matrices, prepared at the first step
 
     @property
     def batch(self) -> int:
@@ -59,22 +60,21 @@ class Cache:
         # Padding stands on the right, where causal attention of a real token never looks.
         return causal(q_BHTK, k_BHTK, v_BHTK)
 
-    def extend(self, layer: int, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
-        """Store one token (T = 1) at each row's length and attend to the row's filled part."""
-        keys_BHCK, values_BHCK = self.kv[layer]
-        if self.even:
-            keys_BHCK[:, :, self.longest] = k_BHTK[:, :, 0]
-            values_BHCK[:, :, self.longest] = v_BHTK[:, :, 0]
-        else:
-            keys_BHCK[self.rows_B, :, self.lengths_B] = k_BHTK[:, :, 0].to(keys_BHCK.dtype)
-            values_BHCK[self.rows_B, :, self.lengths_B] = v_BHTK[:, :, 0].to(values_BHCK.dtype)
+    def extend(self, layer: int, qkv_BM: Tensor) -> Tensor:
+        """Store one token a row and attend to the row's filled part: [B, 3 D] -> [B, D]."""
+        _, rows, heads, capacity, size = self.kv[layer].shape
+        qkv_B3HK = qkv_BM.view(rows, 3, heads, size)
+        self.kv[layer, :, :, :, self.longest] = qkv_B3HK[:, 1:].transpose(0, 1)
         filled = self.longest + 1
+        keys, values = self.kv[layer].view(2, rows * heads, capacity, size)[:, :, :filled]
+        query = (qkv_B3HK[:, 0] * size**-0.5).view(rows * heads, 1, size)
         # Two matrix products: with one query the CPU's fused attention is several times slower.
-        scores_BHTL = (q_BHTK * q_BHTK.shape[-1] ** -0.5) @ keys_BHCK[:, :, :filled].mT
-        if self.mask_B11L is not None:
-            scores_BHTL = scores_BHTL + self.mask_B11L
-        weights_BHTL = scores_BHTL.softmax(-1, dtype=torch.float32).to(values_BHCK.dtype)
-        return weights_BHTL @ values_BHCK[:, :, :filled]
+        scores_BHL = torch.bmm(query, keys.mT).view(rows, heads, filled)
+        if self.mask_B1L is not None:
+            scores_BHL += self.mask_B1L[:, :, :filled]
+        weights_BHL = scores_BHL.softmax(-1, dtype=torch.float32).to(values.dtype)
+        seen = torch.bmm(weights_BHL.view(rows * heads, 1, filled), values)
+        return seen.view(rows, heads * size)
 
     def append(
         self,
@@ -89,7 +89,10 @@ class Cache:
         """Store T tokens of some rows behind what they hold, the first `lengths_B` of them real.
 
         Token t of row b sees the row's first `starts_B` slots and the tokens 0..t that follow.
+        Raises UserError after a step: prompts come first.
         """
+        if self.mask_B1L is not None:
+            raise UserError("a cache that has taken steps takes no further prompts; make a new one")
         tokens_T = torch.arange(k_BHTK.shape[2], device=k_BHTK.device)
         slots_BT = starts_B[:, None] + tokens_T
         at_M, place_M = (tokens_T < lengths_B[:, None]).nonzero(as_tuple=True)
@@ -108,27 +111,45 @@ class Cache:
         self.kv[:, :, :, :, :filled] = other.kv[:, :, rows_B, :, :filled]
         lengths_B = other.lengths_B[rows_B]
         shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
-        self.start(lengths_B, longest, even=shortest == longest)
+        if other.mask_B1L is None:
+            self.start(lengths_B, longest, even=shortest == longest)
+            return
+        self.start(lengths_B, filled, even=shortest == filled)
+        self._mask()
 
     def start(self, lengths_B: Tensor, longest: int, even: bool) -> None:
         """Set the lengths after a prompt."""
         self.lengths_B.copy_(lengths_B)
-        self.longest, self.even = longest, even
+        self.longest, self.even, self.mask_B1L = longest, even, None
 
     def open(self) -> None:
-        """Make room for one token a row: check the capacity and build the mask of this step."""
+        """Make room for one token a row: check the capacity, and let all rows end together."""
         if self.longest == self.capacity:
             raise UserError(
                 f"the cache is full at {self.capacity} tokens; ask for a larger capacity"
             )
-        self.mask_B11L = None
-        if not self.even:
-            slots_L = torch.arange(self.longest + 1, device=self.kv.device)
-            beyond_BL = slots_L > self.lengths_B[:, None]
-            mask_BL = torch.zeros(beyond_BL.shape, dtype=self.kv.dtype, device=self.kv.device)
-            self.mask_B11L = mask_BL.masked_fill_(beyond_BL, -torch.inf)[:, None, None]
+        if not self.even and self.mask_B1L is None:
+            self._align()
+            self._mask()
 
     def close(self) -> None:
         """Count the token that every layer has stored."""
         self.lengths_B += 1
         self.longest += 1
+
+    def _align(self) -> None:
+        """Move what shorter rows hold to the right, up to the end of the longest."""
+        missing_B = self.longest - self.lengths_B
+        for missing in missing_B.unique().tolist():
+            if not missing:
+                continue
+            rows = (missing_B == missing).nonzero()[:, 0]
+            held = self.kv[:, :, rows, :, : self.longest - missing]  # a copy
+            self.kv[:, :, rows, :, missing : self.longest] = held
+
+    def _mask(self) -> None:
+        """The mask of rows that end together, for all steps to come."""
+        slots_L = torch.arange(self.capacity, device=self.kv.device)
+        before_BL = slots_L < (self.longest - self.lengths_B)[:, None]
+        mask_BL = torch.zeros(before_BL.shape, dtype=self.kv.dtype, device=self.kv.device)
+        self.mask_B1L = mask_BL.masked_fill_(before_BL, -torch.inf)[:, None]

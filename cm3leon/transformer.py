@@ -5,7 +5,7 @@ positions, no dropout: OPT's network with the paper's omissions. On the same wei
 equal Hugging Face's `OPTForCausalLM(enable_bias=False, layer_norm_elementwise_affine=False)`.
 The position table has `context` rows; OPT's has two more in front, which an export prepends.
 
-Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary, L filled cache slots.
+Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from torch.utils.checkpoint import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.kv_cache import Cache, causal
+from cm3leon.linears import products
 from cm3leon.seeds import torch_generator
 
 IGNORE = -100  # a target that carries no loss
 SPECIALS = 4  # <pad> <eos> <break> <eom>
 LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
 PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
+MATRICES = ("qkv", "out", "up", "down")  # of a block
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, H, T, K] -> [B, H, T, K]
 
 
@@ -174,13 +176,17 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         """Logits of the ids [start, end): [..., D] -> [..., end - start]."""
+        return F.linear(hidden, self._table(start, end))
+
+    def _table(self, start: int, end: int | None) -> Tensor:
+        """Rows [start, end) of the output embedding."""
         table_VD = (self.token_embedding if self.head is None else self.head).weight
         end = self.vocabulary_size if end is None else end
         if not 0 <= start < end <= self.vocabulary_size:
             raise UserError(
                 f"ids [{start}, {end}) must be a range inside [0, {self.vocabulary_size})"
             )
-        return F.linear(hidden, table_VD[start:end])
+        return table_VD[start:end]
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` tokens, on this model's device."""
@@ -261,12 +267,24 @@ class Transformer(nn.Module):
         not checked again: they come from a draw over a range of this vocabulary.
         """
         cache.open()
-        x_BTD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
-        x_BTD = x_BTD[:, None]
-        for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, partial(cache.extend, layer))
+        if (start, end) not in cache.products:
+            cache.products[start, end] = self._products(cache.batch, start, end)
+        layers, head = cache.products[start, end]
+        x_BD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
+        for layer, (qkv, out, up, down) in enumerate(layers):
+            x_BD = x_BD + out(cache.extend(layer, qkv(norm(x_BD))))
+            x_BD = x_BD + down(up(norm(x_BD)).relu_())
         cache.close()
-        return self.logits(norm(x_BTD[:, 0]), start, end)
+        return head(norm(x_BD))
+
+    def _products(self, rows: int, start: int, end: int | None) -> tuple[list[tuple], Callable]:
+        """The products of every block's matrices, and of the head, for so many rows."""
+        lists = [[getattr(block, name).weight for block in self.blocks] for name in MATRICES]
+        named = zip(MATRICES, lists, strict=True)
+        columns = [products(self, name, weights, rows) for name, weights in named]
+        table_VD = self._table(start, end)
+        (head,) = products(self, f"head {start} {end}", [table_VD], rows)
+        return list(zip(*columns, strict=True)), head
 
     def _read(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor, place: Callable) -> Tensor:
         """Run tokens that begin at `starts_B` through the blocks; the states [B, D] at each row's

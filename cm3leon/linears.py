@@ -1,0 +1,123 @@
+"""Matrix products with fixed weights by the fastest of several equal ways, measured at start.
+
+A step of generation multiplies few rows by every matrix of the model. On a CPU the library that
+torch takes by itself is up to several times slower at this than one that has the weights laid out
+for it beforehand; which way wins depends on the processor, the sizes and the threads, so it is
+measured, once for each shape. The ways differ by rounding only.
+
+Axes: M rows, N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Product = Callable[[Tensor], Tensor]  # [M, K] -> [M, N]
+SAMPLED = 4  # weights of a shape that are timed: together more than the nearest caches hold
+REPEATS = 5
+GAIN = 0.93  # another way than the plain one must take at most this share of its time
+
+
+def plain(weight_NK: Tensor) -> Product:
+    """What torch does by itself, from the weights where they lie."""
+    return lambda x_MK: F.linear(x_MK, weight_NK)
+
+
+def transposed(weight_NK: Tensor) -> Product:
+    """The same from a copy laid out [K, N]."""
+    weight_KN = weight_NK.t().contiguous()
+    return lambda x_MK: x_MK @ weight_KN
+
+
+def packed(weight_NK: Tensor) -> Product:
+    """oneDNN's product from a copy in its own blocks."""
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight_NK)
+    product = torch.ops.mkldnn._linear_pointwise
+    return lambda x_MK: product(x_MK, blocks, None, "none", [], "")
+
+
+WAYS: dict[str, Callable[[Tensor], Product]] = {
+    "plain": plain,
+    "transposed": transposed,
+    "packed": packed,
+}
+_chosen: dict[tuple, str] = {}
+_prepared: WeakKeyDictionary[nn.Module, Prepared] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class Prepared:
+    """The products of one module's matrices; a copy of a matrix is made for the ways in use."""
+
+    def __init__(self, stamp: tuple):
+        self.stamp = stamp
+        self.products: dict[tuple, list[Product]] = {}
+
+
+def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int) -> list[Product]:
+    """The product of each of the module's `weights` [N, K], all of one shape, for `rows` rows.
+
+    `name` tells this list of weights from the module's others. Weights that were changed in place
+    or replaced are prepared anew. On other devices than a CPU the plain way is taken.
+    """
+    stamp = tuple((one.data_ptr(), version(one)) for one in module.parameters())
+    with _lock:
+        prepared = _prepared.get(module)
+        if prepared is None or prepared.stamp != stamp:
+            prepared = _prepared[module] = Prepared(stamp)
+        way = fastest_way(weights, rows)
+        key = (name, way)
+        if key not in prepared.products:
+            prepared.products[key] = [WAYS[way](weight) for weight in weights]
+        return prepared.products[key]
+
+
+def version(weight: Tensor) -> int:
+    """How often a tensor was changed in place; made under inference mode it does not count."""
+    return -1 if weight.is_inference() else weight._version
+
+
+def fastest_way(weights: Sequence[Tensor], rows: int) -> str:
+    """The name of the way that is fastest for such weights and so many rows, on this thread."""
+    weight = weights[0]
+    if weight.device.type != "cpu":
+        return "plain"
+    key = (tuple(weight.shape), weight.dtype, rows, torch.get_num_threads())
+    if key not in _chosen:
+        _chosen[key] = choose_way(timed(weights[:SAMPLED], rows))
+    return _chosen[key]
+
+
+def choose_way(seconds: dict[str, float]) -> str:
+    """The fastest way, if it is clearly faster than the plain one, which needs no copy."""
+    best = min(seconds, key=seconds.get)
+    return best if seconds[best] < GAIN * seconds["plain"] else "plain"
+
+
+def timed(weights: Sequence[Tensor], rows: int) -> dict[str, float]:
+    """Way -> median seconds of one pass over the weights; a way that the machine lacks is absent."""
+    x_MK = torch.ones(rows, weights[0].shape[1], dtype=weights[0].dtype)
+    seconds = {}
+    for name, way in WAYS.items():
+        try:
+            ready = [way(weight) for weight in weights]
+            found = [_pass(ready, x_MK) for _ in range(REPEATS + 1)]
+        except (RuntimeError, AttributeError):  # no such operator in this build of torch
+            continue
+        seconds[name] = median(found[1:])
+    return seconds
+
+
+def _pass(ready: Sequence[Product], x_MK: Tensor) -> float:
+    started = time.perf_counter()
+    for product in ready:
+        product(x_MK)
+    return time.perf_counter() - started
