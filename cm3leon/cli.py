@@ -19,8 +19,20 @@ from cm3leon.convert_commands import ConvertTokenizer
 from cm3leon.doctor import Doctor
 from cm3leon.errors import UserError
 from cm3leon.export_commands import Export, Import
+from cm3leon.infill_commands import Caption, Infill
 
-COMMANDS = Draw | Encode | Index | ConvertTokenizer | Doctor | Export | Import | ExportScenes
+COMMANDS = (
+    Draw
+    | Caption
+    | Infill
+    | Encode
+    | Index
+    | ConvertTokenizer
+    | Doctor
+    | Export
+    | Import
+    | ExportScenes
+)
 
 
 def parse(kind, argv: Sequence[str] | None, prog: str):

@@ -12,7 +12,7 @@ Shapes: B samples, N image tokens of a picture, H = W pixels of a side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.generate import generate_images
 from cm3leon.infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
+from cm3leon.inpaint import EditGuidance, Hole, fill_holes
 from cm3leon.retrieve import Query, select
 from cm3leon.retriever import Retriever, load_retriever
 from cm3leon.seeds import uniforms
@@ -34,6 +35,7 @@ from cm3leon.text import TextTokenizer
 from cm3leon.text_decode import BeamConfig
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
+from cm3leon.workers import portions, side_by_side
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,19 @@ class System:
         """
         if len(prompts) != len(seeds):
             raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
-        pictures = [np.zeros((0, self.size, self.size, 3), np.uint8)]
-        for start in range(0, len(prompts), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            pictures.append(self.decode_codes(self.draw_codes(prompts[part], seeds[part])))
-        return np.concatenate(pictures)
+        return self.in_parts(lambda part: self._draw_part(prompts[part], seeds[part]), len(prompts))
+
+    def in_parts(self, draw_part: Callable[[slice], np.ndarray], count: int) -> np.ndarray:
+        """Pictures of `count` samples, uint8 [B, H, W, 3], drawn slice by slice; on a CPU the
+        slices are drawn side by side.
+        """
+        workers = torch.get_num_threads() if self.vq.device.type == "cpu" else 1
+        parts = portions(count, self.batch_size, workers)
+        none = np.zeros((0, self.size, self.size, 3), np.uint8)
+        return np.concatenate([none, *side_by_side(draw_part, parts, workers)])
+
+    def _draw_part(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return self.decode_codes(self.draw_codes(prompts, seeds))
 
     def draw_codes(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Image codes int64 [B, N] of one batch of prompts (section 2.3: decoding)."""
@@ -158,6 +168,35 @@ class System:
             filled = zip(part, found, strict=True)
             texts += [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
         return texts
+
+    def infill_image(
+        self,
+        images: np.ndarray,
+        hidden: np.ndarray,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        method: str = "forward",
+        edit: EditGuidance | None = None,
+        tries: int = 1,
+    ) -> torch.Tensor:
+        """The pictures' codes int64 [B, N] with the hidden ones, bool [B, N], drawn anew.
+
+        Under `self.decode`, or two weights of `edit`; a caption may be None. Retrieved documents
+        stand before a caption as in `draw`. Methods and tries: see `inpaint.fill_holes`.
+        """
+        found = iter(self.documents([caption for caption in captions if caption is not None]))
+        rows = zip(self.encode(images).tolist(), hidden, captions, strict=True)
+        holes = []
+        for codes, gone, caption in rows:
+            text_ids = None if caption is None else tuple(self.text.encode(caption))
+            before = () if caption is None else tuple(next(found))
+            holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
+        size, drawn = max(1, self.batch_size // tries), [np.zeros((0, self.tokens), np.int64)]
+        for start in range(0, len(holes), size):
+            part, own = holes[start : start + size], seeds[start : start + size]
+            options = (self.decode, method, edit, tries)
+            drawn.append(fill_holes(self.model, self.vocabulary, part, own, *options))
+        return torch.as_tensor(np.concatenate(drawn))
 
     def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
         """`count` documents for each picture, found by the picture itself (section 2.1)."""

@@ -31,10 +31,10 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
-    | {"neighbours", "data", "streams", "text_decode", "infill"},
+    | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"},
     {"train", "pipeline"},
     {"rerank", "doctor", "hf_folder"},
-    {"commands", "export_commands", "convert_commands"},
+    {"commands", "export_commands", "convert_commands", "infill_commands"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library

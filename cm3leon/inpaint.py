@@ -1,0 +1,284 @@
+"""Infilling of pictures: the codes of a box are drawn anew, the others stay as they are.
+
+Three ways to ask the model, all of which it was trained for:
+- "forward": the codes before the first hidden one are the prompt; from there on every place is
+  visited in order, hidden codes are drawn and known ones put in by force. What follows is not seen.
+- "span": one span from the first to the last hidden code moves behind the picture (section 2.2), so
+  that what follows is seen; known codes inside the span are put in by force.
+- "spans": every run of hidden codes is a span of its own, so that all known codes are seen.
+
+Shapes: S streams, B samples, R of them still in the cache, N codes of a picture, M planned places,
+G codes a side of the picture, V image codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cm3leon.config import check
+from cm3leon.decode import choose, combine, guide_edit
+from cm3leon.drawing import DecodeConfig
+from cm3leon.errors import UserError
+from cm3leon.infill import opened
+from cm3leon.objective import Span
+from cm3leon.seeds import derive, uniforms
+from cm3leon.sequence import (
+    Document,
+    Vocabulary,
+    build_free_prompt,
+    build_prompt,
+    build_sample,
+    image_codes,
+)
+from cm3leon.streams import Streams, limits
+from cm3leon.transformer import Transformer
+
+METHODS = ("forward", "span", "spans")
+DRAW = -1  # in a plan: a code to be drawn
+Plan = tuple[np.ndarray, np.ndarray]  # prompt int64 [T]; what follows it, int64 [M]: an id or DRAW
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A picture with hidden codes: `codes` [N], `hidden` [N], which of them are to be drawn.
+
+    `text_ids` is its caption, None where there is none; `documents` stand before it. Raises
+    UserError when nothing is hidden.
+    """
+
+    codes: tuple[int, ...]
+    hidden: tuple[bool, ...]
+    text_ids: tuple[int, ...] | None = None
+    documents: tuple[Document, ...] = ()
+
+    def __post_init__(self):
+        check(len(self.codes) == len(self.hidden), "hidden", "have one value a code",
+              len(self.hidden))  # fmt: skip
+        check(any(self.hidden), "hidden", "hide at least one code", "none")
+
+    @property
+    def bounds(self) -> Span:
+        """First hidden code, and one past the last."""
+        places = np.flatnonzero(self.hidden)
+        return int(places[0]), int(places[-1]) + 1
+
+    @property
+    def runs(self) -> list[Span]:
+        """The maximal runs of hidden codes, in order."""
+        runs, at = [], 0
+        for hidden, run in groupby(self.hidden):
+            start, at = at, at + len(list(run))
+            if hidden:
+                runs.append((start, at))
+        return runs
+
+    def plan(self, vocabulary: Vocabulary, method: str = "forward", rest: bool = False) -> Plan:
+        """Prompt, and what follows it place by place. `rest`: known codes behind the last hidden
+        one follow too, so that they can be scored ("forward" alone, which has not seen them).
+        """
+        start, end = self.bounds
+        ids_N = np.array(self.codes, dtype=np.int64) + vocabulary.image_start
+        planned_N = np.where(self.hidden, DRAW, ids_N)
+        if method == "forward":
+            prompt = self._caption(vocabulary, "mask")
+            stop = len(ids_N) if rest else end
+            return np.concatenate([prompt, ids_N[:start]]), planned_N[start:stop]
+        check(method in METHODS, "method", f"be one of {', '.join(METHODS)}", method)
+        spans = [(start, end)] if method == "span" else self.runs
+        prompt, first = self._rotated(vocabulary, spans)
+        parts = []
+        for index, (left, right) in enumerate(spans):
+            if index:
+                parts.append([vocabulary.eom, vocabulary.mask(first + index)])
+            parts.append(planned_N[left:right])
+        return prompt, np.concatenate(parts)
+
+    def free(self, vocabulary: Vocabulary, method: str, reading: str, rest: bool = False) -> Plan:
+        """The plan without the caption: the unconditional stream (A32), which still sees the
+        picture. `reading` is of the documents, as in `build_free_prompt`.
+        """
+        documents = () if reading == "bare" else self.documents
+        prompt, planned = replace(self, text_ids=None, documents=documents).plan(
+            vocabulary, method, rest
+        )
+        if method == "forward":  # the one that can leave the sentinel out
+            start = self.bounds[0]
+            before = prompt[len(prompt) - start :]
+            prompt = np.concatenate([build_free_prompt(documents, vocabulary, reading), before])
+        return prompt, planned
+
+    def blind(self, vocabulary: Vocabulary, reading: str, rest: bool = False) -> Plan:
+        """The "forward" plan without caption and without the codes before the hidden ones: the
+        free stream of editing. A sentinel stands for either, as where both are hidden in training.
+        """
+        prompt, planned = self.free(vocabulary, "forward", reading, rest)
+        start = self.bounds[0]
+        sentinel = [vocabulary.mask(1)] if start else []
+        return np.concatenate([prompt[: len(prompt) - start], sentinel]), planned
+
+    def _caption(self, vocabulary: Vocabulary, reading: str) -> np.ndarray:
+        """What stands before the picture."""
+        if self.text_ids is None:
+            return build_free_prompt(self.documents, vocabulary, reading)
+        return build_prompt(self.text_ids, self.documents, vocabulary)
+
+    def _rotated(self, vocabulary: Vocabulary, spans: list[Span]) -> tuple[np.ndarray, int]:
+        """The prompt with these spans of the picture hidden, and the sentinel of the first.
+
+        Without a caption <mask:0> stands in its place, as where caption and picture are hidden
+        both; its span, which comes first, is written as empty.
+        """
+        text_ids = (0,) if self.text_ids is None else self.text_ids
+        query = Document.pair(text_ids, self.codes)
+        sample = build_sample(query, self.documents, vocabulary)
+        picture = len(sample) - 1 - len(self.codes)
+        hidden = [(picture + left, picture + right) for left, right in spans]
+        if self.text_ids is not None:
+            return opened(sample, hidden, vocabulary), 0
+        prompt = opened(sample, [(picture - 2, picture - 1), *hidden], vocabulary)
+        return np.concatenate([prompt, [vocabulary.eom, vocabulary.mask(1)]]), 1
+
+
+@dataclass(frozen=True)
+class EditGuidance:
+    """Three streams and two weights instead of `decode.guidance` (`decode.guide_edit`).
+
+    `image` strengthens the codes before the hidden ones, `text` the caption; 1 and 1 are the
+    conditional stream alone, and `text` alone is guidance by that weight.
+    """
+
+    image: float = 1.0
+    text: float = 1.0
+
+    def __post_init__(self):
+        for name in ("image", "text"):
+            value = getattr(self, name)
+            check(math.isfinite(value), f"{name} guidance", "be finite", value)
+
+
+def fill_holes(
+    model: Transformer,
+    vocabulary: Vocabulary,
+    holes: Sequence[Hole],
+    seeds: Sequence[int],
+    decode: DecodeConfig,
+    method: str = "forward",
+    edit: EditGuidance | None = None,
+    tries: int = 1,
+) -> np.ndarray:
+    """The pictures' codes int64 [B, N] with the hidden ones drawn, the others as given.
+
+    One uniform a place from the picture's own seed. With `tries` K each hole is drawn K times and
+    the one kept after which the model finds the known codes likeliest, caption and all: so what
+    is drawn forward fits what follows it too. Guidance and contrast as in `generate_images`; with
+    `edit` instead three streams, "forward" only, as are tries. Raises UserError for counts that do
+    not match, another method, and a picture that does not fit the context.
+    """
+    check(len(seeds) == len(holes), "seeds", f"be one a picture ({len(holes)})", len(seeds))
+    check(method in METHODS, "method", f"be one of {', '.join(METHODS)}", method)
+    check(tries >= 1, "tries", "be at least 1", tries)
+    if method != "forward" and (edit or tries > 1):
+        raise UserError(f"method {method!r} takes one try and one guidance; use 'forward'")
+    if not len(holes):
+        return np.zeros((0, 0), np.int64)
+    many = [hole for hole in holes for _ in range(tries)]
+    own = [seed if k == 0 else derive(seed, "try", k) for seed in seeds for k in range(tries)]
+    plans_SB = _plans(vocabulary, many, decode, method, edit, rest=tries > 1)
+    drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit)
+    best_B = np.array(scores).reshape(-1, tries).argmax(1) + np.arange(len(holes)) * tries
+    codes_BN = np.array([hole.codes for hole in holes], dtype=np.int64)
+    for row, best in enumerate(best_B):
+        codes_BN[row, np.array(holes[row].hidden)] = image_codes(drawn[best], vocabulary)
+    return codes_BN
+
+
+def _plans(vocabulary, holes, decode, method, edit, rest: bool) -> list[list[Plan]]:
+    """Each stream's plans: with the caption; without; and, to edit, without what is before."""
+    plans_SB = [[hole.plan(vocabulary, method, rest) for hole in holes]]
+    captioned = any(hole.text_ids is not None for hole in holes)
+    if edit or (captioned and decode.streams == 2):
+        plans_SB.append([hole.free(vocabulary, method, decode.free, rest) for hole in holes])
+    if edit:
+        plans_SB.append([hole.blind(vocabulary, decode.free, rest) for hole in holes])
+    return plans_SB
+
+
+def _draw(model, vocabulary, plans_SB, seeds, decode, edit) -> tuple[list[list[int]], list[float]]:
+    """Ids drawn for each sample, and log p of the known codes among its planned places."""
+    streams, samples = len(plans_SB), len(seeds)
+    counts_B = np.array([len(planned) for _, planned in plans_SB[0]])
+    most = int(counts_B.max())
+    planned_SBM = np.full((streams, samples, most), vocabulary.pad, np.int64)
+    for stream, plans in enumerate(plans_SB):
+        for row, (_, planned) in enumerate(plans):
+            planned_SBM[stream, row, : len(planned)] = planned
+    prompts_SB = [[prompt for prompt, _ in plans] for plans in plans_SB]
+    if (limits(model, vocabulary, prompts_SB, samples, most) < counts_B).any():
+        raise UserError(
+            f"a picture, its caption and documents do not fit the context of "
+            f"{model.config.context} tokens; shorten the caption or use fewer documents"
+        )
+    rows = Streams(model, prompts_SB, most, vocabulary.image_start, vocabulary.image_end)
+    noise_BM = torch.as_tensor(uniforms(seeds, most), device=rows.device)
+    planned_SBM = torch.as_tensor(planned_SBM, device=rows.device)
+    sample_R = np.arange(samples)
+    drawn: list[list[int]] = [[] for _ in seeds]
+    scores_B = np.zeros(samples)
+    for place in range(most):
+        planned_SR = planned_SBM[:, sample_R, place]
+        chosen_R = choose(_mix(rows.logits, decode, edit), noise_BM[sample_R, place], decode)
+        ids_SR = planned_SR.where(planned_SR != DRAW, chosen_R + vocabulary.image_start)
+        known_R = _known(rows.logits[0], planned_SR[0], vocabulary).tolist()
+        to_draw_R = (planned_SR[0] == DRAW).tolist()
+        for row, sample in enumerate(sample_R):
+            scores_B[sample] += known_R[row]
+            if to_draw_R[row]:
+                drawn[sample].append(int(ids_SR[0, row]))
+        left_R = np.flatnonzero(counts_B[sample_R] > place + 1)
+        if not len(left_R):
+            break
+        if 2 * len(left_R) <= len(sample_R) or rows.full:
+            rows.take(left_R)
+            sample_R, ids_SR = sample_R[left_R], ids_SR[:, left_R]
+        rows.step(ids_SR.flatten())
+    return drawn, scores_B.tolist()
+
+
+def _mix(logits: list[Tensor], decode: DecodeConfig, edit: EditGuidance | None) -> Tensor:
+    """The streams as one distribution over image codes, [R, V]."""
+    if edit:
+        return guide_edit(*logits, edit.image, edit.text)
+    return combine(logits[0], logits[1] if len(logits) == 2 else None, decode)
+
+
+def _known(logits_RV: Tensor, planned_R: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Log p of a planned image code, [R]; 0 where there is none."""
+    codes_R = planned_R - vocabulary.image_start
+    known_R = (codes_R >= 0) & (codes_R < vocabulary.image_size)
+    places_R1 = codes_R.where(known_R, 0)[:, None]
+    return logits_RV.double().log_softmax(-1).gather(-1, places_R1)[:, 0].where(known_R, 0)
+
+
+def hidden_by_box(box: Sequence[int], size: int, grid: int) -> np.ndarray:
+    """Which codes a box of pixels touches, bool [grid * grid] row by row.
+
+    `box` is x0, y0, x1, y1, the last two exclusive, in a picture of `size` pixels a side: snapped
+    outwards to whole codes. Raises UserError for a box that is empty or leaves the picture.
+    """
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size):
+        raise UserError(
+            f"a box x0 y0 x1 y1 must have 0 <= x0 < x1 <= {size} and 0 <= y0 < y1 <= {size}, got "
+            f"{x0} {y0} {x1} {y1}"
+        )
+    stride = size // grid
+    hidden_GG = np.zeros((grid, grid), bool)
+    hidden_GG[y0 // stride : -(-y1 // stride), x0 // stride : -(-x1 // stride)] = True
+    return hidden_GG.ravel()
