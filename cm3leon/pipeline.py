@@ -12,7 +12,7 @@ Shapes: B samples, N image tokens of a picture, H = W pixels of a side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from cm3leon.text import TextTokenizer
 from cm3leon.text_decode import BeamConfig
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
+from cm3leon.workers import portions, side_by_side
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,19 @@ class System:
         """
         if len(prompts) != len(seeds):
             raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
-        pictures = [np.zeros((0, self.size, self.size, 3), np.uint8)]
-        for start in range(0, len(prompts), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            pictures.append(self.decode_codes(self.draw_codes(prompts[part], seeds[part])))
-        return np.concatenate(pictures)
+        return self.in_parts(lambda part: self._draw_part(prompts[part], seeds[part]), len(prompts))
+
+    def in_parts(self, draw_part: Callable[[slice], np.ndarray], count: int) -> np.ndarray:
+        """Pictures of `count` samples, uint8 [B, H, W, 3], drawn slice by slice; on a CPU the
+        slices are drawn side by side.
+        """
+        workers = torch.get_num_threads() if self.vq.device.type == "cpu" else 1
+        parts = portions(count, self.batch_size, workers)
+        none = np.zeros((0, self.size, self.size, 3), np.uint8)
+        return np.concatenate([none, *side_by_side(draw_part, parts, workers)])
+
+    def _draw_part(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return self.decode_codes(self.draw_codes(prompts, seeds))
 
     def draw_codes(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Image codes int64 [B, N] of one batch of prompts (section 2.3: decoding)."""

@@ -77,13 +77,17 @@ class Reranked:
 
     def pool(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """All samples, uint8 [B, K, S, S, 3]; sample k of a prompt does not depend on K."""
-        columns = []
-        for k in range(self.samples):
-            system = self.base
-            if self.decodes:
-                system = system.with_decode(self.decodes[k % len(self.decodes)])
-            own = [seed if k == 0 else derive(seed, "sample", k) for seed in seeds]
-            columns.append(system.draw(prompts, own))
+        ways = self.decodes or (self.base.decode,)
+        columns: list[np.ndarray] = [np.zeros(0)] * self.samples  # [B, S, S, 3] of each sample
+        for way, decode in enumerate(ways):
+            system = self.base.with_decode(decode) if self.decodes else self.base
+            own = range(way, self.samples, len(ways))
+            # Samples of a prompt stand together: what they have in common is read once.
+            repeated = [prompt for prompt in prompts for _ in own]
+            each = [seed if k == 0 else derive(seed, "sample", k) for seed in seeds for k in own]
+            drawn = system.draw(repeated, each)
+            for place, k in enumerate(own):
+                columns[k] = drawn[place :: len(own)]
         return np.stack(columns, axis=1)
 
     def scores(self, prompts: Sequence[str], images_BKSS3: np.ndarray) -> np.ndarray:

@@ -95,7 +95,12 @@ class ArmSystem:
         if strange := [caption for caption in prompts if caption not in places]:
             raise UserError(f"arm {self.arm.name} has no documents for {strange[0]!r}")
         documents = [self.documents(places[caption]) for caption in prompts]
-        return self.base.decode_codes(self.base.draw_with(prompts, documents, seeds))
+
+        def draw_part(part: slice) -> np.ndarray:
+            codes = self.base.draw_with(prompts[part], documents[part], seeds[part])
+            return self.base.decode_codes(codes)
+
+        return self.base.in_parts(draw_part, len(prompts))
 
 
 def ask(split: str, prompts: Sequence[Prompt], clip, images: Sequence[np.ndarray]) -> Asked:
