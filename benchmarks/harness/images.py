@@ -4,7 +4,8 @@
     .../<prompt id>_<seed>_<caption>.png    one picture; <caption> is a digest
 
 The key is made of weights, config and the format below. Benchmarks that ask for the same captions
-share their drawings. Also reads a folder of pictures somebody else drew (`--images`).
+share their drawings. Also reads a folder of pictures somebody else drew (`--images`; an `.npz` in
+npz_images.py).
 
 Shapes: B pictures, H x W pixels.
 """
@@ -204,9 +205,13 @@ def from_folder(folder: str | Path, prompts: Sequence[Prompt], size: int) -> Pic
     UserError for a missing folder or missing pictures.
     """
     folder = Path(folder)
+    if folder.suffix == ".npz" and not folder.is_dir():
+        from benchmarks.harness.npz_images import from_npz
+
+        return from_npz(folder, prompts, size)
     if not folder.is_dir():
         raise UserError(
-            f"no folder {folder}; --images takes a folder of pictures named by image id"
+            f"no folder {folder}; --images takes a folder of pictures named by image id, or an .npz"
         )
     by_id: dict[str, list[tuple[int, Path]]] = {}
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in KINDS]

@@ -1,7 +1,11 @@
 """The systems a benchmark can be run on: name -> loader, a dict you can grep.
 
-A system is any object with `name`, `config`, `weights_sha256` and `draw(prompts, seeds)`. Add one
-here, or leave this file alone and name it by its place: `--system my_file:MY_SYSTEM`.
+    --system scenes-s                       one of SYSTEMS
+    --system diffusers:FOLDER?key=value     a model of another library, one of KINDS
+    --system my_file:MY_SYSTEM              your own, by its place
+
+A system is any object with `name`, `config`, `weights_sha256` and `draw(prompts, seeds)`: one
+picture a prompt, uint8 [B, H, W, 3], the b-th of prompts[b] and seeds[b] alone.
 """
 
 from __future__ import annotations
@@ -60,12 +64,31 @@ SYSTEMS: dict[str, Callable] = {
 }
 
 
+def foreign(module: str) -> Callable[[str], object]:
+    """Loader `place -> system` of one of the files beside this one, imported when it is called."""
+
+    def load(place: str):
+        return importlib.import_module(f"benchmarks.harness.{module}").load(place)
+
+    return load
+
+
+KINDS: dict[str, Callable[[str], object]] = {  # of `KIND:FOLDER?key=value&key=value`
+    "diffusers": foreign("diffusers_system"),
+    "transformers": foreign("transformers_system"),
+}
+
+
 def find_system(name: str):
-    """A loaded system: a key of SYSTEMS, or `module:object` (a system, or what makes one).
+    """A loaded system: a key of SYSTEMS, `KIND:FOLDER`, or `module:object` (a system, or what
+    makes one).
 
     Raises UserError for an unknown name (with the nearest ones) or an object that is no system.
     """
-    if ":" in name:
+    kind, colon, place = name.partition(":")
+    if colon and kind in KINDS:
+        return KINDS[kind](place)
+    if colon:
         return imported_system(name)
     if name not in SYSTEMS:
         near = difflib.get_close_matches(name, SYSTEMS, n=2) or sorted(SYSTEMS)
