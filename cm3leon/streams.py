@@ -116,5 +116,5 @@ def limits(
                     f"(model.context {context}) for something to follow; shorten the text or use "
                     "fewer documents"
                 )
-    lengths_SB = np.array([[len(row) for row in stream] for stream in prompts_SB])
-    return np.minimum(context - lengths_SB.reshape(-1, samples).max(0), most)
+    lengths_SB = np.array([[len(row) for row in stream] for stream in prompts_SB], np.int64)
+    return np.minimum(context - lengths_SB.max(0), most)
