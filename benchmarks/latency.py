@@ -213,10 +213,10 @@ def measured(found: Sequence[Row], runner: Runner) -> core.Measurement:
     if not ran:
         raise core.NothingMeasured(f"latency measured nothing: {notes[0] if notes else 'no row'}")
     head, count = ran[0], ran[0].plan.rounds
-    value, low, high = extra[f"{head.name}.seconds_per_image"]
-    level, interval = rounds.coverage(count), None
-    if level > 0:
-        interval = core.Interval(low, high, min(level, 0.95), rounds.INTERVAL_METHOD)
+    value, interval = extra[f"{head.name}.seconds_per_image"], None
+    if count > 1:
+        (value, low, high), level = value, min(rounds.coverage(count), 0.95)
+        interval = core.Interval(low, high, level, rounds.INTERVAL_METHOD)
     drawn = sum(row.batch * row.plan.tokens * row.plan.rounds for row in ran)
     return core.Measurement(
         value=value,

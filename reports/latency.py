@@ -48,6 +48,18 @@ def note(record: Mapping, name: str) -> str:
     return next((text[len(start) :] for text in record["warnings"] if text.startswith(start)), "")
 
 
+def grouped_notes(record: Mapping) -> list[str]:
+    """All notes, one line for the batches of a size and type that share one."""
+    found: dict[tuple, list[str]] = {}
+    for size, dtype, batch, name in configurations(record):
+        if text := note(record, name):
+            found.setdefault((size, dtype, text), []).append(str(batch))
+    return [
+        f"{size}, {dtype}, batch {', '.join(batches)}: {text}"
+        for (size, dtype, text), batches in found.items()
+    ]
+
+
 def one_image_table(record: Mapping, published: Mapping) -> Table:
     """Figure 10: seconds of one picture, ours above the quoted; their hardware is another."""
     ours = [
@@ -62,6 +74,11 @@ def one_image_table(record: Mapping, published: Mapping) -> Table:
         for row in quoted
     ]  # fmt: skip
     notes = [f"measured on {device(record)}; {_how(record)}"]
+    notes += [
+        f"{size}, {dtype}: {text}"
+        for size, dtype, batch, name in configurations(record)
+        if batch == 1 and (text := note(record, name))
+    ]
     if quoted:
         notes.append(
             f"quoted from {quoted[0]['source']}: TPUv4 (Imagen, Parti, Muse), A100 (LDM), not "
@@ -158,7 +175,7 @@ def ceilings_table(record: Mapping) -> Table:
         value = number(extra(record, name)["value"])
         if name.startswith("ceiling.read_gb_per_s."):
             size = int(name.rsplit(".", 1)[1].removesuffix("KiB"))
-            rows.append((f"read, working set {size / 1024:.3g} MiB", value, "GB/s"))
+            rows.append((f"read, working set {_round(size / 1024)} MiB", value, "GB/s"))
         elif name.startswith("ceiling.gflop_per_s."):
             rows.append((f"matrix product, {name.rsplit('.', 1)[1]}", value, "GFLOP/s"))
     return Table(
@@ -254,13 +271,17 @@ def _line(axes, record: Mapping, size: str, dtype: str, measure: str, look, labe
     if not points:
         return
     colour, line, marker = look
+    below, above = zip(
+        *(
+            (0, 0)
+            if one["low"] is None
+            else (one["value"] - one["low"], one["high"] - one["value"])
+            for _, one in points
+        ),
+        strict=True,
+    )
     axes.errorbar(
-        [batch for batch, _ in points],
-        [entry["value"] for _, entry in points],
-        yerr=[
-            [entry["value"] - entry["low"] for _, entry in points],
-            [entry["high"] - entry["value"] for _, entry in points],
-        ],
+        [batch for batch, _ in points], [entry["value"] for _, entry in points], yerr=[below, above],
         color=colour, ls=line, marker=marker, ms=4, lw=1.3, elinewidth=0.8, capsize=2, label=label,
     )  # fmt: skip
 
@@ -296,11 +317,16 @@ def _tokens(record: Mapping, size: str) -> int:
     return record["protocol"]["sizes"][size]
 
 
+def _round(size: float) -> str:
+    return f"{size:,.0f}" if size >= 100 else f"{size:.3g}"
+
+
 def _how(record: Mapping) -> str:
     """What was drawn and how often, in a few words."""
     protocol = record["protocol"]
     streams = "one stream" if protocol["guidance"] == 1 else f"guidance {protocol['guidance']:g}"
     return (
         f"{streams}, top-p {protocol['top_p']:g}, a prompt of {protocol['prompt_tokens']} tokens, "
-        f"tokens of the picture alone; medians of up to {protocol['rounds']} rounds"
+        f"tokens of the picture alone; medians of up to {protocol['rounds']} rounds, intervals "
+        "between order statistics around them (5 rounds: smallest to largest, 94%)"
     )

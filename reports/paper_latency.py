@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.latency import configurations, latency_picture, note
+from reports.latency import configurations, grouped_notes, latency_picture
 from reports.paper_model import Block, Grid, Panel, Picture, Row, code, emph, prose, words
 from reports.paper_results import Inputs, Run, at, cell, more
 from reports.store import device
@@ -27,11 +27,8 @@ def latency_blocks(inputs: Inputs) -> Sequence[Block]:
 
 def speeds_table(run: Run, place: int = 0) -> Grid:
     """Seconds an image, throughput and the roofline's share of every configuration timed."""
-    rows, notes = [], []
+    rows = []
     for size, dtype, batch, name in configurations(run.record):
-        said = note(run.record, name)
-        if said:
-            notes.append(words(f"{size}, {dtype}, batch {batch}: {said}"))
         if more(run, f"{name}.seconds_per_image") is None:
             continue
         batches = run.record["protocol"]["batches"]
@@ -51,8 +48,8 @@ def speeds_table(run: Run, place: int = 0) -> Grid:
         digest=code(run.record["protocol_digest"][:8]),
     )
     panel = Panel(tuple(map(words, heads)), tuple(rows), "llrrrrr", stacked=True)
-    label = f"table-speeds-{place}"
-    return Grid(label, caption, (panel,), tuple(notes), wide=True, floats=False)
+    notes = tuple(map(words, grouped_notes(run.record)))
+    return Grid(f"table-speeds-{place}", caption, (panel,), notes, wide=True, floats=False)
 
 
 def speeds_picture(run: Run, place: int = 0) -> Picture:

@@ -95,6 +95,13 @@ def test_over_budget_is_shortened_and_says_so(options, monkeypatch):
     assert share == pytest.approx(max(work.bytes, work.flops) / 1e9)
 
 
+def test_one_round_has_no_interval(options):
+    record, _ = bench.latency(replace(options, repeats=1))
+    assert record["interval"] is None and record["n"] == 1
+    entry = extra(record, "2x32x2.float32.b2.images_per_s")
+    assert entry["low"] is None and entry["value"] == pytest.approx(1 / record["value"])
+
+
 def test_what_cannot_be_is_not_tried(options):
     with pytest.raises(core.NothingMeasured, match="16 tokens take 0 s at the machine's peak"):
         bench.latency(replace(options, budget=1e-9))
@@ -166,6 +173,15 @@ def test_peers_are_timed_in_turn(options):
     if gain is not None:  # None: a step below zero, noise
         assert gain["low"] <= gain["value"] <= gain["high"]
         assert theirs["low"] / ours["high"] <= gain["value"] <= theirs["high"] / ours["low"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu(options):
+    record, _ = bench.latency(replace(options, device="cuda", dtypes=("float32", "bfloat16")))
+    assert record["environment"]["device"].startswith("cuda")
+    for dtype in ("float32", "bfloat16"):
+        assert 0 < extra(record, f"2x32x2.{dtype}.b2.peak_memory_gib")["value"] < 1
 
 
 def test_quick_is_another_protocol():

@@ -112,6 +112,21 @@ def test_the_bound_is_the_longer_limit():
     assert len(rows) == 4
 
 
+def test_one_round_has_no_interval():
+    """Plain numbers as of a single round: in the tables, the plot, the report."""
+    found = made()
+    for name, entry in found["extra"].items():
+        if name.startswith("7b") and isinstance(entry, dict):
+            found["extra"][name] = entry["value"]
+    tables = latency_tables(found, PUBLISHED)
+    rows = {row[:3]: row for row in tables["throughput"].rows}
+    assert rows["7b", "float32", "1"][3:5] == ("40.00", "")
+    assert tables["roofline"].rows[-1][-2:] == ("0.250", "")
+    assert latency_picture(found) != latency_picture(made())
+    grid = speeds_table(Run(found, "results/latency/cm3leon/0.json"))
+    assert grid.panels[0].rows[-1].cells[3][0].interval == ""
+
+
 def test_ceilings_and_peers():
     tables = latency_tables(made(peers=True), PUBLISHED)
     assert tables["ceilings"].rows == (
@@ -179,4 +194,5 @@ def test_the_report_shows_it_or_says_what_is_missing():
     assert seconds.key == "/extra/scenes-s.float32.b1.seconds_per_image/value"
     assert len(grid.panels[0].rows) == 4
     said = ["".join(part.text for part in one) for one in grid.notes]
-    assert "scenes-s, float32, batch 8: 3 of 5 rounds" in said
+    assert said[0] == "scenes-s, float32, batch 8: 3 of 5 rounds" and len(said) == 4
+    assert "7b, float32, batch 8, 64: out of memory: needs 99 GiB" in said

@@ -104,6 +104,7 @@ def test_an_interval_holds_the_median(values):
 
 
 def test_coverage_is_the_binomial():
+    assert rounds.spread([2.0]) == 2.0 and rounds.spread([2.0, 4.0]) == (3.0, 2.0, 4.0)
     assert rounds.coverage(5) == 1 - 2 / 32 and rounds.coverage(1) == 0
     for count in (3, 6, 11):
         for place in range((count - 1) // 2):

@@ -85,7 +85,7 @@ class Runner:
         if free is not None and 1.1 * kept + logits > free:
             need = (1.1 * kept + logits) / memory.GIB
             return f"out of memory: needs {need:.1f} GiB, {free / memory.GIB:.1f} are free"
-        flops = 2 * rows * PROMPT * subject.shape.blocks
+        flops = 2 * drawing.batch * PROMPT * subject.shape.blocks  # text-free prompts are shared
         flops += min(rounds.SHORTEST, subject.tokens) * subject.work(dtype, rows, (PROMPT,)).flops
         least_s = flops / self.ceilings.peak(COMPUTE[dtype])
         if least_s > self.budget:
@@ -129,6 +129,7 @@ def rows_of(runner: Runner, subject: Subject, dtype: str) -> Iterator[Row]:
 
 def models(runner: Runner, subject: Subject, dtype: str) -> tuple:
     """(our model, the peer's or None, why there is none or nothing)."""
+    free_memory()  # of the model before
     copies = 1 + (runner.peers and dtype != "int8")
     need, free = copies * subject.weights_bytes(dtype), memory.free_bytes(runner.device)
     if free is not None and 1.1 * need > free:
@@ -181,7 +182,7 @@ def numbers(row: Row, ceilings: Ceilings) -> dict:
         found[f"first_call_s{end}"] = times.first_s
     if opt_peer.NAME in steps and min(steps[OURS], default=0) > 0:
         pairs = zip(steps[opt_peer.NAME], steps[OURS], strict=True)
-        found["gain_over_hf"] = rounds.middle([theirs / ours for theirs, ours in pairs])
+        found["gain_over_hf"] = rounds.spread([theirs / ours for theirs, ours in pairs])
     return found
 
 
@@ -200,4 +201,4 @@ def speeds(row: Row, batch_s: list, step_s: list, ideal_s: float, end: str) -> d
             "decode_tokens_per_s": [pictures / one for one in step_s],
             "roofline_share": [ideal_s / one for one in step_s],
         }
-    return {f"{name}{end}": rounds.middle(values) for name, values in found.items()}
+    return {f"{name}{end}": rounds.spread(values) for name, values in found.items()}

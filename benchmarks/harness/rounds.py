@@ -132,6 +132,11 @@ def middle(values: list[float], level: float = 0.95) -> tuple[float, float, floa
     return statistics.median(ordered), ordered[place], ordered[count - 1 - place]
 
 
+def spread(values: list[float]) -> tuple[float, float, float] | float:
+    """`middle` for a record; of one round the value alone, which has no interval."""
+    return middle(values) if len(values) > 1 else values[0]
+
+
 def coverage(count: int, place: int = 0) -> float:
     """Chance that the median of a distribution lies between the order statistics `place` from the
     two ends of `count` independent values.
