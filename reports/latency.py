@@ -271,17 +271,13 @@ def _line(axes, record: Mapping, size: str, dtype: str, measure: str, look, labe
     if not points:
         return
     colour, line, marker = look
-    below, above = zip(
-        *(
-            (0, 0)
-            if one["low"] is None
-            else (one["value"] - one["low"], one["high"] - one["value"])
-            for _, one in points
-        ),
-        strict=True,
-    )
+    entries = [entry for _, entry in points]
+    bars = [
+        [0 if one[end] is None else abs(one["value"] - one[end]) for one in entries]
+        for end in ("low", "high")
+    ]
     axes.errorbar(
-        [batch for batch, _ in points], [entry["value"] for _, entry in points], yerr=[below, above],
+        [batch for batch, _ in points], [entry["value"] for entry in entries], yerr=bars,
         color=colour, ls=line, marker=marker, ms=4, lw=1.3, elinewidth=0.8, capsize=2, label=label,
     )  # fmt: skip
 
