@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests"]
 
 CONSTRAINTS = ("--constraint", "constraints.txt")
-BENCHES = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "latency")
+BENCHES = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "latency", "rfid")
 
 
 def install(session: nox.Session, extras: str) -> None:
