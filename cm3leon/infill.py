@@ -10,11 +10,12 @@ Shapes: B samples, T tokens of a prompt.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cm3leon.config import check
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.objective import Span, rotate
@@ -137,19 +138,37 @@ def fill_gaps(
 
     Sampled with one uniform a token from the caption's own seed, or the best of a beam search,
     which needs no seeds. Several gaps are filled one after the other, each knowing those before it,
-    as in a training sample of several spans. Errors as in `text_decode`.
+    as in a training sample of several spans. Where the picture is hidden one stream stands alone:
+    guidance and contrast have nothing to compare. Errors as in `text_decode`.
     """
-    if len(seeds) != len(captions):
-        raise UserError(f"infilling needs one seed a caption, got {len(seeds)} seeds for "
-                        f"{len(captions)}")  # fmt: skip
-    streams = [[one.prompt(vocabulary) for one in captions]]
-    if decode.streams == 2:
-        streams.append([one.free(vocabulary, decode.free) for one in captions])
+    check(len(seeds) == len(captions), "seeds", f"be one a caption ({len(captions)})", len(seeds))
+
+    def fill(rows: list[int]) -> list[list[Continuation]]:
+        part, own = [captions[row] for row in rows], [seeds[row] for row in rows]
+        streams = [[one.prompt(vocabulary) for one in part]]
+        if decode.streams == 2 and part[0].codes is not None:
+            streams.append([one.free(vocabulary, decode.free) for one in part])
+        return _fill(model, vocabulary, part, streams, own, decode, beam, most)
+
+    return apart([one.codes is None for one in captions], fill)
+
+
+def apart(kinds: Sequence[bool], fill: Callable[[list[int]], Sequence]) -> list:
+    """What `fill` makes of the rows of each kind, in the order of the rows."""
+    found: list = [None] * len(kinds)
+    for kind in (False, True):
+        rows = [row for row, own in enumerate(kinds) if own == kind]
+        for row, one in zip(rows, fill(rows) if rows else (), strict=True):
+            found[row] = one
+    return found
+
+
+def _fill(model, vocabulary, captions, streams, seeds, decode, beam, most):
+    """`fill_gaps` of captions with these prompts, stream by stream."""
     found: list[list[Continuation]] = [[] for _ in captions]
-    for gap in range(max((one.count for one in captions), default=0)):
+    for gap in range(max(one.count for one in captions)):
         left = [row for row, one in enumerate(captions) if one.count > gap]
-        rows = [[stream[row] for row in left] for stream in streams]
-        prompts, free = rows[0], rows[1] if len(rows) > 1 else None
+        prompts, free = [*([stream[row] for row in left] for stream in streams), None][:2]
         if beam:
             best = beam_text(model, vocabulary, prompts, free, beam, decode, most)
             spans = [ranked[0] for ranked in best]

@@ -26,7 +26,7 @@ from cm3leon.config import check
 from cm3leon.decode import choose, combine, guide_edit
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.infill import opened
+from cm3leon.infill import apart, opened
 from cm3leon.objective import Span
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence import (
@@ -120,8 +120,14 @@ class Hole:
         """
         prompt, planned = self.free(vocabulary, "forward", reading, rest)
         start = self.bounds[0]
-        sentinel = [vocabulary.mask(1)] if start else []
+        sentinel = np.full(int(start > 0), vocabulary.mask(1), np.int64)
         return np.concatenate([prompt[: len(prompt) - start], sentinel]), planned
+
+    def filled(self, drawn: Sequence[int]) -> np.ndarray:
+        """The codes int64 [N] with these in the hidden places."""
+        codes_N = np.array(self.codes, dtype=np.int64)
+        codes_N[np.array(self.hidden)] = drawn
+        return codes_N
 
     def _caption(self, vocabulary: Vocabulary, reading: str) -> np.ndarray:
         """What stands before the picture."""
@@ -172,8 +178,8 @@ def fill_holes(
     method: str = "forward",
     edit: EditGuidance | None = None,
     tries: int = 1,
-) -> np.ndarray:
-    """The pictures' codes int64 [B, N] with the hidden ones drawn, the others as given.
+) -> list[np.ndarray]:
+    """The pictures' codes, B of int64 [N], with the hidden ones drawn, the others as given.
 
     One uniform a place from the picture's own seed. With `tries` K each hole is drawn K times and
     the one kept after which the model finds the known codes likeliest, caption and all: so what
@@ -186,24 +192,29 @@ def fill_holes(
     check(tries >= 1, "tries", "be at least 1", tries)
     if method != "forward" and (edit or tries > 1):
         raise UserError(f"method {method!r} takes one try and one guidance; use 'forward'")
-    if not len(holes):
-        return np.zeros((0, 0), np.int64)
-    many = [hole for hole in holes for _ in range(tries)]
-    own = [seed if k == 0 else derive(seed, "try", k) for seed in seeds for k in range(tries)]
-    plans_SB = _plans(vocabulary, many, decode, method, edit, rest=tries > 1)
-    drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit)
-    best_B = np.array(scores).reshape(-1, tries).argmax(1) + np.arange(len(holes)) * tries
-    codes_BN = np.array([hole.codes for hole in holes], dtype=np.int64)
-    for row, best in enumerate(best_B):
-        codes_BN[row, np.array(holes[row].hidden)] = image_codes(drawn[best], vocabulary)
-    return codes_BN
+
+    def fill(rows: list[int]) -> list[np.ndarray]:
+        many = [holes[row] for row in rows for _ in range(tries)]
+        own = [derive(seeds[row], "try", k) if k else seeds[row]
+               for row in rows for k in range(tries)]  # fmt: skip
+        plans_SB = _plans(vocabulary, many, decode, method, edit, rest=tries > 1)
+        drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit)
+        best = np.array(scores).reshape(-1, tries).argmax(1) + np.arange(len(rows)) * tries
+        return [
+            holes[row].filled(image_codes(drawn[at], vocabulary))
+            for row, at in zip(rows, best, strict=True)
+        ]
+
+    return apart([hole.text_ids is None for hole in holes], fill)
 
 
 def _plans(vocabulary, holes, decode, method, edit, rest: bool) -> list[list[Plan]]:
-    """Each stream's plans: with the caption; without; and, to edit, without what is before."""
+    """Each stream's plans: with the caption; without; and, to edit, without what is before.
+
+    All holes have a caption, or none has: then guidance and contrast have nothing to compare.
+    """
     plans_SB = [[hole.plan(vocabulary, method, rest) for hole in holes]]
-    captioned = any(hole.text_ids is not None for hole in holes)
-    if edit or (captioned and decode.streams == 2):
+    if edit or (holes[0].text_ids is not None and decode.streams == 2):
         plans_SB.append([hole.free(vocabulary, method, decode.free, rest) for hole in holes])
     if edit:
         plans_SB.append([hole.blind(vocabulary, decode.free, rest) for hole in holes])

@@ -191,12 +191,12 @@ class System:
             text_ids = None if caption is None else tuple(self.text.encode(caption))
             before = () if caption is None else tuple(next(found))
             holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
-        size, drawn = max(1, self.batch_size // tries), [np.zeros((0, self.tokens), np.int64)]
+        size, drawn = max(1, self.batch_size // tries), []
         for start in range(0, len(holes), size):
             part, own = holes[start : start + size], seeds[start : start + size]
             options = (self.decode, method, edit, tries)
-            drawn.append(fill_holes(self.model, self.vocabulary, part, own, *options))
-        return torch.as_tensor(np.concatenate(drawn))
+            drawn += fill_holes(self.model, self.vocabulary, part, own, *options)
+        return torch.as_tensor(np.array(drawn, np.int64).reshape(-1, self.tokens))
 
     def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
         """`count` documents for each picture, found by the picture itself (section 2.1)."""
