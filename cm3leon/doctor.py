@@ -1,4 +1,7 @@
-"""`cm3leon doctor`: what this machine has, and what is missing."""
+"""`cm3leon doctor`: what this machine has, what is missing, and the command that gets it.
+
+A line that starts with `!` is a fault (exit code 2), one with `-` something that a benchmark lacks.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cm3leon.errors import UserError
-from cm3leon.files import baselines_folder
+from cm3leon.files import baselines_folder, sha256_file
+from cm3leon.known_weights import HASHED, KNOWN, find, how_to_get
+
+REPORT = ("jsonschema", "matplotlib", "pandas", "scipy", "threadpoolctl")
+BENCH = (*REPORT, "clean-fid", "pycocotools", "torchmetrics", "torchvision")
+TOKENIZERS = ("text", "vq")
+RETRIEVAL = ("clip", "bank", *TOKENIZERS)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a benchmark asks for besides the package itself."""
+
+    packages: tuple[str, ...] = BENCH
+    extra: str = "bench,report"  # of pyproject.toml, which brings them
+    shipped: tuple[str, ...] = ()  # folders under baselines/scenes/
+    weights: tuple[str, ...] = ()  # keys of KNOWN
+    files: str = ""  # the user's own, named on the command line
+
+
+COCO = "MS-COCO 2014 from cocodataset.org; pass --coco-root FOLDER (annotations/ and val2014/)"
+NEEDS: dict[str, Need] = {
+    "fid_coco": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
+    "fid_coco --data coco": Need(
+        shipped=("features",), weights=("inception", "clip-openai"), files=COCO
+    ),
+    "fid_coco --system diffusers:FOLDER": Need(("diffusers", "transformers"), "diffusers"),
+    "fid_coco --system transformers:FOLDER": Need(("transformers",), "transformers"),
+    "rfid": Need(shipped=("vq", "features")),
+    "latency": Need(shipped=("scenes-s", *TOKENIZERS)),
+    "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
+    "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +53,8 @@ class Doctor:
 
     def run(self) -> int:
         """One line a fact; what is missing starts with `!`."""
-        facts = [*package_facts(), *device_facts(), *weight_facts(), disk_fact()]
+        facts = [*package_facts(), *device_facts(), *weight_facts(), *known_facts(), disk_fact()]
+        facts += benchmark_facts()
         print("\n".join(facts))
         return 2 if any(fact.startswith("!") for fact in facts) else 0
 
@@ -86,6 +122,87 @@ def weight_facts() -> list[str]:
             f"{mark}weights       {folder.name} ({about['kind']}) sha256 {found[:16]}{end}"
         )
     return facts or [f"! no weights under {home}; run `nox -s train_baselines`"]
+
+
+def known_facts() -> list[str]:
+    """Every file of public weights: where it is and its digest, or that it is nowhere."""
+    facts = []
+    for key, known in KNOWN.items():
+        try:
+            path = find(key)
+            facts.append(
+                f"- weights     {key} ({known.what}) not found; ${known.variable} can name it"
+                if path is None
+                else known_fact(key, path)
+            )
+        except (UserError, OSError) as error:
+            facts.append(f"! {error}")
+    return facts
+
+
+def known_fact(key: str, path: Path) -> str:
+    """Place and digest of weights that were found; a digest that differs is a fault."""
+    if path.is_dir():
+        return f"weights       {key} in {path}"
+    size = path.stat().st_size
+    if size > HASHED:
+        return f"weights       {key} in {path}, {size / 1e9:.1f} GB, too large to check here"
+    digest, wanted = sha256_file(path), KNOWN[key].sha256
+    if path.suffix in (".pt", ".pth") and not digest.startswith(wanted):
+        return (
+            f"! weights       {key} in {path} has sha256 {digest[:16]}, published is "
+            f"{wanted[:16]}; get it again: {how_to_get(key)}"
+        )
+    return f"weights       {key} in {path} sha256 {digest[:16]}"
+
+
+def benchmark_facts() -> list[str]:
+    """Each benchmark: ready, or what it lacks and the command that gets it."""
+    facts = []
+    for name, need in NEEDS.items():
+        missing = lacks(need)
+        facts += [f"- {name} lacks {thing}; {command}" for thing, command in missing]
+        if not missing:
+            facts.append(
+                f"benchmark     {name}: " + (f"needs {need.files}" if need.files else "ready")
+            )
+    return facts
+
+
+def lacks(need: Need) -> list[tuple[str, str]]:
+    """(What is missing, the command that gets it) of one benchmark."""
+    missing = []
+    if packages := [name for name in need.packages if not installed(name)]:
+        missing.append((", ".join(packages), f"pip install -e '.[{need.extra}]'"))
+    try:
+        home = baselines_folder() / "scenes"
+        shipped = [name for name in need.shipped if not (home / name).is_dir()]
+    except UserError:
+        shipped = list(need.shipped)
+    if shipped:
+        parts = " ".join(shipped)
+        missing.append(
+            (f"shipped {', '.join(shipped)}", f"nox -s train_baselines -- --parts {parts}")
+        )
+    for key in need.weights:
+        try:
+            found = find(key)
+        except UserError:
+            found = None  # a fault, said above
+        if found is None:
+            missing.append((f"weights {key} ({KNOWN[key].licence})", how_to_get(key)))
+    return missing
+
+
+def installed(name: str) -> bool:
+    """Whether a package is installed, without importing it."""
+    from importlib import metadata
+
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def disk_fact() -> str:

@@ -24,7 +24,7 @@ STATISTICS = {
     "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
-    {"errors", "files", "seeds", "config", "drawing", "workers"},
+    {"errors", "files", "seeds", "config", "drawing", "workers"} | {"known_weights"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "optimizer"}
     | {"pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
