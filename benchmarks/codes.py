@@ -119,7 +119,8 @@ def readings(vq, count: int) -> dict[str, float]:
     import numpy as np
 
     from baselines.tokenizers import reconstruct
-    from benchmarks.metrics.composition import objects_right, read_picture
+    from benchmarks.metrics.composition import objects_right
+    from benchmarks.metrics.picture_reader import read_picture
     from cm3leon.scenes import scene
 
     found = {}

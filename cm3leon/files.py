@@ -13,18 +13,20 @@ from typing import BinaryIO
 from cm3leon.errors import UserError
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> Path:
+def write_atomic(path: str | Path, data: bytes | str, durable: bool = True) -> Path:
     """Write `data` so that `path` holds the old bytes or the new ones, never a part.
 
-    Parent folders are made. Raises UserError (full disk, no permission) and leaves nothing behind.
+    Parent folders are made. Not `durable`: the bytes may be lost, or torn, when the machine itself
+    stops, not when the process does; for what is checked when it is read and can be made again.
+    Raises UserError (full disk, no permission) and leaves nothing behind.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
     return Path(path)
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A binary file to write into that becomes `path` when the `with` block ends without an error.
 
     For what is too large to hold as bytes; otherwise as `write_atomic`.
@@ -36,7 +38,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:

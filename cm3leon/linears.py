@@ -103,7 +103,7 @@ def choose_way(seconds: dict[str, float]) -> str:
 
 
 def timed(weights: Sequence[Tensor], rows: int) -> dict[str, float]:
-    """Way -> median seconds of one pass over the weights; a way that the machine lacks is absent."""
+    """Way -> median seconds of a pass over the weights; a way the machine lacks is absent."""
     x_MK = torch.ones(rows, weights[0].shape[1], dtype=weights[0].dtype)
     seconds = {}
     for name, way in WAYS.items():

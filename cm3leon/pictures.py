@@ -87,8 +87,13 @@ def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS))
 
 
-def write_png(path: str | Path, image_HW3: np.ndarray, about: dict[str, str] | None = None) -> Path:
-    """Write a uint8 picture [H,W,3] as PNG, atomically, with `about` as its text chunks."""
+def write_png(
+    path: str | Path,
+    image_HW3: np.ndarray,
+    about: dict[str, str] | None = None,
+    durable: bool = True,
+) -> Path:
+    """Write a uint8 picture [H,W,3] as PNG with `about` as its text chunks, by `write_atomic`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -98,7 +103,7 @@ def write_png(path: str | Path, image_HW3: np.ndarray, about: dict[str, str] | N
         info.add_itxt(key, value)
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=info)
-    return write_atomic(path, buffer.getvalue())
+    return write_atomic(path, buffer.getvalue(), durable)
 
 
 def check_picture(image_HW3: np.ndarray) -> None:

@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 
 from benchmarks.metrics.composition import (
     EXTRAS,
-    MOST,
     TASKS,
-    Found,
-    Reading,
     judge,
     objects_right,
-    read_picture,
     scores,
     stands,
 )
+from benchmarks.metrics.picture_reader import MOST, Found, Reading, read_picture
 from cm3leon import seeds
 from cm3leon.errors import UserError
 from cm3leon.language import OPPOSITE, Meaning, Said

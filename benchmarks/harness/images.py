@@ -114,7 +114,8 @@ def draw_batch(
         }
         write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
     for (path, prompt), image in zip(part, images_BHW3, strict=True):
-        write_png(path, image, {"prompt": prompt.caption, "seed": str(seed)})
+        about = {"prompt": prompt.caption, "seed": str(seed)}
+        write_png(path, image, about, durable=False)  # a torn one is found out by check_png
     return size
 
 

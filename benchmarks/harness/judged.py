@@ -12,12 +12,15 @@ import numpy as np
 from benchmarks.harness.images import Pictures
 from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
-from benchmarks.harness.stats import percentile_interval, resamples_of
-from benchmarks.metrics.composition import EXTRAS, TASKS, judge, read_picture
+from benchmarks.harness.stats import one_thread, percentile_interval, resamples_of
+from benchmarks.metrics.composition import EXTRAS, TASKS, judge
+from benchmarks.metrics.picture_reader import read_picture
 from cm3leon.pictures import crop_square
+from cm3leon.workers import portions, side_by_side
 
 ALL = TASKS + EXTRAS
 METHOD = "bootstrap over prompts, percentiles"
+AT_ONCE = 16  # pictures that a worker reads before it takes others
 
 
 def composition(
@@ -60,14 +63,22 @@ def answers(
     """
     right_NK = np.zeros((len(prompts), len(ALL)), np.int64)
     asked_NK = np.zeros_like(right_NK)
-    with progress(len(prompts) * len(drawn), "read pictures back") as bar:
+    with progress(len(prompts) * len(drawn), "read pictures back") as bar, one_thread():
         for one in drawn:
-            images = (image for batch in one.batches() for image in batch)
-            for row, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-                verdict = judge(read_picture(crop_square(image, size)), prompt.meaning)
-                right_NK[row] += [verdict.get(task, False) for task in ALL]
-                asked_NK[row] += [task in verdict for task in ALL]
-                bar.update()
+            images = [image for batch in one.batches() for image in batch]
+
+            def verdicts(part: slice, images=images) -> list[dict[str, bool]]:
+                pairs = list(zip(prompts[part], images[part], strict=True))
+                bar.update(len(pairs))
+                return [
+                    judge(read_picture(crop_square(image, size)), prompt.meaning)
+                    for prompt, image in pairs
+                ]
+
+            parts = portions(len(prompts), AT_ONCE, 1)
+            for part, found in zip(parts, side_by_side(verdicts, parts), strict=True):
+                right_NK[part] += [[one.get(task, False) for task in ALL] for one in found]
+                asked_NK[part] += [[task in one for task in ALL] for one in found]
     return right_NK, asked_NK
 
 

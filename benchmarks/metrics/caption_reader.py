@@ -11,7 +11,8 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from benchmarks.metrics.composition import Found, Reading, judge
+from benchmarks.metrics.composition import judge
+from benchmarks.metrics.picture_reader import Found, Reading
 from cm3leon.language import NUMBERS, RELATIONS, Meaning, Said, plural
 from cm3leon.scenes import Scene, entities
 from cm3leon.sprites import COLOURS, PATTERNS, PLACES, SHAPES, SIZES
