@@ -99,18 +99,22 @@ class Options:
 
 def latency(options: Options) -> tuple[dict, Path]:
     """Measure and save: (record, its path)."""
+    import torch
+
     device = usable_device(options.device)
     options = resolved(options, device)
     subjects = [find_subject(name, options.new) for name in options.sizes]
     if options.peers:
         opt_peer.check_installed()
-    protocol = protocol_of(options, subjects)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    protocol = protocol_of(options, subjects) | {"machine": machine(device)}
     bench = replace(BENCH, measure=partial(measure, options, subjects, device))
     return core.run(bench, Timed(subjects), protocol, options.results)
 
 
 def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
-    """Everything that moves the numbers, the machine aside."""
+    """What is drawn and how it is timed."""
     return {
         "sizes": {subject.name: subject.tokens for subject in subjects},
         "batches": list(options.batches),
@@ -122,6 +126,12 @@ def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
         "budget_s": options.budget,
         "peers": options.peers,
     }
+
+
+def machine(device: str) -> dict:
+    """Processor, device and threads: timings of two machines never stand in one column."""
+    found = core.environment_of(None if device == "cpu" else device)
+    return {key: found[key] for key in ("cpu", "device", "threads")}
 
 
 def usable_device(name: str) -> str:
@@ -181,8 +191,6 @@ def measure(
     """Every configuration in turn; the numbers of those that ran, the notes of all."""
     import torch
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     # On a GPU the processor only starts kernels: one free core is enough.
     gate = Gate(1 if device != "cpu" else torch.get_num_threads())
     gate.total_s = QUICK_WAIT_S if options.quick else gate.total_s

@@ -3,7 +3,8 @@
 Three kinds of evidence, each judged by what it can carry:
 quality   newest record of each (bench, version, protocol, system) against the base's, by the spread
           over sampling seeds that all its records show, or by both intervals where there is none
-speed     medians of the hot functions, both revisions in turn (`benchmarks/interleave.py`)
+speed     medians of the hot functions, both revisions in turn (`benchmarks/interleave.py`); records
+          that are timings themselves (TIMED) were not taken in turn and are left out
 counters  FLOPs, forward calls, tokens, bytes: exact, any increase is worse
 Exit codes: 0 nothing is worse, 2 something is (or a user's mistake), 3 nothing, or not all that was
 asked for, was measured. An alarm needs p < 0.001 after Benjamini and Hochberg and, for speed, five
@@ -25,6 +26,7 @@ from reports.store import RESULTS, NothingThere, ReportError, column, read_all
 from reports.tables import Table, number
 
 ALARM = 0.001  # adjusted p below which a difference counts
+TIMED = ("latency",)  # benchmarks whose numbers are timings of one run
 SLOWER = 0.05  # log ratio that a slow-down must exceed as well
 EXACT = (
     "forward_calls",
@@ -274,7 +276,8 @@ def regress(
     """
     found = []
     if base or base_results:
-        old, new = _sides(base, results, base_results)
+        sides = _sides(base, results, base_results)
+        old, new = ([one for one in side if one["bench"] not in TIMED] for side in sides)
         if benches:
             old, new = ([one for one in side if one["bench"] in benches] for side in (old, new))
         qualities = quality(old, new)

@@ -39,6 +39,7 @@ def test_a_whole_run(options, capsys):
     assert record["unit"] == "s/image" and record["protocol"]["batches"] == [1, 4]
     first = extra(record, "2x32x2.float32.b1.seconds_per_image")
     assert record["value"] == first["value"] and record["protocol"]["value_of"].endswith(".b1")
+    assert record["protocol"]["machine"]["cpu"] == record["environment"]["cpu"]
     assert record["n"] == 2 and record["interval"]["level"] == 0.5  # of two rounds
     for batch in (1, 4):
         measures = {name: extra(record, f"2x32x2.float32.b{batch}.{name}")["value"]

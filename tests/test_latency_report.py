@@ -23,6 +23,7 @@ from reports.paper_body import latency
 from reports.paper_latency import speeds_table
 from reports.paper_model import Missing
 from reports.paper_results import Inputs, Run
+from reports.regress import regress
 
 PUBLISHED = read_published()
 
@@ -68,7 +69,8 @@ def made(peers: bool = False, **changes) -> dict:
     warnings += [f"{size}.int8.b{batch}: int8 needs torchao, which is not installed"
                  for size in protocol["sizes"] for batch in protocol["batches"]]  # fmt: skip
     fields = {"protocol": protocol, "extra": extra, "warnings": warnings} | changes
-    return record(0.5, "cm3leon", bench="latency", unit="s/image", n=5, **fields)
+    value = fields.pop("value", 0.5)
+    return record(value, "cm3leon", bench="latency", unit="s/image", n=5, **fields)
 
 
 def test_every_configuration_has_a_row_or_shares_one():
@@ -175,6 +177,17 @@ def test_the_dashboard_shows_tables_plot_and_quotes(tmp_path):
                    "out of memory: needs 99 GiB"):  # fmt: skip
         assert needed in text
     assert detail_tables(made())["missing"] is None
+
+
+def test_a_busy_machine_is_no_regression(tmp_path):
+    """Ten times slower, by a protocol that is the same: the gate judges pairs taken in turn."""
+    slow = made()
+    slow = made(extra={name: 10 * entry if isinstance(entry, float) else triple(10 * entry["value"])
+                       for name, entry in slow["extra"].items() if not isinstance(entry, int)},
+                value=5.0)  # fmt: skip
+    saved(tmp_path / "base", made(), record(20.0))
+    saved(tmp_path / "head", slow, record(20.0))
+    assert regress(results=tmp_path / "head", base_results=tmp_path / "base") == 0
 
 
 def test_the_report_shows_it_or_says_what_is_missing():
