@@ -24,7 +24,10 @@ from reports.tables import Table, number, span
 LEVEL = 0.95
 BETTER, WORSE, OPEN = "better", "worse", "no difference resolved"
 NO_INTERVAL, NOT_COMPARABLE = "no interval", "not comparable"
-LOWER = ("fid", "kid", "fid_infinity")  # extras for which less is better
+LOWER = (  # extras for which less is better
+    *("fid", "kid", "fid_infinity"),
+    *("seconds_per_image", "seconds_per_batch", "decode_ms", "first_call_s", "peak_memory_gib"),
+)
 CONTEXT = ("floor", "rfid", "ceiling", "kid_std")  # of the protocol, not of the system
 
 
@@ -75,7 +78,7 @@ def direction(measure: str, record: Mapping) -> str:
     """ "lower" or "higher": which way the measure is better."""
     if measure == "value":
         return record["better"]
-    name = measure.rsplit(".", 1)[-1]
+    name = measure.rsplit(".", 1)[-1].removesuffix("_hf")  # of a peer timed beside
     return "lower" if name in LOWER or name.startswith("fid_at_") else "higher"
 
 

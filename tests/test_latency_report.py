@@ -8,6 +8,7 @@ import pytest
 from record_maker import record, saved
 
 from reports import read_published
+from reports.compare import direction
 from reports.dashboard import page
 from reports.details import detail_tables
 from reports.history import read_runs
@@ -177,6 +178,16 @@ def test_the_dashboard_shows_tables_plot_and_quotes(tmp_path):
                    "out of memory: needs 99 GiB"):  # fmt: skip
         assert needed in text
     assert detail_tables(made())["missing"] is None
+
+
+def test_less_time_is_better():
+    """Every measure of time and memory one way, every speed the other."""
+    lower = {"seconds_per_image", "seconds_per_batch", "decode_ms", "peak_memory_gib"}
+    higher = {"images_per_s", "tokens_per_s", "decode_tokens_per_s", "roofline_share"}
+    assert lower | higher < set(speeds())
+    for name in (*lower, *higher, "seconds_per_image_hf", "gain_over_hf"):
+        wanted = "lower" if name.removesuffix("_hf") in lower else "higher"
+        assert direction(f"12x512x8.float32.b8.{name}", made()) == wanted
 
 
 def test_a_busy_machine_is_no_regression(tmp_path):
