@@ -72,7 +72,8 @@ class Caption:
         )
         for index, caption in enumerate(captions):
             path = self.pictures[index // self.samples]
-            print(caption if len(pixels) == 1 else f"{path}: {caption}")
+            line = one_line(caption)
+            print(line if len(pixels) == 1 else f"{path}: {line}")
         return 0
 
 
@@ -151,7 +152,7 @@ class Infill:
         seeds = [derive(self.seed, "infill", k) for k in range(self.samples)]
         texts = [self.text] * self.samples
         options = (seeds, decode, beam, self.documents or 0)
-        print("\n".join(system.infill_text(texts, images_BHW3, *options)))
+        print("\n".join(map(one_line, system.infill_text(texts, images_BHW3, *options))))
         return 0
 
     def _box(self) -> int:
@@ -199,6 +200,11 @@ class Infill:
         given = {"image": self.image_guidance, "text": self.text_guidance}
         given = {name: value for name, value in given.items() if value is not None}
         return EditGuidance(**given) if given else None
+
+
+def one_line(text: str) -> str:
+    """A text with every stretch of white space, line breaks among it, as one space."""
+    return " ".join(text.split())
 
 
 def find_beam(width: int | None, penalty: str, alpha: float):

@@ -191,7 +191,7 @@ class System:
             text_ids = None if caption is None else tuple(self.text.encode(caption))
             before = () if caption is None else tuple(next(found))
             holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
-        size, drawn = max(1, self.batch_size // tries), []
+        size, drawn = max(1, self.batch_size // max(1, tries)), []
         for start in range(0, len(holes), size):
             part, own = holes[start : start + size], seeds[start : start + size]
             options = (self.decode, method, edit, tries)

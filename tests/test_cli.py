@@ -79,7 +79,7 @@ def test_same_command_same_bytes(run, tmp_path):
         (["draw", "x", "--system", "scenes-z"], "unknown model 'scenes-z'; shipped are: scenes-s"),
         (
             ["draw", "x", "--guidanc", "3"],
-            "Unrecognized options: --guidanc, 3; did you mean --guidance?",
+            "Unrecognized options: --guidanc, 3; did you mean --guidance",
         ),
         (["draw", "x", "--count", "many"], "--count"),
         (["draw", "x", "--count", "0"], "count must be at least 1, got 0"),
