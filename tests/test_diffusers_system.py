@@ -30,7 +30,7 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(cls, folder, **options):
-        assert options["use_safetensors"] and options["local_files_only"]
+        assert options == {"use_safetensors": True, "local_files_only": True}
         if cls.fault == "torn":
             raise OSError("no file named model_index.json\nfound in directory")
         return cls()
@@ -38,7 +38,8 @@ class Pipeline:
     def set_progress_bar_config(self, disable):
         assert disable
 
-    def to(self, device):
+    def to(self, device, dtype):
+        assert (device, dtype) == ("cpu", torch.float32)
         return self
 
     def __call__(

@@ -12,27 +12,36 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from tiny_models import write_emu3, write_janus  # noqa: E402
+from tiny_models import write_chameleon, write_emu3, write_janus  # noqa: E402
 
 from benchmarks.harness import images  # noqa: E402
+from benchmarks.harness.chameleon import prompt_ids  # noqa: E402
+from benchmarks.harness.foreign import folder_digest  # noqa: E402
 from benchmarks.harness.prompts import Prompt  # noqa: E402
 from benchmarks.harness.systems import find_system  # noqa: E402
 from benchmarks.harness.transformers_system import restored  # noqa: E402
+from cm3leon.config import VQConfig  # noqa: E402
 from cm3leon.errors import UserError  # noqa: E402
+from cm3leon.image_tokenizer import load_tokenizer, save_tokenizer  # noqa: E402
+from cm3leon.vq import VQ  # noqa: E402
 
 PROMPTS, SEEDS = ["a star", "two blue circles on sand", ""], [1, 2**62, 3]
-OPTIONS = {"janus": "", "emu3": "?image_area=1024"}
+OPTIONS = {"janus": "", "emu3": "?image_area=1024", "chameleon": "?vq={folder}/vq&top_p=1"}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("models")
-    return {"janus": write_janus(home / "janus"), "emu3": write_emu3(home / "emu3")}
+    makers = {"janus": write_janus, "emu3": write_emu3, "chameleon": write_chameleon}
+    return {kind: make(home / kind) for kind, make in makers.items()}
 
 
 @pytest.fixture(scope="module")
 def systems(folders):
-    return {kind: find_system(f"transformers:{folders[kind]}{OPTIONS[kind]}") for kind in folders}
+    return {
+        kind: find_system(f"transformers:{folder}{OPTIONS[kind].format(folder=folder)}")
+        for kind, folder in folders.items()
+    }
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -56,9 +65,10 @@ def test_what_a_record_says(folders, systems, kind):
     assert system.config["model"] == type(system.model).__name__
     assert system.config["transformers"] == transformers.__version__
     json.dumps(system.config)
-    again = find_system(f"transformers:{folders[kind]}")
-    assert again.weights_sha256 == system.weights_sha256 and len(system.weights_sha256) == 64
-    assert system.name == {"janus": "janus", "emu3": "emu3+image_area1024"}[kind]
+    assert system.config["call"]["guidance_scale"] in (3.0, 5.0)  # defaults are told as well
+    assert system.weights_sha256 == folder_digest(folders[kind])
+    names = {"janus": "janus", "emu3": "emu3+image_area1024", "chameleon": "chameleon+top_p1"}
+    assert system.name == names[kind] and str(folders[kind]) not in str(system.config)
 
 
 def test_janus_equals_its_own_recipe(folders):
@@ -104,6 +114,45 @@ def test_emu3_equals_its_own_recipe(folders):
     assert np.array_equal(system.draw(["a star"], [0])[0], wanted)
 
 
+def test_chameleon_equals_whole_forwards(folders):
+    """Greedy: each code is the most likely after all before it, computed without a cache."""
+    folder = folders["chameleon"]
+    system = find_system(f"transformers:{folder}?vq={folder}/vq&temperature=0&guidance_scale=2")
+    model, processor = system.model, system.processor
+    ids = model.model.vocabulary_mapping.img2bpe
+    ids_K = torch.tensor([ids[code] for code in range(len(ids))])
+    streams = [prompt_ids(processor, "a star"), [256, processor.image_start_token_id]]
+    assert streams[0][0] == 256 and streams[0][-2] == processor.tokenizer.sep_token_id
+    codes = []
+    for _ in range(16):
+        with torch.no_grad():
+            cond, free = (
+                model.lm_head(model.model(torch.tensor([row])).last_hidden_state)[0, -1, ids_K]
+                for row in streams
+            )
+        codes.append(int((free + 2 * (cond - free)).argmax()))
+        streams = [[*row, ids[codes[-1]]] for row in streams]
+    vq = load_tokenizer(folder / "vq")
+    assert np.array_equal(system.draw(["a star"], [0])[0], vq.decode(torch.tensor([codes]))[0])
+    assert len(set(codes)) > 1
+
+
+def test_a_chameleon_needs_its_decoder(folders, tmp_path):
+    folder = folders["chameleon"]
+    for options, message in (
+        ("", "needs vq=FOLDER"),
+        ("?vq=nowhere", "nowhere"),
+        ("?guidance=3", "has no option 'guidance'"),
+        (f"?vq={folder}/vq&temperature=-1", "decode.temperature must be finite and not negative"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_system(f"transformers:{folder}{options}")
+    config = VQConfig(16, 8, (1, 1), 1, (), 8, codebook_size=5, code_dim=8)
+    save_tokenizer(tmp_path / "vq", config, VQ(config).state_dict(), {})
+    with pytest.raises(UserError, match="has 5 codes, the model draws 32"):
+        find_system(f"transformers:{folder}?vq={tmp_path}/vq")
+
+
 def test_the_harness_draws_with_it(systems, tmp_path):
     prompts = [Prompt(f"p{k}", caption, str(k)) for k, caption in enumerate(PROMPTS)]
     drawn = images.draw(systems["janus"], prompts, folder=tmp_path, batch_size=2)
@@ -132,7 +181,7 @@ def pickled(folder: Path) -> None:
 
 
 BAD_FOLDERS = {
-    "holds a 'bert', which is not known to draw; known are janus, emu3": lambda folder: (
+    "holds a 'bert', which is not known to draw; known are janus, emu3, chameleon": lambda folder: (
         folder / "config.json"
     ).write_text('{"model_type": "bert"}'),
     "is no JSON": lambda folder: (folder / "config.json").write_text("{"),

@@ -99,3 +99,44 @@ def write_emu3(folder: Path) -> Path:
     pictures = transformers.Emu3ImageProcessor(min_pixels=64, max_pixels=4096, **HALVES)
     transformers.Emu3Processor(pictures, tokenizer).save_pretrained(folder)
     return folder
+
+
+def write_chameleon(folder: Path) -> Path:
+    """A Chameleon of 32 codes, and in `vq` of the same folder our tokenizer of 4 x 4 of them."""
+    import torch
+    import transformers
+
+    from cm3leon.config import VQConfig
+    from cm3leon.image_tokenizer import save_tokenizer
+    from cm3leon.vq import VQ
+
+    names = {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
+    digits = [f"{code:d}" for code in range(CODES)]
+    visual = ["IMGIMG" + "".join(chr(ord("A") + int(d)) for d in code) + "Z" for code in digits]
+    specials = ["<s>", "</s>", "<pad>", "<reserved08706>", *names.values(), *reversed(visual)]
+    tokenizer = write_tokenizer(
+        specials, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        sep_token="<reserved08706>", extra_special_tokens=names,
+    )  # fmt: skip
+    ids = {name: LETTERS + k for k, name in enumerate(specials)}
+    config = transformers.ChameleonConfig(
+        **text_config(LETTERS + len(specials)), vocabulary_map=ids,
+        vq_config={
+            "embed_dim": 8, "num_embeddings": CODES, "latent_channels": 8, "resolution": 32,
+            "base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1,
+        },
+    )  # fmt: skip
+    vq_config = VQConfig(
+        resolution=32, channels=8, multipliers=(1, 1, 1, 1), attention=(), z_channels=8,
+        codebook_size=CODES, code_dim=8,
+    )  # fmt: skip
+    with torch_default(0, "chameleon"):
+        model = transformers.ChameleonForConditionalGeneration(config)
+        tensors = {
+            name: torch.randn_like(v) * 0.3 for name, v in VQ(vq_config).state_dict().items()
+        }
+    model.save_pretrained(folder)
+    pictures = transformers.ChameleonImageProcessor(size={"shortest_edge": 32})
+    transformers.ChameleonProcessor(pictures, tokenizer, 16).save_pretrained(folder)
+    save_tokenizer(folder / "vq", vq_config, tensors, {})
+    return folder

@@ -68,10 +68,7 @@ def load(text: str) -> DiffusersSystem:
     device = checked_device(place.device)
     pipeline = loaded(
         lambda: diffusers.DiffusionPipeline.from_pretrained(
-            str(place.folder),
-            torch_dtype=getattr(torch, place.dtype),
-            use_safetensors=True,
-            local_files_only=True,
+            str(place.folder), use_safetensors=True, local_files_only=True
         ),
         place.folder,
     )
@@ -88,7 +85,7 @@ def load(text: str) -> DiffusersSystem:
             "diffusers": diffusers.__version__,
         },
         weights_sha256=folder_digest(place.folder),
-        pipeline=pipeline.to(device),
+        pipeline=pipeline.to(device, getattr(torch, place.dtype)),
         call=dict(place.call),
         device=device,
     )
