@@ -108,7 +108,7 @@ def find_pictures(data: str, n: int | None, size: int, most: int | None = None) 
 def of_tars(paths: list[Path], n: int | None, size: int, most: int | None) -> Squares:
     """The first pictures of tars."""
     source = TarPictures(Tars(paths), n or most)
-    about = {"pictures": f"{len(paths)} tars, in their order, {CROP} to {size}"}
+    about = {"pictures": f"webdataset tars in their order, {CROP} to {size}"}
     return Squares(source, size, about)
 
 
@@ -131,5 +131,6 @@ def of_coco(root: Path, split: str | None, n: int | None, size: int, most: int |
     task = coco_task(root, split, n, size)
     if n is None and most is not None and len(task.prompts) > most:
         task = coco_task(root, split, most, size)
-    about = {"pictures": task.about["reference"].replace("the pictures", task.about["prompts"])}
+    name = task.about["prompts"].partition(",")[0]
+    about = {"pictures": f"{name} in a seeded order, {CROP} to {size}"}
     return Squares(task.reference, size, about)
