@@ -19,7 +19,7 @@ from cm3leon import cli, hf_folder
 from cm3leon.config import VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.hf_folder import export_hf, import_hf, mapped_model, split
-from cm3leon.hf_tokenizer import token_names, tokenizer_files
+from cm3leon.hf_tokenizer import token_names
 from cm3leon.pipeline import load_system
 
 CAPTIONS = ["a red star", " two  spaces", "", " ", "snow, 雪\n", "naïve <mask> <b>"]
@@ -287,11 +287,3 @@ def test_a_full_disk_leaves_nothing(model, exported, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="No space left on device; free space"):
             call(tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"text", "vq"}  # whole, and of use
-
-
-def test_a_tokenizer_of_another_size(model):
-    from cm3leon.sequence import Vocabulary
-
-    payload = (model.parent / "text" / "tokenizer.json").read_bytes()
-    with pytest.raises(UserError, match="the id space has 20 text tokens"):
-        tokenizer_files(payload, Vocabulary(20, 5, 5), 64)
