@@ -269,8 +269,8 @@ class VQ(nn.Module):
     off in pieces, so memory is that of `WORK` and the input.
     """
 
-    licence: str | None = None  # of the weights, where their checkpoint states it
-    sha256: str | None = None  # of the file they came from
+    licence: str | None = None  # of the weights; set by `image_tokenizer.load_tokenizer`
+    sha256: str | None = None  # of the file of weights, likewise
 
     def __init__(self, config: VQConfig):
         super().__init__()
