@@ -110,8 +110,8 @@ def _shell(name: str, path: Path) -> type:
 
 def _reason(text: str) -> str:
     """Of torch's advice on unsafe files the line that names the fault."""
-    told = [line for line in text.splitlines() if "GLOBAL" in line or "Unpickler error" in line]
-    return _line(told[0] if told else text).removeprefix("WeightsUnpickler error: ")
+    told = [line for line in text.splitlines() if "GLOBAL" in line]
+    return _line(told[0] if told else text.partition("Unpickler error:")[2] or text)
 
 
 def _line(text: str) -> str:
