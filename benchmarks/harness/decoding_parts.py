@@ -1,0 +1,228 @@
+"""The parts of the decoding ablation: each draws its cells and adds numbers to the run.
+
+Numbers are named `part.cell.measure`. Shapes: P prompts, K samples of each, D features, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from benchmarks.harness import caption_cells, paired
+from benchmarks.harness import decoding_scores as scores
+from benchmarks.harness.decoding_cells import (
+    Cell,
+    guidance_cells,
+    nucleus_cells,
+    reading_cells,
+    strategies,
+    surface_cells,
+)
+from benchmarks.harness.features import Features, extract
+from benchmarks.harness.judged import answers
+from benchmarks.harness.paired import Halves
+from cm3leon.clip import load_clip
+
+MIXED = ("top-p", "cd-k")  # half of the samples from each (A41)
+
+
+def guidance(run, asked, features: Features, phases) -> None:
+    """FID against the weight for every size, each size's best weight, and whether they agree."""
+    sizes, weights = run.systems[: len(run.options.sizes)], run.plan.weights
+    judged = sweep(run, "guidance", guidance_cells(sizes, run.plan), asked, features, phases)
+    best, draws = {}, {}
+    with phases("statistics"):
+        names = iter(judged.values())
+        for size in sizes:
+            by_weight = {weight: next(names) for weight in weights}
+            found = scores.optimum(by_weight, asked.reference, run.options.resamples)
+            best[size.name], draws[size.name] = found
+            ends = paired.percentile_interval(found[1], paired.LEVEL)
+            run.extra[f"guidance.{size.name}.best_weight"] = (found[0], *around(found[0], ends))
+        for one, other in pairwise(sizes):
+            run.extra[f"guidance.{one.name}.steps_from_{other.name}"] = scores.apart_in_steps(
+                draws[one.name], draws[other.name], weights, (best[one.name], best[other.name])
+            )
+
+
+def around(value: float, ends: tuple[float, float]) -> tuple[float, float]:
+    """An interval that holds its value."""
+    return min(value, ends[0]), max(value, ends[1])
+
+
+def surface(run, asked, features: Features, phases) -> None:
+    """CD-K over k and alpha, and its greedy limit."""
+    sweep(run, "surface", surface_cells(run.system, run.plan), asked, features, phases)
+
+
+def nucleus(run, asked, features: Features, phases) -> None:
+    """Temperature x top-p."""
+    sweep(run, "nucleus", nucleus_cells(run.system, run.plan), asked, features, phases)
+
+
+def readings(run, asked, features: Features, phases) -> None:
+    """Readings of the unconditional stream with two documents and with none."""
+    cells = reading_cells(run.systems[-1], run.plan)
+    judged = sweep(run, "readings", cells, asked, features, phases)
+    with phases("statistics"):
+        first = next(name for name in judged if "mask" in name)
+        for name in judged:
+            if name != first:
+                pair = [
+                    paired.halves(asked.reference, judged[key].features_PKD, run.options.resamples)
+                    for key in (first, name)
+                ]
+                run.extra[f"readings.{first}.fid_vs_{name}"] = paired.frechet_ratio(*pair)
+
+
+def sweep(
+    run, part: str, cells: Sequence[Cell], asked, features: Features, phases
+) -> dict[str, scores.Judged]:
+    """Draw and judge every cell; its numbers go to the run, its settings to the protocol."""
+    judged = {}
+    run.cells[part] = {cell.name: cell.about for cell in cells}
+    for cell in cells:
+        prompts = asked.prompts[: cell.prompts]
+        with phases("draw"):
+            sets = run.drawn(cell.system, prompts, cell.seeds)
+        with phases("judge"):
+            judged[cell.name] = scores.judge_sets(sets, prompts, features, cell.name)
+        with phases("statistics"):
+            name = f"{part}.{cell.name}"
+            run.extra |= scores.numbers(
+                name, judged[cell.name], asked.reference, run.options.resamples
+            )
+    return judged
+
+
+def pool(run, asked, features: Features, phases) -> None:
+    """FID and composition against the number of samples a prompt that CLIP chooses from."""
+    fids = {
+        part: {name: run.extra[f"{part}.{name}.fid"][0] for name in run.cells[part]}
+        for part in ("surface", "nucleus")
+    }
+    ways = strategies(run.system, fids["surface"], fids["nucleus"], run.plan)
+    prompts, samples = asked.prompts[: run.plan.pool_prompts], run.plan.pool_samples
+    clip = load_clip("scenes")
+    run.facts["rerank_clip_sha256"] = clip.sha256
+    cells, drawn = {}, {}
+    for name, decode in ways.items():
+        cells[name] = Cell(name, run.system.with_decode(decode), len(prompts), (*range(samples),))
+        with phases("draw"):
+            drawn[name] = run.drawn(cells[name].system, prompts, cells[name].seeds)
+    run.cells["pool"] = {name: cell.about for name, cell in cells.items()}
+    with phases("judge"):
+        pools = {name: Pool(sets, prompts, features, clip, name) for name, sets in drawn.items()}
+    with phases("statistics"):
+        sides = {name: reranked(run, name, one, asked) for name, one in pools.items()}
+        sides["mixed"] = mixed(run, [pools[name] for name in MIXED], asked)
+    compare(run, sides)
+
+
+class Pool:
+    """All samples of one way to draw: features, nearness to the prompt, claims fulfilled."""
+
+    def __init__(self, sets, prompts, features: Features, clip, label: str):
+        texts_PD = clip.texts([prompt.caption for prompt in prompts])
+        rows, nearness, right = [], [], []
+        for one in sets:
+            images = np.concatenate(list(one.batches()))
+            rows.append(extract(features, np.array_split(images, 2), len(images), label))
+            nearness.append((clip.images(images) * texts_PD).sum(1))
+            right.append(scores.shares_right(*answers(prompts, [one], features.size)))
+        self.features_PKD = np.stack(rows, 1)
+        self.clip_PK, self.right_PK = np.stack(nearness, 1), np.stack(right, 1)
+
+    def chosen(self, picks_GP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features [G, P, D] and shares right [G, P] of the samples picked."""
+        rows = np.arange(len(self.features_PKD))
+        return (
+            np.stack([self.features_PKD[rows, pick] for pick in picks_GP]),
+            np.stack([self.right_PK[rows, pick] for pick in picks_GP]),
+        )
+
+
+def reranked(run, name: str, one: Pool, asked) -> dict[int, Halves]:
+    """Numbers of one way for every number of samples; count -> FID with its halves."""
+    found = {}
+    for count in run.plan.counts:
+        groups = scores.groups_of(run.plan.pool_samples, count)
+        chosen = one.chosen(scores.picks(one.clip_PK, groups))
+        found[count] = score(run, f"pool.{name}-n{count}", *chosen, asked)
+    return found
+
+
+def mixed(run, two: Sequence[Pool], asked) -> dict[int, Halves]:
+    """The same of samples half from each of two ways."""
+    found = {}
+    for count in run.plan.counts:
+        features, right = [], []
+        for ours, others in scores.mixed_groups(run.plan.pool_samples, count):
+            clip_PK = np.concatenate([two[0].clip_PK[:, ours], two[1].clip_PK[:, others]], 1)
+            best_P = clip_PK.argmax(1)
+            first_P = best_P < len(ours)
+            places = np.concatenate([ours, others])[best_P]
+            sides = [one.chosen(places[None]) for one in two]
+            features.append(np.where(first_P[:, None], sides[0][0][0], sides[1][0][0]))
+            right.append(np.where(first_P, sides[0][1][0], sides[1][1][0]))
+        found[count] = score(
+            run, f"pool.mixed-n{count}", np.stack(features), np.stack(right), asked
+        )
+    return found
+
+
+def score(run, name: str, features_GPD, right_GP, asked) -> Halves:
+    """FID and composition of picked samples into the run."""
+    one = scores.group_halves(asked.reference, features_GPD, run.options.resamples)
+    run.extra[f"{name}.fid"] = paired.frechet(one)
+    run.extra[f"{name}.right"] = paired.mean(right_GP.mean(0))
+    return one
+
+
+def compare(run, sides: Mapping[str, Mapping[int, Halves]]) -> None:
+    """H4: FID of top-p over that of CD-K. H5: what a quarter more .. of the samples is worth."""
+    last = run.plan.counts[-1]
+    middle = run.plan.counts[len(run.plan.counts) // 2]
+    run.facts["gain_from"], run.facts["gain_to"] = middle, last
+    for count in (1, middle, last):
+        pair = sides["cd-k"][count], sides["top-p"][count]
+        run.extra[f"pool.cd-k-n{count}.fid_vs_top-p"] = paired.frechet_ratio(*pair)
+    for name, one in sides.items():
+        gain = paired.frechet_ratio(one[last], one[middle])
+        run.extra[f"pool.{name}.gain"] = gain
+    for name in MIXED:
+        run.extra[f"pool.mixed.gain_vs_{name}"] = scores.ratio_of_gains(
+            (sides["mixed"][middle], sides["mixed"][last]), (sides[name][middle], sides[name][last])
+        )
+        pair = sides["mixed"][last], sides[name][last]
+        run.extra[f"pool.mixed-n{last}.fid_vs_{name}"] = paired.frechet_ratio(*pair)
+
+
+def captions(run, phases) -> None:
+    """Every way on `val`; the best of each family again on `test`, against the best plain one."""
+    ways = {way.name: way for way in caption_cells.ways()}
+    with phases("captions"):
+        asked = caption_cells.shown("val", run.plan.captions)
+        for name, way in ways.items():
+            for measure, values in both(run.system, asked, way).items():
+                run.extra[f"captions.{name}.{measure}"] = paired.mean(values)
+        best = caption_cells.best_of_each(
+            {name: run.extra[f"captions.{name}.cider"][0] for name in ways}
+        )
+        asked = caption_cells.shown("test", run.plan.captions)
+        found = {family: both(run.system, asked, ways[name]) for family, name in best.items()}
+    run.facts["captions_chosen"] = best
+    for family, measures in found.items():
+        for measure, values in measures.items():
+            run.extra[f"captions_test.{family}.{measure}"] = paired.mean(values)
+            if family != "plain":
+                apart = paired.mean_difference(values, found["plain"][measure])
+                run.extra[f"captions_test.{family}.{measure}_vs_plain"] = apart
+
+
+def both(system, asked, way) -> dict[str, np.ndarray]:
+    """Captioning and infilling by one way."""
+    made = caption_cells.captioned(system, asked, way)
+    return made | caption_cells.infilled(system, asked, way)
