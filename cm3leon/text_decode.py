@@ -91,33 +91,29 @@ def continue_text(
     for a token, and weights that give NaN.
     """
     uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
-    streams, stop = _streams(prompts, free_prompts, decode), vocabulary.text_size
+    streams = _streams(prompts, free_prompts, decode)
     samples, most = uniforms_BM.shape
     limits_B = limits(model, vocabulary, streams, samples, most)
     if not len(limits_B):
         return []
     rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
     uniforms_BM = uniforms_BM.to(rows.device)
-    sample_R = np.arange(len(limits_B))  # which sample a row of the cache is
-    drawn: list[list[int]] = [[] for _ in limits_B]
-    scores_B, open_B = np.zeros(len(limits_B)), np.ones(len(limits_B), bool)
+    sample_R = np.arange(samples)  # which sample a row of the cache is
+    texts = [_Text(int(limit), vocabulary.text_size) for limit in limits_B]
     for index in range(most):
         logits_RV = _combined(rows, vocabulary, decode)
         chosen_R = choose(logits_RV, uniforms_BM[sample_R, index], decode)
         gains_R = logits_RV.double().log_softmax(-1).gather(-1, chosen_R[:, None])[:, 0]
         for sample, token, gain in zip(sample_R, chosen_R.tolist(), gains_R.tolist(), strict=True):
-            if open_B[sample]:
-                scores_B[sample] += gain
-                drawn[sample].append(token)
-                open_B[sample] = token != stop and len(drawn[sample]) < limits_B[sample]
-        left_R = np.flatnonzero(open_B[sample_R])
+            texts[sample].add(token, gain)
+        left_R = np.array([row for row, sample in enumerate(sample_R) if not texts[sample].ended])
         if not len(left_R):
             break
         if 2 * len(left_R) <= len(sample_R) or rows.full:  # the ended rows leave the cache
             rows.take(left_R)
             sample_R, chosen_R = sample_R[left_R], chosen_R[left_R]
         rows.step(_ids(chosen_R, vocabulary).repeat(rows.count))
-    return [_end(*one, stop) for one in zip(drawn, scores_B.tolist(), strict=True)]
+    return [_end(text.tokens, text.score, text.stop) for text in texts]
 
 
 def beam_text(
@@ -136,32 +132,55 @@ def beam_text(
     are combined as `decode` says; its temperature, top-k and top-p have no part. Memory grows with
     B times W. Errors as in `continue_text`.
     """
-    streams, stop = _streams(prompts, free_prompts, decode), vocabulary.text_size
+    streams = _streams(prompts, free_prompts, decode)
     limits_B = limits(model, vocabulary, streams, len(prompts), most)
     if not len(limits_B):
         return []
     rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
-    beams = [_Beams(beam, int(limit), stop) for limit in limits_B]
-    live = list(range(len(beams)))
+    beams = [_Beams(beam, int(limit), vocabulary.text_size) for limit in limits_B]
+    live = beams  # those in the cache, `width` rows each
     rows.take(np.repeat(np.arange(len(beams)), beam.width))
     while True:
-        logits_RV = _combined(rows, vocabulary, decode)
-        gains_BWV = logits_RV.double().log_softmax(-1).view(len(live), beam.width, -1)
-        scores_BW = torch.tensor([beams[b].scores for b in live], dtype=torch.float64)
-        totals_BX = (scores_BW.to(rows.device)[:, :, None] + gains_BWV).flatten(1)
-        if totals_BX.isnan().any():
-            raise UserError("logits hold NaN, so no text can be found; check the weights")
-        best_BW, at_BW = (part.tolist() for part in totals_BX.topk(beam.width))
-        for place, b in enumerate(live):
-            beams[b].grow(best_BW[place], at_BW[place])
-        left = [place for place, b in enumerate(live) if beams[b].scores[0] > -math.inf]
+        _grow(live, _combined(rows, vocabulary, decode))
+        left = [place for place, one in enumerate(live) if one.alive]
         if not left:
             return [one.ranked() for one in beams]
-        parents = [place * beam.width + row for place in left for row in beams[live[place]].parents]
+        if 2 * len(left) > len(live) and not rows.full:
+            left = list(range(len(live)))  # a cache of as many rows can be used again
+        parents = [place * beam.width + row for place in left for row in live[place].parents]
         live = [live[place] for place in left]
         rows.take(np.array(parents))
-        last_R = torch.tensor([token for b in live for token in beams[b].last])
-        rows.step(last_R.repeat(rows.count))
+        last_R = torch.tensor([token for one in live for token in one.last])
+        rows.step(_ids(last_R, vocabulary).repeat(rows.count))
+
+
+def _grow(live: list[_Beams], logits_RV: Tensor) -> None:
+    """Every sample takes the best extensions of its rows."""
+    gains_RV = logits_RV.double().log_softmax(-1)
+    scores_R = torch.tensor([score for one in live for score in one.scores], dtype=torch.float64)
+    totals_RV = scores_R.to(gains_RV.device)[:, None] + gains_RV
+    if totals_RV.isnan().any():
+        raise UserError("logits hold NaN, so no text can be found; check the weights")
+    best_BW, at_BW = totals_RV.view(len(live), -1).topk(live[0].beam.width)
+    for one, totals, places in zip(live, best_BW.tolist(), at_BW.tolist(), strict=True):
+        if one.alive:
+            one.grow(totals, places)
+
+
+class _Text:
+    """What one sample has drawn."""
+
+    def __init__(self, limit: int, stop: int):
+        self.limit, self.stop = limit, stop
+        self.tokens: list[int] = []
+        self.score, self.ended = 0.0, False
+
+    def add(self, token: int, gain: float) -> None:
+        """Append a token and its log p, unless the text has ended."""
+        if not self.ended:
+            self.tokens.append(token)
+            self.score += gain
+            self.ended = token == self.stop or len(self.tokens) == self.limit
 
 
 class _Beams:
@@ -193,6 +212,11 @@ class _Beams:
         self.texts += [[]] * dead
         self.parents += self.parents[:1] * dead or [0] * dead
         self.scores += [-math.inf] * dead
+
+    @property
+    def alive(self) -> bool:
+        """Whether a hypothesis can grow."""
+        return self.scores[0] > -math.inf
 
     @property
     def last(self) -> list[int]:
