@@ -13,7 +13,14 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests"]
 
 CONSTRAINTS = ("--constraint", "constraints.txt")
-BENCHES = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "latency", "rfid")
+BENCHES = (
+    "fid_coco",
+    "ablate_retrieval",
+    "ablate_pretraining",
+    "ablate_decoding",
+    "latency",
+    "rfid",
+)
 
 
 def install(session: nox.Session, extras: str) -> None:

@@ -187,7 +187,6 @@ def report(options: Options, record: Mapping) -> None:
     """Tables on the terminal and as files, and plots."""
     from reports.decoding import decoding_tables
     from reports.decoding_plots import decoding_plots
-
     from reports.tables import write_all
 
     folder = options.reports / NAME

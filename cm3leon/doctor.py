@@ -43,6 +43,9 @@ NEEDS: dict[str, Need] = {
     "rfid": Need(shipped=("vq", "features")),
     "latency": Need(shipped=("scenes-s", *TOKENIZERS)),
     "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
+    "ablate_decoding": Need(
+        shipped=("scenes-xs", "scenes-s", "scenes-s-documents", "features", *RETRIEVAL)
+    ),
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.paper_claims import Finding, hypotheses_table
+from reports.paper_decoding import decoding_section
 from reports.paper_figures import Point, scale_figure
 from reports.paper_latency import latency_blocks
 from reports.paper_limits import limit_items
@@ -15,7 +16,6 @@ from reports.paper_model import (
     Paragraph,
     Picture,
     Section,
-    code,
     emph,
     not_yet,
     prose,
@@ -36,7 +36,6 @@ from reports.paper_retrieval import pretraining_section, retrieval_section
 from reports.paper_scaling import compute_section, training
 from reports.paper_tables import (
     composition_table,
-    extras_table,
     fid_table,
     language_table,
     latency_table,
@@ -66,7 +65,7 @@ def results(inputs: Inputs, found: Sequence[Finding]) -> tuple[Section, ...]:
         composition(inputs),
         compute_section(inputs),
         training(inputs),
-        decoding(inputs),
+        decoding_section(inputs),
         latency(inputs),
         retrieval_section(inputs),
         pretraining_section(inputs),
@@ -219,16 +218,6 @@ def composition(inputs: Inputs) -> Section:
     return Section("composition", "Composition", tuple(blocks), 2, command)
 
 
-def decoding(inputs: Inputs) -> Section:
-    """Figure 4: guidance weight and samples a prompt."""
-    return _measured_or_not(
-        inputs,
-        "ablate_decoding",
-        "Decoding",
-        "Guidance weight, samples a prompt, and CD-K against top-p (the paper's Figure 4).",
-    )
-
-
 def latency(inputs: Inputs) -> Section:
     """Figures 10 and 11: seconds an image, throughput."""
     command = "nox -s latency"
@@ -242,19 +231,6 @@ def latency(inputs: Inputs) -> Section:
     )
     blocks = (*blocks, quoted, latency_table(inputs.published))
     return Section("latency", "Latency and throughput", blocks, 2, command)
-
-
-def _measured_or_not(inputs: Inputs, bench: str, title: str, missing: str) -> Section:
-    command = f"nox -s {bench}"
-    blocks: list[Block] = []
-    for place, run in enumerate(inputs.of(bench)):
-        text = "Every number of {system}'s run, by the protocol with digest {digest}. Measured."
-        digest = run.record["protocol_digest"][:8]
-        caption = prose(text, system=emph(run.system), digest=code(digest))
-        blocks.append(extras_table(run, f"table-{bench.replace('_', '-')}-{place}", caption))
-    if not blocks:
-        blocks.append(not_yet(command, missing))
-    return Section(bench.replace("_", "-"), title, tuple(blocks), 2, command)
 
 
 def shown_models(inputs: Inputs) -> list[Model]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reports import pretraining, retrieval
+from reports import decoding, pretraining, retrieval
 from reports.paper_model import Grid, Panel, Part, Parts, Row, emph, plain, prose, words
 from reports.paper_results import (
     Inputs,
@@ -34,6 +34,8 @@ CLAIMS = {  # name -> statement; and, as prose, the command that would measure i
            "`nox -s ablate_retrieval` and `nox -s ablate_pretraining`"),
     "H8": ("documents of both modalities beat text alone and pictures alone",
            "`nox -s ablate_retrieval`"),
+    "Q5": ("contrastive decoding betters text too (the paper's open question 5)",
+           "`nox -s ablate_decoding`"),
     "H9": ("FID and loss fall with compute, with retrieval faster than without",
            "`nox -s train_baselines` with and without documents, at equal FLOPs"),
 }  # fmt: skip
@@ -53,7 +55,7 @@ class Finding:
 
 def findings(inputs: Inputs) -> list[Finding]:
     """Every statement that some record can judge, in the order of the claims."""
-    found = [*_retrieval(inputs), *_sizes(inputs), *_pretraining(inputs)]
+    found = [*_retrieval(inputs), *_sizes(inputs), *_decoding(inputs), *_pretraining(inputs)]
     return sorted(found, key=lambda one: list(CLAIMS).index(one.claim))
 
 
@@ -74,6 +76,18 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
             kind = "share of {default} less {arm}: {effect}"
         effect = prose(kind, arm=arm, default=default, effect=part)
         found.append(Finding(name, words(statement), split, effect, one["verdict"]))
+    return found
+
+
+def _decoding(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_decoding"))
+    found = []
+    for one in decoding.verdicts(run.record) if run else ():
+        effect = prose("{kind}: {effect}", kind=one["kind"], effect=more(run, one["key"], 3))
+        verdict = one["verdict"]
+        found.append(
+            Finding(one["hypothesis"], words(one["statement"]), one["split"], effect, verdict)
+        )
     return found
 
 

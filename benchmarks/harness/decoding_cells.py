@@ -21,8 +21,8 @@ class Plan:
 
     weights: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of guidance
     weight_prompts: int = 160
-    ks: tuple[int, ...] = (1, 4, 16, 64, 256)
-    alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.9)
+    ks: tuple[int, ...] = (1, 2, 4, 8, 32)
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.6, 1.0)
     temperatures: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
     masses: tuple[float, ...] = (0.7, 0.9, 1.0)  # of top-p
     cell_prompts: int = 48
@@ -40,7 +40,7 @@ class Plan:
 
 
 QUICK = Plan(
-    weights=(1.0, 2.0, 4.0), weight_prompts=16, ks=(1, 16), alphas=(0.1, 0.5),
+    weights=(1.0, 2.0, 4.0), weight_prompts=16, ks=(1, 4), alphas=(0.3, 1.0),
     temperatures=(0.6, 1.0), masses=(0.9, 1.0), cell_prompts=8, pool_prompts=12, pool_samples=4,
     captions=16,
 )  # fmt: skip
