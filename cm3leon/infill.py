@@ -106,12 +106,13 @@ def find_gaps(caption: str, text: TextTokenizer) -> tuple[tuple[int, ...], ...]:
     A gap stands for whole words. Raises UserError for a caption without a gap, for two gaps with
     nothing between them, and for a gap inside a word.
     """
+    shown = repr(caption[:40] + "..." if isinstance(caption, str) and caption[40:] else caption)
     if not isinstance(caption, str) or MASK not in caption:
-        raise UserError(f"text to fill in must hold {MASK}, got {caption!r}")
+        raise UserError(f"text to fill in must hold {MASK}, got {shown}")
     if re.search(rf"\w{MASK}|{MASK}\w", caption):
-        raise UserError(f"{MASK} stands for whole words, put spaces around it: {caption!r}")
+        raise UserError(f"{MASK} stands for whole words, put spaces around it: {shown}")
     if re.search(rf"{MASK}\s*{MASK}", caption):
-        raise UserError(f"two {MASK} with nothing between them are one; got {caption!r}")
+        raise UserError(f"two {MASK} with nothing between them are one; got {shown}")
     first, *rest = caption.split(MASK)
     return (tuple(text.encode(first.rstrip())), *(_after_gap(piece, text) for piece in rest))
 
