@@ -105,22 +105,24 @@ def guidance_table(record: Mapping) -> Table:
             f"{weight:g}",
             *(cell(record, f"guidance.{column[weight]}.fid") for column in columns),
             *(cell(record, f"guidance.{column[weight]}.right") for column in columns),
+            *(cell(record, f"guidance.{column[weight]}.clip") for column in columns),
         )
         for weight in columns[0]
     ]
     best = tuple(cell(record, f"guidance.{size}.best_weight") for size in sizes)
-    rows.append(("best weight", *best, *("" for _ in sizes)))
+    rows.append(("best weight", *best, *("" for _ in sizes * 2)))
     return Table(
         headers=(
             "guidance weight",
             *(f"FID, {size}" for size in sizes),
             *(f"composition, {size}" for size in sizes),
+            *(f"CLIP score, {size}" for size in sizes),
         ),
         rows=tuple(rows),
         caption=f"Guidance on val, temperature 1, "
         f"n={record['protocol']['plan']['weight_prompts']} (95% intervals)",
         notes=("best weight: the lowest FID; its interval is over halves of the captions",),
-        numbers=frozenset(range(1, 1 + 2 * len(sizes))),
+        numbers=frozenset(range(1, 1 + 3 * len(sizes))),
         rule_after=len(columns[0]),
     )
 

@@ -31,7 +31,8 @@ MIXED = ("top-p", "cd-k")  # half of the samples from each (A41)
 def guidance(run, asked, features: Features, phases) -> None:
     """FID against the weight for every size, each size's best weight, and whether they agree."""
     sizes, weights = run.systems[: len(run.options.sizes)], run.plan.weights
-    judged = sweep(run, "guidance", guidance_cells(sizes, run.plan), asked, features, phases)
+    cells, clip = guidance_cells(sizes, run.plan), load_clip("scenes")
+    judged = sweep(run, "guidance", cells, asked, features, phases, clip)
     best, draws = {}, {}
     with phases("statistics"):
         names = iter(judged.values())
@@ -78,7 +79,7 @@ def readings(run, asked, features: Features, phases) -> None:
 
 
 def sweep(
-    run, part: str, cells: Sequence[Cell], asked, features: Features, phases
+    run, part: str, cells: Sequence[Cell], asked, features: Features, phases, clip=None
 ) -> dict[str, scores.Judged]:
     """Draw and judge every cell; its numbers go to the run, its settings to the protocol."""
     judged = {}
@@ -88,7 +89,7 @@ def sweep(
         with phases("draw"):
             sets = run.drawn(cell.system, prompts, cell.seeds)
         with phases("judge"):
-            judged[cell.name] = scores.judge_sets(sets, prompts, features, cell.name)
+            judged[cell.name] = scores.judge_sets(sets, prompts, features, cell.name, clip)
         with phases("statistics"):
             name = f"{part}.{cell.name}"
             run.extra |= scores.numbers(

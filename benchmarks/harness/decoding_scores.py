@@ -19,6 +19,7 @@ from benchmarks.harness.prompts import Prompt
 from benchmarks.harness.stats import one_thread, percentile_interval
 from benchmarks.metrics.frechet import Reference, frechet_from_features
 from benchmarks.metrics.manifold import precision_recall, spread_of_samples
+from cm3leon.clip import Clip
 from cm3leon.seeds import generator
 
 GROUPS = 4  # disjoint groups of samples whose FIDs are averaged, at most
@@ -30,14 +31,24 @@ class Judged:
 
     features_PKD: np.ndarray
     right_P: np.ndarray  # mean over the seeds; NaN where GenEval's six ask nothing
+    clip_P: np.ndarray | None = None  # cosine of caption and picture, mean over the seeds
 
 
 def judge_sets(
-    sets: Sequence[Pictures], prompts: Sequence[Prompt], features: Features, label: str
+    sets: Sequence[Pictures],
+    prompts: Sequence[Prompt],
+    features: Features,
+    label: str,
+    clip: Clip | None = None,
 ) -> Judged:
-    """Pictures of the prompts, one set a seed."""
+    """Pictures of the prompts, one set a seed; with a CLIP also how near they are to the text."""
     rows = [extract(features, one.batches(), len(one), f"features of {label}") for one in sets]
-    return Judged(np.stack(rows, 1), shares_right(*answers(prompts, sets, features.size)))
+    right_P, clip_P = shares_right(*answers(prompts, sets, features.size)), None
+    if clip is not None:
+        texts_PD = clip.texts([prompt.caption for prompt in prompts])
+        near = [(clip.images(np.concatenate([*one.batches()])) * texts_PD).sum(1) for one in sets]
+        clip_P = np.mean(near, axis=0)
+    return Judged(np.stack(rows, 1), right_P, clip_P)
 
 
 def shares_right(right_PT: np.ndarray, asked_PT: np.ndarray) -> np.ndarray:
@@ -56,6 +67,8 @@ def numbers(name: str, one: Judged, reference: Reference, resamples: int) -> dic
     flat = one.features_PKD.reshape(-1, one.features_PKD.shape[2])
     precision, recall = precision_recall(reference.features, flat)
     found |= {f"{name}.precision": precision, f"{name}.recall": recall}
+    if one.clip_P is not None:
+        found[f"{name}.clip"] = paired.mean(one.clip_P)
     if one.features_PKD.shape[1] > 1:
         found[f"{name}.apart"] = paired.mean(spread_of_samples(one.features_PKD))
     return found
