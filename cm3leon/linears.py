@@ -90,6 +90,7 @@ def fastest_way(weights: Sequence[Tensor], rows: int) -> str:
     weight = weights[0]
     if weight.device.type != "cpu":
         return "plain"
+    rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
     key = (tuple(weight.shape), weight.dtype, rows, torch.get_num_threads())
     if key not in _chosen:
         _chosen[key] = choose_way(timed(weights[:SAMPLED], rows))

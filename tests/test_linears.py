@@ -43,8 +43,9 @@ def test_the_choice_is_measured_once(monkeypatch):
     )
     weight = torch.randn(6, 5)
     assert [fastest_way([weight], 3) for _ in range(2)] == ["transposed"] * 2 and len(calls) == 1
-    assert fastest_way([weight], 4) == "transposed" and len(calls) == 2
-    assert fastest_way([weight.to("meta")], 4) == "plain" and len(calls) == 2
+    assert fastest_way([weight], 4) == "transposed" and len(calls) == 1  # 3 and 4 are near
+    assert fastest_way([weight], 5) == "transposed" and len(calls) == 2
+    assert fastest_way([weight.to("meta")], 9) == "plain" and len(calls) == 2
 
 
 @pytest.mark.parametrize("way", WAYS)
