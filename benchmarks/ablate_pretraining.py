@@ -1,8 +1,8 @@
 """What each part of retrieval-augmented pretraining is worth (H6, H7; 2.1, 2.2).
 
-    nox -s ablate_pretraining                     every arm, three training seeds, scenes-xs
-    nox -s ablate_pretraining -- --only default   arms whose name holds this
-    nox -s ablate_pretraining -- --minutes 20     as far as it goes; the next call continues
+    nox -s ablate_pretraining                               all arms, three seeds, scenes-xs
+    nox -s ablate_pretraining -- --arms p-full-0 p-full-1   some arms, beside the default
+    nox -s ablate_pretraining -- --minutes 20               as far as it goes; the next continues
 
 Cost: hours on one core; not run as a whole yet. Every arm goes on from
 `scenes-xs` on the same queries, in the same order, for the same number of steps, and differs
@@ -40,8 +40,8 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """training seeds"""
-    only: str = ""
-    """arms whose name holds this, beside the default"""
+    arms: tuple[str, ...] = ()
+    """their names, beside the default; left out: all"""
     minutes: float | None = None
     """stop after the run during which these are over; exit code 3 when not all is done"""
     n: int = 100
@@ -99,11 +99,11 @@ def arms(steps: int) -> dict[str, Recipe]:
 
 def ablate_pretraining(options: Options) -> tuple[dict, Path]:
     """Train and measure what is not done yet, then save: (record, its path)."""
-    chosen = {
-        name: recipe
-        for name, recipe in arms(options.steps).items()
-        if options.only in name or name == "default"
-    }
+    known = arms(options.steps)
+    if strange := [name for name in options.arms if name not in known]:
+        raise UserError(f"arms are {', '.join(known)}, got {strange[0]!r}")
+    wanted = {"default", *(options.arms or known)}
+    chosen = {name: recipe for name, recipe in known.items() if name in wanted}
     protocol = {
         "arms": {name: described(recipe) for name, recipe in chosen.items()},
         "seeds": list(options.seeds),

@@ -66,6 +66,13 @@ def test_a_whole_run_is_kept_and_compared(options):
     assert {one["hypothesis"] for one in verdicts(record)} == {"H6"}
 
 
+def test_arms_can_be_chosen_by_name(options):
+    record, _ = bench.ablate_pretraining(replace(options, seeds=(0,), arms=("no-retrieval",)))
+    assert list(record["protocol"]["arms"]) == ["default", "no-retrieval"]
+    with pytest.raises(UserError, match="arms are default, no-retrieval, .* got 'none'"):
+        bench.ablate_pretraining(replace(options, arms=("none",)))
+
+
 def test_verdicts_follow_the_sign_that_is_claimed():
     def record(values: dict) -> dict:
         extra = {name: dict(zip(("value", "low", "high"), v, strict=True))
