@@ -3,7 +3,9 @@
     nox -s fid_coco                                    scenes-s, 1,000 captions of the small world
     nox -s fid_coco -- --system my_file:MY_SYSTEM      your own: any object with a `draw`
     nox -s fid_coco -- --images FOLDER                 pictures drawn elsewhere, named by image id
+    nox -s fid_coco -- --protocol coco2014-30k/pytorch-fid --coco-root FOLDER     MS-COCO, pinned
     nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
+    torchrun --nproc-per-node 8 -m benchmarks.fid_coco ...      the same value, by many processes
 
 Cost: about 3 minutes on 2 cores for 1,000 captions, most of it drawing; a second run reuses the
 drawings. Protocol: one caption a picture; the reference are the pictures the captions were written
@@ -11,6 +13,9 @@ for; features of the scenes network (hence `fid_scenes`: never comparable with a
 Beside the number stands its scale at the same n: floor (the reference against n other real
 pictures), rFID (the reference through the image tokenizer) and noise. Where meanings are known,
 GenEval's six scores say whether what was asked for is there.
+
+A `--protocol` fixes prompts, references, crop, file format and network (harness/protocols.py); its
+value is an Inception FID. It writes its prompts as `prompts.jsonl`, with their SHA-256.
 """
 
 from __future__ import annotations
@@ -26,9 +31,11 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import core, images
+from benchmarks.harness import core, images, sharding
 from benchmarks.harness.features import Features, extract, load_features
 from benchmarks.harness.prompts import digest
+from benchmarks.harness.protocols import QUICK, find_protocol
+from benchmarks.harness.sharding import ALONE, Group
 from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
 from cm3leon.cli import parse
@@ -36,9 +43,12 @@ from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 
-QUICK = 128  # captions of --quick
 SHOWN = 24  # pictures in the grid
 NAMED = 5  # unreadable pictures named in the record
+OWN = (  # options of a pinned protocol alone, which its job takes as they are
+    "prompts", "prompts_sha256", "reference", "features", "weights", "weights_sha256", "download",
+)  # fmt: skip
+SHARED = ("images", "seeds", "cache", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,28 @@ class Options:
     """root of an MS-COCO copy: annotations/captions_<split>.json and pictures"""
     coco_split: str | None = None
     """e.g. val2014; left out: the validation split"""
+    protocol: str | None = None
+    """a pinned protocol on MS-COCO, e.g. coco2014-30k/clean (harness/protocols.py)"""
+    dev: bool = False
+    """of a protocol: 8,000 captions of the training split, to choose settings on"""
+    prompts: Path | None = None
+    """of a protocol: another list, prompts.jsonl or one caption a line (LlamaGen's CSV)"""
+    prompts_sha256: str | None = None
+    """the digest that --prompts must have; left out: that of FILE.sha256, where there is one"""
+    reference: Path | None = None
+    """of a protocol: statistics (.npz with mu, sigma) instead of the real pictures"""
+    features: str | None = None
+    """of a protocol: another network than its own, a trial"""
+    weights: Path | None = None
+    """file of the feature network's weights; left out: where they usually lie"""
+    weights_sha256: str | None = None
+    """their digest; left out: the protocol's; `any`: unchecked, a trial"""
+    download: bool = False
+    """fetch the feature network's weights where they are not here"""
+    only_prompts: Path | None = None
+    """write the protocol's prompts to this .jsonl and stop"""
     n: int | None = None
-    """captions; left out: 1,000 of scenes, all of coco"""
+    """captions; left out: 1,000 of scenes, all of coco, what the protocol says"""
     seeds: tuple[int, ...] = (0,)
     """sampling seeds; each gives one FID, the value is their mean"""
     images: Path | None = None
@@ -69,11 +99,11 @@ class Options:
     rerank_clip: str = "scenes"
     """the CLIP that keeps it: scenes, local-dir:FOLDER, or ARCHITECTURE:FILE"""
     quick: bool = False
-    """128 captions: a look, and another protocol"""
+    """128 captions (of a protocol: against their own pictures): a look, and another protocol"""
     batch_size: int = 64
     """captions drawn at once; moves speed, not pictures"""
-    resamples: int = 200
-    """bootstrap resamples of the interval"""
+    resamples: int | None = None
+    """bootstrap resamples of the interval; left out: 200, of a protocol 40"""
     results: Path = core.RESULTS
     """where the record goes"""
     reports: Path = core.ROOT / "reports" / "out"
@@ -90,15 +120,26 @@ class Options:
             raise UserError(f"samples must be at least 1, got {self.samples}")
         if self.samples > 1 and self.images is not None:
             raise UserError(f"--samples {self.samples} needs a system that draws, not --images")
-        if self.coco_root and self.data != "coco":
-            raise UserError(f"--coco-root {self.coco_root} needs --data coco")
+        if self.coco_root and self.data != "coco" and self.protocol is None:
+            raise UserError(f"--coco-root {self.coco_root} needs --data coco or a --protocol")
+        if self.protocol is not None:
+            find_protocol(self.protocol)
+            return
+        for name in ("dev", "only_prompts", *OWN):
+            if getattr(self, name):
+                raise UserError(f"--{name.replace('_', '-')} needs a --protocol")
 
 
-def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
-    """Measure and save: (record, its path). `system`, if given, stands for `options.system`."""
+def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict, Path]:
+    """Measure and save: (record, its path). `system`, if given, stands for `options.system`.
+
+    Ranks of `group` other than 0 do their share of the work and raise `sharding.Finished`.
+    """
     if options.images is not None:
         system = images.Folder(options.images)
     system = best_of(tuned(system or find_system(options.system), options), options)
+    if options.protocol is not None:
+        return pinned_fid(options, system, group)
     protocol = {
         "data": options.data,
         "seeds": list(options.seeds) if options.images is None else [],
@@ -106,8 +147,35 @@ def fid_coco(options: Options, system=None) -> tuple[dict, Path]:
         "features": "scenes",
         "crop": CROP,
     }
-    bench = replace(BENCH, measure=partial(measure, options))
+    bench = replace(BENCH, measure=partial(measure, options, group))
     return core.run(bench, system, protocol, options.results)
+
+
+def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
+    """The same by a pinned protocol."""
+    from benchmarks.harness import pinned  # scipy: imported late
+
+    job = pinned_job(options)
+    protocol = pinned.about(job) | {
+        "seeds": list(options.seeds) if options.images is None else [],
+        "samples_per_prompt": options.samples,
+    }
+    bench = replace(BENCH, unit=job.unit, measure=partial(pinned.measure, job, group))
+    return core.run(bench, system, protocol, options.results)
+
+
+def pinned_job(options: Options):
+    """The protocol with what the options say of it."""
+    from benchmarks.harness.pinned import RESAMPLES, Job
+
+    return Job(
+        find_protocol(options.protocol, options.quick, options.dev),
+        root=options.coco_root,
+        n=options.n,
+        resamples=RESAMPLES if options.resamples is None else options.resamples,
+        written=options.reports / "fid_coco",
+        **{name: getattr(options, name) for name in (*OWN, *SHARED)},
+    )
 
 
 def tuned(system, options: Options):
@@ -151,16 +219,20 @@ def current(system, kind: str):
     return getattr(getattr(system, "retriever", None), "config", None)
 
 
-def measure(options: Options, system, protocol: dict, phases: core.Phases) -> core.Measurement:
+def measure(
+    options: Options, group: Group, system, protocol: dict, phases: core.Phases
+) -> core.Measurement:
     """Everything between a system and its record; `protocol` comes back with the digests found."""
     from benchmarks.harness import fid, judged  # scipy: imported late, `--help` answers at once
 
     features = load_features(protocol["features"])
+    resamples = 200 if options.resamples is None else options.resamples
     with phases("prompts"):
         task = load_task(options, features.size)
         real = np.concatenate(list(batches(task.reference)) or [np.zeros((0, 1, 1, 3), np.uint8)])
     with phases("draw"):
-        drawn = pictures(options, system, task, features.size)
+        drawn = pictures(options, group, system, task, features.size)
+    group.part()
     with phases("features"):
         real_ND = extract(features, fid.pieces(real), len(real), "features of real pictures")
         fakes = [
@@ -171,8 +243,8 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
         extra = fid.scale(task, real, real_ND, features, tokenizer)
     with phases("statistics"):
         per_seed = fid.per_seed(real_ND, fakes)
-        spread = fid.spread(real_ND, fakes, options.resamples)
-        extra |= fid.companions(real_ND, fakes, options.resamples)
+        spread = fid.spread(real_ND, fakes, resamples)
+        extra |= fid.companions(real_ND, fakes, resamples)
     with phases("composition"):
         answered = None
         if all(prompt.meaning is not None for prompt in task.prompts):
@@ -217,12 +289,14 @@ def load_task(options: Options, size: int) -> Task:
     return task
 
 
-def pictures(options: Options, system, task: Task, size: int) -> list[images.Pictures]:
+def pictures(
+    options: Options, group: Group, system, task: Task, size: int
+) -> list[images.Pictures]:
     """The pictures to score, one set a seed: drawn, taken from the cache, or from `--images`."""
     if options.images is not None:
         return [images.from_folder(options.images, task.prompts, size)]
     return [
-        images.draw(system, task.prompts, seed, options.cache, options.batch_size)
+        sharding.draw(group, system, task.prompts, seed, options.cache, options.batch_size)
         for seed in options.seeds
     ]
 
@@ -289,10 +363,13 @@ def report(options: Options, record: dict) -> None:
 BENCH = core.Bench("fid_coco", 1, "fid_scenes", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, "fid_coco")
-    record, path = fid_coco(options)
+def command(options: Options, group: Group) -> int:
+    """Measure, report; the exit code."""
+    if options.only_prompts is not None:
+        from benchmarks.harness.pinned import write_prompts
+
+        return write_prompts(pinned_job(options), options.only_prompts, group)
+    record, path = fid_coco(options, group=group)
     report(options, record)
     print(f"record: {path}")
     return 0
@@ -300,7 +377,13 @@ def command(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+
+    def work() -> int:
+        with sharding.first_alone_speaks():
+            options = parse(Options, argv, "fid_coco")
+        return sharding.together(lambda group: command(options, group))
+
+    return core.exit_code(work)
 
 
 if __name__ == "__main__":

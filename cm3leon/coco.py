@@ -154,10 +154,14 @@ def _names(images: list[dict], path: Path) -> dict[int, str]:
 def _captions(annotations: list[dict], names: dict, path: Path) -> dict[int, list[Caption]]:
     """Image id -> its captions that are not blank."""
     captions: dict[int, list[Caption]] = {}
+    seen: set[int] = set()
     for number, annotation in enumerate(annotations):
         own = _field(annotation, "id", int, f"annotation number {number}", path)
         image_id = _field(annotation, "image_id", int, f"annotation {own}", path)
         text = _field(annotation, "caption", str, f"annotation {own}", path)
+        if own in seen:
+            raise UserError(f"{path} lists annotation {own} twice")
+        seen.add(own)
         if image_id not in names:
             raise UserError(f"{path}: annotation {own} is of image {image_id}, which is not listed")
         if words := text.split():

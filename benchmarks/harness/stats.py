@@ -176,20 +176,31 @@ def frechet_spread(
     than independent drawing explains (a system whose seed moves all pictures at once).
     `fakes` are K sets of features [N, D], N >= 4, of the same prompts in the same order.
     """
-    from scipy.special import ndtri
-
     real = check_features(real, "real features")
     fakes = [check_features(fake, "fake features") for fake in fakes]
     check_level(level)
     values = [frechet_from_features(real, fake) for fake in fakes]
     draws_KR = np.stack([frechet_halves(real, fake, resamples, seed, False) for fake in fakes])
+    return spread_of(values, draws_KR, len(fakes[0]), level)
+
+
+def spread_of(
+    values: Sequence[float], draws_KR: np.ndarray, count: int, level: float = 0.95
+) -> dict[str, tuple[float, float] | None]:
+    """The intervals of `frechet_spread` from K sets' values and their halves' distances [K, R].
+
+    `count` is the number of pictures of a set.
+    """
+    from scipy.special import ndtri
+
+    check_level(level)
     value = float(np.mean(values))
-    low, high = _around(value, draws_KR.mean(0), len(fakes[0]), level)
+    low, high = _around(value, draws_KR.mean(0), count, level)
     found = {"images": (low, high), "seeds": None, "both": (low, high)}
-    if len(fakes) > 1:
+    if len(values) > 1:
         found["seeds"] = seed_interval(values, level)
-        drawn = float(draws_KR.var(1, ddof=1).mean()) * half_scale(len(fakes[0])) ** 2
-        excess = max(0.0, float(np.var(values, ddof=1)) - drawn) / len(fakes)
+        drawn = float(draws_KR.var(1, ddof=1).mean()) * half_scale(count) ** 2
+        excess = max(0.0, float(np.var(values, ddof=1)) - drawn) / len(values)
         more = float(ndtri((1 + level) / 2)) * np.sqrt(excess)
         wide = value - np.hypot(value - low, more), value + np.hypot(high - value, more)
         found["both"] = max(0.0, float(wide[0])), float(wide[1])

@@ -1,0 +1,241 @@
+"""What a pinned protocol asks for on this machine's copy of MS-COCO: prompts, real pictures.
+
+Shapes: N pictures, S pixels of a side, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.feature_cache import Kept, Listing
+from benchmarks.harness.images import Pictures
+from benchmarks.harness.prompt_lists import list_digest, read_list
+from benchmarks.harness.prompts import Prompt, checked_count, entry_prompt, shuffled
+from benchmarks.harness.protocols import IMAGES, QUICK, ROUNDED, Protocol
+from cm3leon.coco import Entry, find_splits, read_captions
+from cm3leon.errors import UserError
+from cm3leon.pictures import crop_square, decode_picture, read_picture
+
+NAMED = 5  # pictures named in a warning
+
+
+@dataclass(frozen=True)
+class PinnedTask:
+    """Prompts and, in order of their ids, the real pictures; `own_N` marks those of the prompts."""
+
+    prompts: list[Prompt]
+    list_sha256: str
+    list_name: str
+    entries: Sequence[Entry] = ()
+    own_N: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    warnings: Sequence[str] = ()
+
+
+def read_task(
+    protocol: Protocol,
+    root: Path | None,
+    n: int | None = None,
+    prompts_file: Path | None = None,
+    prompts_sha256: str | None = None,
+    statistics: bool = False,
+) -> PinnedTask:
+    """The prompts of a protocol (or of `prompts_file`), n of them, and the reference pictures.
+
+    With `statistics` the reference comes as numbers, and no picture is looked for. Raises UserError
+    for another year's copy, a split that is not whole (unless n is given), captions without
+    pictures, too few of them, and a list that does not fit.
+    """
+    if root is None and (prompts_file is None or not statistics):
+        raise UserError(
+            f"--protocol {protocol.name} needs --coco-root, the root of an MS-COCO copy "
+            "(or --prompts and --reference)"
+        )
+    entries = [] if root is None else split_entries(protocol, root)
+    said = [] if root is None else check_split(protocol, root, entries, n)
+    if prompts_file is None:
+        wanted = wanted_count(protocol, n, len(entries))
+        chosen = shuffled(entries, protocol.seed)
+        count = checked_count(wanted, len(entries), f"{root} {protocol.split}")
+        prompts = [entry_prompt(entry, protocol.seed) for entry in chosen[:count]]
+        name, pictured = f"{protocol.split}, one caption a picture, seed {protocol.seed}", True
+    else:
+        found = read_list(prompts_file, prompts_sha256)
+        wanted = wanted_count(protocol, n, len(found.prompts))
+        prompts = found.prompts[: checked_count(wanted, len(found.prompts), str(prompts_file))]
+        name, pictured = found.name, found.pictured
+    if len(prompts) != protocol.n:
+        said.append(f"a trial, not {protocol.name}: n={len(prompts)} of {protocol.n}")
+    entries, own_N = reference_pictures(protocol, entries, prompts, pictured, statistics)
+    if entries and not any(entry.path.is_file() for entry in entries):
+        raise UserError(
+            f"{root} has captions but no pictures of {protocol.split}, e.g. {entries[0].path}; "
+            "unpack them there, or give --reference FILE.npz"
+        )
+    return PinnedTask(prompts, list_digest(prompts), name, entries, own_N, said)
+
+
+def wanted_count(protocol: Protocol, n: int | None, available: int) -> int:
+    """The prompts asked for: n, the protocol's number, at most what there is for a quick look."""
+    if n is None and protocol.name.endswith("/quick"):
+        return min(QUICK, available)
+    return protocol.n if n is None else n
+
+
+def split_entries(protocol: Protocol, root: Path) -> list[Entry]:
+    """Captioned pictures of the protocol's split; UserError for a copy of another year."""
+    splits = find_splits(root)
+    if protocol.split not in splits:
+        year = protocol.split[-4:]
+        raise UserError(
+            f"{root} has {', '.join(splits)}, {protocol.name} needs {protocol.split}: "
+            f"name a copy of MS-COCO {year}"
+        )
+    return read_captions(root, protocol.split)
+
+
+def check_split(protocol: Protocol, root: Path, entries: Sequence[Entry], n) -> list[str]:
+    """Warnings about a split that is not whole; UserError for one where no n was asked for."""
+    whole = IMAGES.get(protocol.split)
+    if whole is None or len(entries) == whole:
+        return []
+    said = f"{protocol.split} has {len(entries)} captioned pictures, the published one {whole}"
+    if n is None and not protocol.name.endswith("/quick"):
+        raise UserError(f"{root}: {said}; name the whole set, or a trial's number with --n")
+    return [said]
+
+
+def reference_pictures(
+    protocol: Protocol,
+    entries: Sequence[Entry],
+    prompts: Sequence[Prompt],
+    pictured: bool,
+    statistics: bool,
+) -> tuple[list[Entry], np.ndarray]:
+    """Real pictures in order of ids, and which of them belong to prompts (bool [N])."""
+    if statistics:
+        return [], np.zeros(0, bool)
+    if not pictured:
+        if "all" not in protocol.references:
+            raise UserError(
+                f"{protocol.name} is measured against the pictures of its prompts; "
+                "a list without image ids has none: name a protocol without --quick or --dev"
+            )
+        return list(entries), np.zeros(len(entries), bool)
+    wanted = {prompt.image_id for prompt in prompts}
+    if strange := wanted - {str(entry.image_id) for entry in entries}:
+        raise UserError(
+            f"image {min(strange)} of the prompts is not in {protocol.split}; "
+            "the list was made for another split or year"
+        )
+    if "all" not in protocol.references:
+        entries = [entry for entry in entries if str(entry.image_id) in wanted]
+    own = [str(entry.image_id) in wanted for entry in entries]
+    return list(entries), np.array(own, bool)
+
+
+def cropper(protocol: Protocol) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [H, W, 3] -> [S, S, 3] by the protocol's crop, the same for both sides."""
+    if protocol.crop == ROUNDED:
+        return lambda image: crop_square(rounded_square(image), protocol.size)
+    return lambda image: crop_square(image, protocol.size)
+
+
+def rounded_square(image_HW3: np.ndarray) -> np.ndarray:
+    """The centre square of a picture; half a pixel is rounded to the even one, as torchvision does
+    (`crop_square` rounds down)."""
+    height, width = image_HW3.shape[:2]
+    side = min(height, width)
+    top, left = (round((length - side) / 2) for length in (height, width))
+    return image_HW3[top : top + side, left : left + side]
+
+
+def real_listing(protocol: Protocol, entries: Sequence[Entry]) -> Listing:
+    """The reference pictures as a listing; a remark names a file that is not RGB."""
+    crop = cropper(protocol)
+
+    def read(place: int) -> tuple[np.ndarray, str]:
+        path = entries[place].path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        return crop(decode_picture(data, path)), other_mode(data)
+
+    stamps = [[entry.image_id, entry.path.name, size_of(entry.path)] for entry in entries]
+    about = {"crop": protocol.crop, "size": protocol.size}
+    return Listing(f"{protocol.split} pictures", stamps, read, about, lenient=True)
+
+
+def drawn_listing(protocol: Protocol, label: str, pictures: Pictures) -> Listing:
+    """The drawn pictures as a listing, through one JPEG where the protocol says so."""
+    crop = cropper(protocol)
+
+    def read(place: int) -> tuple[np.ndarray, str]:
+        path = pictures.paths[place]
+        image = read_picture(path) if path.is_file() else pictures.read(path)
+        if protocol.format == "jpeg":
+            image = through_jpeg(image, protocol.quality)
+        return crop(image), ""
+
+    stamps = [[path.name, *stamp_of(path)] for path in pictures.paths]
+    about = {"crop": protocol.crop, "size": protocol.size, "format": protocol.format}
+    return Listing(label, stamps, read, about | {"quality": protocol.quality})
+
+
+def through_jpeg(image_HW3: np.ndarray, quality: int) -> np.ndarray:
+    """The picture as a JPEG of that quality gives it back (Pillow, chroma at half the size)."""
+    from PIL import Image
+
+    out = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image_HW3)).save(out, "JPEG", quality=quality)
+    return decode_picture(out.getvalue(), "JPEG")
+
+
+def other_mode(data: bytes) -> str:
+    """Pillow's mode of a picture that is not RGB, else ""."""
+    from PIL import Image
+
+    with Image.open(BytesIO(data)) as image:
+        return "" if image.mode == "RGB" else image.mode
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file, None where it is missing."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def stamp_of(path: Path) -> list[int]:
+    """Bytes and time of a drawn picture's file; of the `.npz` for a picture inside one."""
+    place = path if path.exists() else path.parent
+    try:
+        found = place.stat()
+    except OSError:
+        raise UserError(f"{path} is gone; run again") from None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def remarks_on(kept: Kept, entries: Sequence[Entry]) -> list[str]:
+    """Warnings: pictures left out, pictures that were not RGB."""
+    said = []
+    for noun, found in (
+        ("unreadable pictures left out of the reference", kept.unreadable),
+        ("pictures of the reference were not RGB and were converted", kept.remarks),
+    ):
+        if found:
+            first = sorted(found)[:NAMED]
+            shown = ", ".join(f"{entries[k].path.name} ({shorter(found[k])})" for k in first)
+            said.append(f"{len(found)} {noun}: {shown}")
+    return said
+
+
+def shorter(reason: str) -> str:
+    """A reason without the path that it repeats."""
+    return reason.rsplit(": ", 1)[-1].split(";")[0][:60]
