@@ -23,12 +23,50 @@ if TYPE_CHECKING:
 SIDE, PATCH = 224, 14
 OFFSET = 0.1  # added to the patches of a side where positions are interpolated
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ARCHITECTURES = {  # name -> timm's name, features
-    "dinov2": ("vit_large_patch14_dinov2", 1024),
-    "dinov2-b14": ("vit_base_patch14_dinov2", 768),
-    "dinov2-s14": ("vit_small_patch14_dinov2", 384),
+ARCHITECTURES = {  # name -> timm's name, blocks, features
+    "dinov2": ("vit_large_patch14_dinov2", 24, 1024),
+    "dinov2-b14": ("vit_base_patch14_dinov2", 12, 768),
+    "dinov2-s14": ("vit_small_patch14_dinov2", 12, 384),
 }
-UNUSED = ("mask_token",)  # of the training
+TRAINED = 37  # patches of a side in training: 518 pixels
+UNUSED = "mask_token"  # of the training
+NORMS, PARTS = ("norm1", "norm2"), ("weight", "bias")
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Key name -> shape of every tensor of the published file."""
+    _, depth, width = ARCHITECTURES[name]
+    found = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + TRAINED**2, width),
+        UNUSED: (1, width),
+        "patch_embed.proj.weight": (width, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (width,),
+    }
+    layers = (("attn.qkv", 3 * width, width), ("attn.proj", width, width))
+    layers += (("mlp.fc1", 4 * width, width), ("mlp.fc2", width, 4 * width))
+    for block in (f"blocks.{index}" for index in range(depth)):
+        found |= {f"{block}.{norm}.{part}": (width,) for norm in NORMS for part in PARTS}
+        found |= {f"{block}.{scale}.gamma": (width,) for scale in ("ls1", "ls2")}
+        for layer, outer, inner in layers:
+            found |= {f"{block}.{layer}.weight": (outer, inner), f"{block}.{layer}.bias": (outer,)}
+    return found | {"norm.weight": (width,), "norm.bias": (width,)}
+
+
+def random_weights(name: str, seed: int = 0) -> dict[str, Tensor]:
+    """Weights of the published names and shapes, drawn so that every part of it counts."""
+    import torch
+
+    from cm3leon import seeds
+
+    generator = seeds.torch_generator(seed, name)
+    weights = {}
+    for key, shape in shapes(name).items():
+        noise = torch.randn(shape, generator=generator)
+        matrix = len(shape) > 1 and key.endswith("weight")
+        gain = 1.0 if "norm" in key and key.endswith("weight") else 0.0
+        weights[key] = noise / shape[1] ** 0.5 if matrix else gain + 0.2 * noise
+    return weights
 
 
 def load_dino(name: str, weights: Mapping[str, Tensor], file: str, device: str = "cpu"):
@@ -39,28 +77,28 @@ def load_dino(name: str, weights: Mapping[str, Tensor], file: str, device: str =
     try:
         import timm
     except ImportError:
-        raise UserError(f"{name} features need timm; pip install timm") from None
-    architecture, _ = ARCHITECTURES[name]
-    network = timm.create_model(architecture, pretrained=False, img_size=SIDE, num_classes=0)
-    given = {key: value.float() for key, value in weights.items() if key not in UNUSED}
-    if "pos_embed" in given and given["pos_embed"].ndim == 3:
-        given["pos_embed"] = interpolated(given["pos_embed"], SIDE // PATCH)
-    check_weights(network.state_dict(), given, name, file)
+        raise UserError(f"features {name} need timm; pip install timm") from None
+    check_weights(name, weights, file)
+    given = {key: value.float() for key, value in weights.items() if key != UNUSED}
+    given["pos_embed"] = interpolated(given["pos_embed"], SIDE // PATCH)
+    network = timm.create_model(
+        ARCHITECTURES[name][0], pretrained=False, img_size=SIDE, num_classes=0
+    )
     network.load_state_dict(given)
     return network.eval().requires_grad_(False).to(device)
 
 
-def check_weights(wanted: Mapping, given: Mapping, name: str, file: str) -> None:
-    """UserError unless names and shapes are the network's and every number is finite."""
-    other = f"{file} is not the file of {name}"
-    if missing := [key for key in wanted if key not in given]:
+def check_weights(name: str, given: Mapping[str, Tensor], file: str) -> None:
+    """UserError unless names and shapes are the published ones and every number is finite."""
+    wanted, other = shapes(name), f"{file} is not the file of {name}"
+    if missing := [key for key in wanted if key not in given and key != UNUSED]:
         raise UserError(f"{other}: it has no {missing[0]!r} ({len(missing)} are missing)")
     if further := [key for key in given if key not in wanted]:
         raise UserError(f"{other}: {further[0]!r} is too much ({len(further)} are)")
-    for key, value in wanted.items():
-        if given[key].shape != value.shape:
-            raise UserError(f"{other}: {key} is {list(given[key].shape)}, not {list(value.shape)}")
-        if not bool(given[key].isfinite().all()):
+    for key, value in given.items():
+        if tuple(value.shape) != wanted[key]:
+            raise UserError(f"{other}: {key} is {list(value.shape)}, not {list(wanted[key])}")
+        if not bool(value.isfinite().all()):
             raise UserError(f"{file} is damaged: {key} is not finite; get the file again")
 
 
@@ -71,7 +109,7 @@ def interpolated(positions_1ND: Tensor, patches: int) -> Tensor:
 
     first, grid = positions_1ND[:, :1], positions_1ND[:, 1:]
     side = round(grid.shape[1] ** 0.5)
-    if side == patches or side**2 != grid.shape[1]:
+    if side == patches:
         return positions_1ND
     scale = (patches + OFFSET) / side
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
