@@ -197,7 +197,7 @@ def draw_losses(log: list[dict], path: Path) -> None:
 def draw_samples(name: str, path: Path) -> None:
     """A captioned grid of drawings."""
     from cm3leon import seeds
-    from cm3leon.pipeline import load_system
+    from cm3leon.loading import load_system
     from cm3leon.scenes import scene
     from reports.plots import sample_grid
 
@@ -212,7 +212,7 @@ def vq_card(folder: Path, about: dict) -> str:
 
     from baselines.tokenizers import held_out_pictures, reconstruct
     from cm3leon.config import VQConfig
-    from cm3leon.pipeline import load_module
+    from cm3leon.loading import load_module
     from cm3leon.vq import VQ
     from reports.plots import sample_grid
 

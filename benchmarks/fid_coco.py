@@ -305,7 +305,7 @@ def shipped_tokenizer():
     """The image tokenizer under `baselines/scenes/vq`, for systems that have none of their own."""
     from cm3leon.config import VQConfig
     from cm3leon.files import baselines_folder
-    from cm3leon.pipeline import load_module
+    from cm3leon.loading import load_module
     from cm3leon.vq import VQ
 
     return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]

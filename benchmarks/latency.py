@@ -138,7 +138,7 @@ def usable_device(name: str) -> str:
     """`cpu` or a CUDA device that is there; UserError for another."""
     import torch
 
-    from cm3leon.pipeline import checked_device
+    from cm3leon.loading import checked_device
 
     device = checked_device(name)
     kind = torch.device(device)

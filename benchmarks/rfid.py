@@ -80,7 +80,7 @@ def find_tokenizer(options: Options) -> Tokenizer:
     from benchmarks.harness.images import safe
     from cm3leon.checkpoint import read_about
     from cm3leon.image_tokenizer import load_tokenizer
-    from cm3leon.pipeline import checked_device
+    from cm3leon.loading import checked_device
 
     device = checked_device(options.device)
     folder = options.tokenizer or baselines_folder() / "scenes" / "vq"

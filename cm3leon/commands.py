@@ -45,8 +45,8 @@ class Draw:
     def run(self) -> int:
         """Load, draw, write, print the path."""
         from cm3leon.clip import load_clip
+        from cm3leon.loading import load_system
         from cm3leon.pictures import write_png
-        from cm3leon.pipeline import load_system
         from cm3leon.rerank import Reranked
         from cm3leon.seeds import derive
 
@@ -94,7 +94,7 @@ class Encode:
         from cm3leon.cache import encode
         from cm3leon.clip import load_clip
         from cm3leon.config import VQConfig
-        from cm3leon.pipeline import load_module
+        from cm3leon.loading import load_module
         from cm3leon.sources import find_source
         from cm3leon.text import TextTokenizer
         from cm3leon.vq import VQ

@@ -53,7 +53,7 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     Raises UserError when `out` exists, when the model is broken or its tokenizers are others than
     it was trained with, and when the disk is full; nothing is left behind then.
     """
-    from cm3leon.pipeline import check_fit, find_model
+    from cm3leon.loading import check_fit, find_model
     from cm3leon.text import TextTokenizer
 
     source, out = find_model(name), Path(out)

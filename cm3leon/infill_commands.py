@@ -49,8 +49,8 @@ class Caption:
         import numpy as np
 
         from cm3leon.infill import GREEDY
+        from cm3leon.loading import load_system
         from cm3leon.pictures import crop_square, read_picture
-        from cm3leon.pipeline import load_system
         from cm3leon.seeds import derive
 
         if not self.pictures:
@@ -134,8 +134,8 @@ class Infill:
         import numpy as np
 
         from cm3leon.infill import GREEDY
+        from cm3leon.loading import load_system
         from cm3leon.pictures import crop_square, read_picture
-        from cm3leon.pipeline import load_system
         from cm3leon.seeds import derive
 
         beam = find_beam(self.beam, "wu", 0.6)
@@ -160,8 +160,8 @@ class Infill:
 
         from cm3leon.commands import tile
         from cm3leon.inpaint import hidden_by_box
+        from cm3leon.loading import load_system
         from cm3leon.pictures import crop_square, read_picture, write_png
-        from cm3leon.pipeline import load_system
         from cm3leon.seeds import derive
 
         if self.picture is None:

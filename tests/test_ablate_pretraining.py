@@ -69,7 +69,7 @@ def test_a_whole_run_is_kept_and_compared(options):
 def test_arms_can_be_chosen_by_name(options):
     record, _ = bench.ablate_pretraining(replace(options, seeds=(0,), arms=("no-retrieval",)))
     assert list(record["protocol"]["arms"]) == ["default", "no-retrieval"]
-    with pytest.raises(UserError, match="arms are default, no-retrieval, .* got 'none'"):
+    with pytest.raises(UserError, match=r"arms are default, .* got 'none'"):
         bench.ablate_pretraining(replace(options, arms=("none",)))
 
 

@@ -17,7 +17,7 @@ from benchmarks.metrics.copying import copies, nearest_distance
 from benchmarks.metrics.frechet import Reference
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
-from cm3leon.pipeline import load_system
+from cm3leon.loading import load_system
 from cm3leon.scenes import scene
 from reports.retrieval import arms_of, retrieval_tables, verdicts
 

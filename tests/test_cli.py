@@ -10,7 +10,7 @@ from PIL import Image
 from test_pipeline import write_tiny_baselines
 
 from cm3leon import cli
-from cm3leon.pipeline import load_system
+from cm3leon.loading import load_system
 from cm3leon.seeds import derive
 
 
@@ -117,7 +117,7 @@ def test_interrupted(run, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cm3leon.pipeline.load_system", stop)
+    monkeypatch.setattr("cm3leon.loading.load_system", stop)
     code, _, err = run("draw", "x")
     assert (code, err) == (130, "interrupted\n")
 

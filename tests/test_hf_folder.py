@@ -20,7 +20,7 @@ from cm3leon.config import VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.hf_folder import export_hf, import_hf, mapped_model, split
 from cm3leon.hf_tokenizer import token_names
-from cm3leon.pipeline import load_system
+from cm3leon.loading import load_system
 
 CAPTIONS = ["a red star", " two  spaces", "", " ", "snow, 雪\n", "naïve <mask> <b>"]
 

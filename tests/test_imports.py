@@ -33,6 +33,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"},
     {"train", "pipeline"},
+    {"loading"},
     {"rerank", "doctor", "hf_folder"},
     {"commands", "export_commands", "convert_commands", "infill_commands"},
     {"cli"},

@@ -16,8 +16,8 @@ from test_text_decode import DECODES, MODEL, VOCABULARY, plain, same
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.infill import GREEDY, Gaps, fill_gaps, find_gaps, opened
+from cm3leon.loading import load_system
 from cm3leon.objective import rotate, unrotate
-from cm3leon.pipeline import load_system
 from cm3leon.scenes import scene
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence import Document, build_caption_prompt, build_sample, parse_prompt

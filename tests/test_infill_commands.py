@@ -14,8 +14,8 @@ from cm3leon.errors import UserError
 from cm3leon.infill import GREEDY
 from cm3leon.infill_commands import box_in_crop, one_line
 from cm3leon.inpaint import hidden_by_box
+from cm3leon.loading import load_system
 from cm3leon.pictures import crop_square, write_png
-from cm3leon.pipeline import load_system
 from cm3leon.scenes import scene
 from cm3leon.seeds import derive
 from cm3leon.text_decode import BeamConfig

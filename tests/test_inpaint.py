@@ -17,8 +17,8 @@ from cm3leon.decode import choose, combine, guide_edit
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.inpaint import DRAW, METHODS, EditGuidance, Hole, fill_holes, hidden_by_box
+from cm3leon.loading import load_system
 from cm3leon.objective import rotate
-from cm3leon.pipeline import load_system
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence import Document, build_prompt, build_sample
 

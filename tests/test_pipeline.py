@@ -12,7 +12,7 @@ from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.pipeline import load_system
+from cm3leon.loading import load_system
 from cm3leon.scenes import scene
 from cm3leon.seeds import torch_generator
 from cm3leon.text import TextTokenizer

@@ -19,7 +19,7 @@ from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
-from cm3leon.pipeline import load_system
+from cm3leon.loading import load_system
 from cm3leon.scenes import PLAIN, SEEN, SPLITS, scene
 from cm3leon.seeds import torch_generator
 from cm3leon.vq import VQ

@@ -13,8 +13,8 @@ from cm3leon.cache import encode
 from cm3leon.clip import ClipConfig, load_clip, make_clip
 from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.errors import UserError
+from cm3leon.loading import load_system
 from cm3leon.packed import BANK, pack
-from cm3leon.pipeline import load_system
 from cm3leon.retrieve import Query, select
 from cm3leon.sequence import Image, parse_prompt
 from cm3leon.sources import Scenes

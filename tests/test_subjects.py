@@ -7,7 +7,7 @@ import torch
 from benchmarks.harness import subjects
 from benchmarks.harness.subjects import Drawing, find_subject, make_model
 from cm3leon.errors import UserError
-from cm3leon.pipeline import model_names
+from cm3leon.loading import model_names
 from cm3leon.transformer import parameter_count, vocabulary_size
 
 

@@ -63,7 +63,7 @@ def load(text: str) -> DiffusersSystem:
     diffusers = needed("diffusers")
     import torch
 
-    from cm3leon.pipeline import checked_device
+    from cm3leon.loading import checked_device
 
     device = checked_device(place.device)
     pipeline = loaded(

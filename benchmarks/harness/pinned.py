@@ -129,7 +129,7 @@ def measure(
 
 def network(job: Job) -> Features:
     """The feature network on the GPU of this rank, where there is one."""
-    from cm3leon.pipeline import checked_device
+    from cm3leon.loading import checked_device
 
     own = job.protocol.features_sha256 if job.network == job.protocol.features else None
     given = {

@@ -67,7 +67,7 @@ def find_subject(name: str, new: int | None = None) -> Subject:
     """
     found = _shape(name) or _shipped(name) or _size(name)
     if found is None:
-        from cm3leon.pipeline import model_names
+        from cm3leon.loading import model_names
 
         known = ", ".join(dict.fromkeys([*model_names(), *MODELS]))
         raise UserError(f"unknown size {name!r}; known are {known} and shapes such as 12x512x8")
@@ -93,7 +93,7 @@ def _shape(name: str) -> Subject | None:
 def _shipped(name: str) -> Subject | None:
     from cm3leon import checkpoint
     from cm3leon.config import from_dict
-    from cm3leon.pipeline import find_model, model_names
+    from cm3leon.loading import find_model, model_names
 
     if name not in model_names():
         return None
@@ -118,7 +118,7 @@ def make_model(subject: Subject, dtype: str, device: str):
     import torch
 
     from cm3leon.config import ModelConfig
-    from cm3leon.pipeline import load_module
+    from cm3leon.loading import load_module
     from cm3leon.transformer import Transformer
 
     state = getattr(torch, COMPUTE[dtype])

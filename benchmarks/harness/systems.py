@@ -48,7 +48,7 @@ def ours(name: str) -> Callable:
     """Loader of a shipped CM3Leon; torch is imported when it is called."""
 
     def load():
-        from cm3leon.pipeline import load_system
+        from cm3leon.loading import load_system
 
         return load_system(name, device="auto")
 

@@ -94,7 +94,7 @@ def load(text: str) -> TransformersSystem:
         )
     known = MODELS[kind]
     transformers = needed("transformers")
-    from cm3leon.pipeline import checked_device
+    from cm3leon.loading import checked_device
 
     device = checked_device(place.device)
     model, processor = parts(transformers, known.class_name, place)

@@ -1,0 +1,133 @@
+"""Trained systems from disk: by the name of a shipped one or by folder, with what lies beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cm3leon import checkpoint
+from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict
+from cm3leon.drawing import DecodeConfig
+from cm3leon.errors import UserError
+from cm3leon.files import baselines_folder, sha256_bytes
+from cm3leon.pipeline import System
+from cm3leon.retriever import load_retriever
+from cm3leon.text import TextTokenizer
+from cm3leon.transformer import Transformer
+from cm3leon.vq import VQ
+
+
+def load_system(
+    name: str | Path,
+    decode: DecodeConfig | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+    documents: int | None = None,
+    bank: Path | None = None,
+) -> System:
+    """Load a shipped system by name ("scenes-s") or any model folder by path.
+
+    The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder, and so do CLIP
+    and memory bank of a model that was trained with retrieval, in `clip/` and `bank/`. `decode`:
+    by default as the checkpoint says, else the defaults of DecodeConfig. `documents`
+    is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
+    encode` to retrieve from instead. Raises UserError for an unknown name, a broken checkpoint, or
+    other tokenizers than the model was trained with.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    device = checked_device(device)
+    folder = find_model(name)
+    text = TextTokenizer.load(folder.parent / "text" / "tokenizer.json")
+    vq, _ = load_module(folder.parent / "vq", "vq", VQConfig, VQ)
+    model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
+    digests = {"text": text.digest, "vq": checkpoint.digest(folder.parent / "vq")}
+    check_fit(folder, model.config, extra, text.size, vq.config, digests)
+    together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
+    retriever = None
+    if "retrieval" in extra:
+        tokens = {"text": text.digest, "vq": checkpoint.module_digest(vq)}
+        config = from_dict(RetrievalConfig, extra["retrieval"])
+        retriever = load_retriever(folder.parent, config, tokens, bank)
+    system = System(
+        name=folder.name,
+        weights_sha256=sha256_bytes(together.encode()),
+        text=text,
+        model=model.to(device),
+        vq=vq.to(device),
+        decode=decode or from_dict(DecodeConfig, extra.get("decode", {})),
+        retriever=retriever,
+        batch_size=batch_size,
+    )
+    if documents is None:
+        return system
+    strategy = retriever.config if retriever else RetrievalConfig(by="text")
+    return system.with_retrieval(replace(strategy, documents=documents))
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model: a path to one, or a name under `baselines/scenes/`."""
+    folder = Path(name)
+    if (folder / checkpoint.CONFIG).is_file():
+        return folder.resolve()
+    if folder.name != str(name):  # a path, not a name
+        raise UserError(f"no model at {folder}: {checkpoint.CONFIG} is missing; name a checkpoint")
+    shipped = model_names()
+    if str(name) not in shipped:
+        raise UserError(f"unknown model {str(name)!r}; shipped are: {', '.join(shipped) or 'none'}")
+    return baselines_folder() / "scenes" / str(name)
+
+
+def model_names() -> list[str]:
+    """Names of the shipped transformers that can be drawn with."""
+    home = baselines_folder() / "scenes"
+    folders = sorted(path.parent for path in home.glob(f"*/{checkpoint.CONFIG}"))
+    return [
+        folder.name for folder in folders if checkpoint.read_about(folder)["kind"] == "transformer"
+    ]
+
+
+def load_module(folder: Path, kind: str, config_kind, module_kind):
+    """A module in float32 and evaluation mode from a checkpoint of `kind`, and its extra."""
+    values, tensors, extra = checkpoint.load(folder, kind)
+    try:
+        module = module_kind(from_dict(config_kind, values))
+        checkpoint.load_into(module, tensors)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; its config.json and weights must fit") from None
+    return module.float().eval().requires_grad_(False), extra
+
+
+def check_fit(
+    folder: Path, model: ModelConfig, extra: dict, text_size: int, vq: VQConfig, digests: dict
+) -> None:
+    """Raise UserError unless the two tokenizers are those the model was trained with."""
+    trained = {
+        "text": (model.vocabulary.text_size, extra.get("text_sha256")),
+        "vq": (model.vocabulary.image_size, extra.get("vq_sha256")),
+    }
+    found = {"text": (text_size, digests["text"]), "vq": (vq.codebook_size, digests["vq"])}
+    for part in trained:
+        if trained[part] != found[part]:
+            (wanted, named), (size, digest) = trained[part], found[part]
+            raise UserError(
+                f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
+                f"{folder.parent / part} has {size} of {digest[:12]}; put that beside it"
+            )
+    if vq.grid**2 >= model.context:
+        raise UserError(f"{folder} has a context of {model.context}, a picture takes {vq.grid**2}")
+
+
+def checked_device(device: str) -> str:
+    """`cpu`, `cuda` or `cuda:1` if it is there; `auto` is CUDA where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} is not there; use 'cpu'")
+    return device
