@@ -191,7 +191,7 @@ def write_shard(path: Path, shard: Shard) -> None:
 def read_shard(path: Path, dim: int) -> Shard:
     """A shard as it was written; UserError for a torn one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             features_BD, places = file["features"], file["places"]
             unreadable, remarks = json.loads(str(file["notes"]))
     except Exception:  # zip, zlib and numpy each have their own

@@ -65,7 +65,7 @@ def import_statistics(path: str | Path, dim: int) -> Statistics:
     if not path.is_file():
         raise UserError(f"no file {path}; --reference takes an .npz with mu and sigma")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in ("mu", "sigma", "about")}
     except Exception:  # zip, zlib and numpy each have their own
         raise UserError(f"{path} is no whole .npz of plain arrays; fetch it again") from None

@@ -87,12 +87,19 @@ class Group:
                 return f"rank {rank} stopped: {self._ask('get', f'failed/{rank}').decode()}"
             if self._ask("check", [f"finished/{rank}"]):
                 continue
-            host, process = self.peers[rank]
-            if host == socket.gethostname() and not alive(process):
-                return f"rank {rank} died (process {process} on {host}); {AGAIN}"
+            if (reason := self._gone(rank)) is not None:
+                return reason
+            host, _ = self.peers[rank]
             if host != socket.gethostname() and self._silent(rank):
                 return f"rank {rank} on {host} gave no sign for {SILENT_S:.0f} s; {AGAIN}"
         return None
+
+    def _gone(self, rank: int) -> str | None:
+        """A line for a rank of this machine whose process is no more."""
+        host, process = self.peers[rank]
+        if host != socket.gethostname() or alive(process):
+            return None
+        return f"rank {rank} died (process {process} on {host}); {AGAIN}"
 
     def failed(self, message: str) -> bool:
         """Tell the others; whether this rank was the first to fail."""
@@ -116,16 +123,18 @@ class Group:
         """A call of the store; UserError when nobody answers any more."""
         try:
             return getattr(self.store, method)(*arguments)
-        except RuntimeError as error:  # torch's network errors
-            reason = str(error).splitlines()[0][:120]
-            raise UserError(f"rank {self.rank} lost the others ({reason}); {AGAIN}") from None
+        except RuntimeError as error:  # torch's network errors: who held the store is gone
+            reasons = [self._gone(rank) for rank in self.peers if rank != self.rank]
+            short = str(error).splitlines()[0][:120]
+            reasons += [f"rank {self.rank} lost the others ({short}); {AGAIN}"]
+            raise UserError(next(filter(None, reasons))) from None
 
 
 ALONE = Group()
 
 
 def alive(process: int) -> bool:
-    """Whether a process of this machine runs (one that ended and is not yet waited for does not)."""
+    """Whether a process of this machine runs; a zombie does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,0 +1,302 @@
+"""Many processes: the same value for any number, whoever dies; who waits is told who died.
+
+Ranks are forked (a start of torch each would cost seconds); one test goes through torchrun.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+from coco_maker import Tinted, stub_features, write_coco
+from hypothesis import given
+from hypothesis import strategies as st
+from test_fid_coco import write_all_baselines
+
+from benchmarks import fid_coco
+from benchmarks.harness import core, feature_cache, images, pinned, sharding
+from benchmarks.harness.prompts import Prompt
+from benchmarks.harness.sharding import ALONE, Group
+
+ROOT = Path(__file__).resolve().parents[1]
+N = 12
+
+
+@given(st.integers(0, 90), st.integers(1, 6), st.integers(1, 9))
+def test_shares_are_a_partition(count, size, block):
+    shares = [list(Group(rank, size).share(count, block)) for rank in range(size)]
+    assert sorted(place for share in shares for place in share) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= block
+    for share in shares:  # whole blocks: what is drawn together does not depend on the ranks
+        for place in share:
+            start = place // block * block
+            assert set(range(start, min(start + block, count))) <= set(share)
+
+
+def test_alone_nothing_is_awaited():
+    ALONE.wait("x")
+    ALONE.part()
+    ALONE.check()
+    assert ALONE.total("x", 5) == 5 and ALONE.first and ALONE.failed("x")
+
+
+@pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "2"}])
+def test_without_torchrun_nothing_changes(monkeypatch, given):
+    for name in sharding.NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert not sharding.launched() and sharding.rank_here() == 0
+    with sharding.joined() as group:
+        assert group is ALONE
+
+
+def test_a_process_that_ended_is_not_alive():
+    assert sharding.alive(os.getpid())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    while sharding.alive(ended.pid):  # it is not waited for: a zombie at last
+        time.sleep(0.01)
+    ended.wait()
+    assert not sharding.alive(ended.pid)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def ranks(size, work, folder, patience_s=60):
+    """Run `work(rank)` -> exit code in forked ranks; [(exit code or -signal, what it said)]."""
+    port, children = str(free_port()), []
+    for rank in range(size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forking beside threads
+            child = os.fork()
+        if child == 0:
+            rank_process(rank, size, port, work, folder / f"said-{rank}.txt")
+        children.append(child)
+    codes = {}
+    end = time.monotonic() + patience_s
+    while len(codes) < size and time.monotonic() < end:
+        for rank, child in enumerate(children):
+            if rank not in codes and (found := os.waitpid(child, os.WNOHANG))[0]:
+                codes[rank] = os.waitstatus_to_exitcode(found[1])
+        time.sleep(0.02)
+    for rank, child in enumerate(children):
+        if rank not in codes:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert len(codes) == size, f"ranks {set(range(size)) - set(codes)} hung"
+    return [(codes[rank], (folder / f"said-{rank}.txt").read_text()) for rank in range(size)]
+
+
+def rank_process(rank, size, port, work, said):
+    """The rest of a forked rank's life."""
+    code = 99
+    try:
+        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (os.fdopen(one, "w", closefd=False) for one in (1, 2))
+        named = dict(zip(sharding.NEEDED, (rank, size, "127.0.0.1", port), strict=True))
+        os.environ.update({name: str(value) for name, value in named.items()})
+        code = work(rank)
+    except BaseException as error:
+        print(f"Traceback: {error!r}")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+class Deadly(Tinted):
+    """Kills its process after so many pictures."""
+
+    def __init__(self, log, after):
+        super().__init__(log)
+        self.after = after
+
+    def draw(self, prompts, seeds):
+        if len(self.drawn) >= self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(prompts, seeds)
+
+
+def deadly(log, dying, after, rank):
+    return Deadly(log, after if rank == dying else 99)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A small run: `make(name) -> options`, and `start(size, options, systems)`."""
+    import torch.distributed  # noqa: F401  (forked children need not load it)
+
+    monkeypatch.setattr(pinned, "load_features", stub_features)
+    monkeypatch.setattr(pinned, "write_grid", lambda *_: None)
+    monkeypatch.setattr(fid_coco, "report", lambda *_: None)
+    monkeypatch.setattr(feature_cache, "SHARD", 3)
+    write_coco(tmp_path / "coco")
+
+    def make(name, **changes):
+        folders = {kind: tmp_path / name / kind for kind in ("results", "reports", "cache")}
+        given = {"protocol": "coco2014-30k/clean", "coco_root": tmp_path / "coco", "n": N}
+        return fid_coco.Options(**{**given, "batch_size": 2, "resamples": 3, **folders, **changes})
+
+    def start(size, options, system):
+        def work(rank):
+            def measured(group):
+                fid_coco.fid_coco(options, system(rank), group)
+                return 0
+
+            return core.exit_code(lambda: sharding.together(measured))
+
+        return ranks(size, work, tmp_path)
+
+    return make, start
+
+
+def record_of(options) -> dict:
+    (path,) = options.results.rglob("*.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_number_of_processes_cannot_be_seen(job, tmp_path, size):
+    make, start = job
+    alone, many, log = make("alone", seeds=(0, 1)), make("many", seeds=(0, 1)), tmp_path / "log"
+    fid_coco.fid_coco(alone, Tinted())
+    assert start(size, many, lambda rank: Tinted(log)) == [(0, "")] * size
+    one, other = record_of(alone), record_of(many)
+    assert core.comparable(one) == core.comparable(other)  # bit for bit
+    assert one["cost"]["counters"]["drawn"] == other["cost"]["counters"]["drawn"] == 2 * N
+    assert len(log.read_text().splitlines()) == 2 * N  # none drawn twice
+
+
+def test_killed_twice_and_started_again(job, tmp_path):
+    make, start = job
+    alone, many, log = make("alone"), make("many"), tmp_path / "log"
+    fid_coco.fid_coco(alone, Tinted())
+    for size, dying, after in ((2, 1, 2), (3, 0, 0)):  # rank 0 takes the store with it
+        began = time.monotonic()
+        said = start(size, many, partial(deadly, log, dying, after))
+        assert time.monotonic() - began < 30 and not list(many.results.rglob("*.json"))
+        assert said[dying][0] == -signal.SIGKILL
+        for code, text in said[:dying] + said[dying + 1 :]:
+            lines = [line for line in text.splitlines() if line.startswith("error: ")]
+            assert code == 2 and len(lines) == 1 and f"rank {dying} died (process" in lines[0]
+    assert start(3, many, lambda rank: Tinted(log)) == [(0, "")] * 3
+    assert core.comparable(record_of(alone)) == core.comparable(record_of(many))
+    drawn = log.read_text().splitlines()
+    assert len(drawn) == len(set(drawn)) == N
+
+
+def test_a_rank_that_fails_is_named_by_the_others(job, tmp_path):
+    make, start = job
+
+    class Wrong(Tinted):
+        def draw(self, prompts, seeds):
+            return super().draw(prompts, seeds).astype(float)
+
+    said = start(2, make("a"), lambda rank: Wrong() if rank == 1 else Tinted())
+    assert [code for code, _ in said] == [2, 2]
+    assert said[1][1].startswith("error: system tinted drew float64")
+    assert said[0][1].startswith("error: rank 1 stopped: system tinted drew float64")
+
+
+def test_the_same_mistake_is_said_once(job, tmp_path):
+    make, start = job
+    said = start(3, make("a", n=13), lambda rank: Tinted())
+    assert [code for code, _ in said] == [2, 2, 2]
+    own = [text for _, text in said if text.startswith("error: n must be at most 12")]
+    assert len(own) == 1 and "".join(text for _, text in said).count("\n") <= 3
+
+
+def test_a_broken_command_line_is_said_by_rank_0(tmp_path):
+    def work(rank):
+        try:
+            return fid_coco.main(["--sistem", "noise"])
+        except SystemExit as stop:
+            return stop.code
+
+    (first, said), (second, silent) = ranks(2, work, tmp_path)
+    assert (first, second, silent) == (2, 2, "") and "did you mean --system?" in said
+
+
+def test_pictures_are_drawn_by_all(tmp_path):
+    import torch.distributed  # noqa: F401
+
+    prompts = [Prompt(str(k), f"caption {k}", str(k)) for k in range(10)]
+
+    def work(rank):
+        def drawing(group):
+            system = Tinted()
+            found = sharding.draw(group, system, prompts, 0, tmp_path / "cache", 3)
+            print(len(system.drawn), found.drawn, found.reused, len(found))
+            return 0
+
+        return sharding.together(drawing)
+
+    assert ranks(2, work, tmp_path) == [(0, "6 10 0 10\n"), (0, "4 10 0 10\n")]
+    alone = images.draw(Tinted(), prompts, 0, tmp_path / "alone")
+    shared = images.draw(Tinted(), prompts, 0, tmp_path / "cache")
+    for one, other in zip(alone.paths, shared.paths, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+SYSTEM = """
+import os, signal
+from pathlib import Path
+from coco_maker import Tinted
+
+class Once(Tinted):
+    def draw(self, prompts, seeds):
+        mark = Path("died")
+        if os.environ.get("RANK") == "1" and self.drawn and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(prompts, seeds)
+
+MINE = Once(Path("log"))
+"""
+
+
+def test_torchrun(tmp_path, monkeypatch):
+    """A worker killed under torchrun; one process goes on from what both left."""
+    write_all_baselines(tmp_path / "baselines")
+    write_coco(tmp_path / "coco")
+    (tmp_path / "my_file.py").write_text(SYSTEM)
+    options = [
+        *("--protocol", "coco2014-30k/clean", "--features", "scenes", "--coco-root", "coco"),
+        *("--n", "12", "--system", "my_file:MINE", "--batch-size", "2", "--resamples", "3"),
+        *("--results", "results", "--reports", "out", "--cache", "cache"),
+    ]
+    environment = {
+        "CM3LEON_BASELINES": str(tmp_path / "baselines"),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    first = subprocess.run(
+        [*torchrun, "benchmarks.fid_coco", *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert first.returncode != 0 and "error: rank 1 died (process" in first.stderr
+    assert not list((tmp_path / "results").rglob("*.json"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CM3LEON_BASELINES", environment["CM3LEON_BASELINES"])
+    monkeypatch.delitem(sys.modules, "my_file", raising=False)
+    assert fid_coco.main(options) == 0
+    drawn = (tmp_path / "log").read_text().splitlines()
+    assert len(drawn) == len(set(drawn)) == 12
