@@ -1,4 +1,4 @@
-"""Trained systems from disk: by the name of a shipped one or by folder, with what lies beside it."""
+"""Trained systems from disk: a shipped one by name, or a folder, with what lies beside it."""
 
 from __future__ import annotations
 
