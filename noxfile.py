@@ -20,6 +20,7 @@ BENCHES = (
     "ablate_decoding",
     "latency",
     "rfid",
+    "verify_fid",
 )
 
 

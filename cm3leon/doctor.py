@@ -33,6 +33,7 @@ class Need:
 
 
 COCO = "MS-COCO 2014 from cocodataset.org; pass --coco-root FOLDER (annotations/ and val2014/)"
+CIFAR = "CIFAR-10 in binary form, from cs.toronto.edu/~kriz; pass --cifar10 FOLDER"
 NEEDS: dict[str, Need] = {
     "fid_coco": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
     "fid_coco --data coco": Need(
@@ -41,6 +42,10 @@ NEEDS: dict[str, Need] = {
     "fid_coco --system diffusers:FOLDER": Need(("diffusers", "transformers"), "diffusers"),
     "fid_coco --system transformers:FOLDER": Need(("transformers",), "transformers"),
     "rfid": Need(shipped=("vq", "features")),
+    "verify_fid": Need(),
+    "verify_fid of published files": Need(
+        weights=("inception", "inception-jit", "clip-openai", "dinov2"), files=CIFAR
+    ),
     "latency": Need(shipped=("scenes-s", *TOKENIZERS)),
     "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
     "ablate_decoding": Need(
