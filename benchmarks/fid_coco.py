@@ -5,7 +5,7 @@
     nox -s fid_coco -- --images FOLDER                 pictures drawn elsewhere, named by image id
     nox -s fid_coco -- --protocol coco2014-30k/pytorch-fid --coco-root FOLDER     MS-COCO, pinned
     nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
-    torchrun --nproc-per-node 8 -m benchmarks.fid_coco ...      the same value, by many processes
+    torchrun --nproc-per-node 8 -m -- benchmarks.fid_coco ...   the same value, by many processes
 
 Cost: about 3 minutes on 2 cores for 1,000 captions, most of it drawing; a second run reuses the
 drawings. Protocol: one caption a picture; the reference are the pictures the captions were written

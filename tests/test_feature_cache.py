@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coco_maker import DIM, stub_features
+from coco_maker import DIM, embed, stub_features
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ def test_rows_and_moments_of_some(tmp_path_factory, wanted):
     kept = features_of(listing(broken=(4,)), FEATURES, tmp_path_factory.mktemp("some"))
     marked = np.array(wanted)
     found = kept.rows(marked)
-    whole = feature_cache.compute(listing(broken=(4,)), FEATURES, 0, 11)
+    whole = feature_cache.compute(listing(broken=(4,)), FEATURES, range(11))
     assert (found == whole.features_BD[marked[whole.places]]).all()
     if len(found) > 1:
         mean, covariance = kept.moments(marked).finish()
@@ -139,3 +139,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monke
     assert not list(tmp_path.rglob(".*"))
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     assert features_of(listing(), FEATURES, tmp_path).made == 3  # the first shard was kept
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path, monkeypatch):
+    """Features, moments and a half of them: four times the pictures, the same memory."""
+    import tracemalloc
+
+    monkeypatch.setattr(feature_cache, "SHARD", 512)
+    monkeypatch.setattr(feature_cache, "BATCH", 64)
+    wide = replace(FEATURES, dim=256, embed=lambda images: np.tile(embed(images), 43)[:, :256])
+    picture = np.arange(768, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3)
+
+    def peak(count):
+        one = Listing("same", range(count), lambda place: (picture + place % 7, ""), {})
+        tracemalloc.start()
+        try:
+            kept = features_of(one, wide, tmp_path / str(count))
+            half = kept.moments(np.arange(count) % 2 == 0)
+            assert kept.moments().n == count == 2 * half.n
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(512)  # what is loaded at first use
+    small, large = peak(2_000), peak(8_000)
+    assert large < 1.25 * small
+    assert small < 8_000 * 256 * 4  # less than the features of all

@@ -300,3 +300,18 @@ def test_torchrun(tmp_path, monkeypatch):
     assert fid_coco.main(options) == 0
     drawn = (tmp_path / "log").read_text().splitlines()
     assert len(drawn) == len(set(drawn)) == 12
+
+
+def test_who_draws_stops_when_another_is_gone(job):
+    """Without torchrun nobody sends a signal: before each batch a rank looks at the others."""
+    make, start = job
+
+    class Slow(Tinted):
+        def draw(self, prompts, seeds):
+            time.sleep(0.2 if self.drawn else 0)
+            return super().draw(prompts, seeds)
+
+    options = make("a")
+    said = start(2, options, lambda rank: Deadly(None, 0) if rank == 1 else Slow())
+    assert said[0][0] == 2 and "rank 1 died" in said[0][1]
+    assert len(list(options.cache.rglob("*.png"))) < N / 2  # not the whole of its share

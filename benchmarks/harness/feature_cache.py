@@ -120,20 +120,20 @@ def features_of(listing: Listing, features: Features, home: Path, group: Group =
     """
     key = listing.key(features)
     kept = Kept(home / key, len(listing), features.dim)
-    own = [place for place in group.share(shard_count(len(listing)))]
+    own = group.share(shard_count(len(listing)))
     missing = [place for place in own if not (kept.folder / f"{place:05}.npz").exists()]
     if missing and group.first:
         about = {"label": listing.label, "features": features.name, "sha256": features.digest}
         text = json.dumps(about | listing.about | {"pictures": len(listing)}, indent=2)
         write_atomic(kept.folder / "about.json", text + "\n")
-    with progress(len(missing) * SHARD, f"features of {listing.label}") as bar:
-        for place in missing:
-            start = place * SHARD
-            stop = min(start + SHARD, len(listing))
-            write_shard(kept.folder / f"{place:05}.npz", compute(listing, features, start, stop))
+    parts = [range(len(listing))[place * SHARD : (place + 1) * SHARD] for place in missing]
+    with progress(sum(map(len, parts)), f"features of {listing.label}") as bar:
+        for place, part in zip(missing, parts, strict=True):
+            shard = compute(
+                listing, features, part, lambda count: (bar.update(count), group.check())
+            )
+            write_shard(kept.folder / f"{place:05}.npz", shard)
             kept.made += 1
-            group.check()
-            bar.update(stop - start)
     group.wait(f"features {key}")
     for shard in kept.shards():
         kept.unreadable |= shard.unreadable
@@ -141,10 +141,12 @@ def features_of(listing: Listing, features: Features, home: Path, group: Group =
     return kept
 
 
-def compute(listing: Listing, features: Features, start: int, stop: int) -> Shard:
-    """The features of pictures start..stop-1 of a listing."""
+def compute(
+    listing: Listing, features: Features, part: range, after: Callable[[int], object] = int
+) -> Shard:
+    """The features of the pictures at the places `part`; `after` is told of each batch's size."""
     rows, places, unreadable, remarks = [], [], {}, {}
-    for batch in read_ahead(listing, range(start, stop)):
+    for batch in read_ahead(listing, part):
         readable = [(place, one) for place, one in batch if not isinstance(one, UserError)]
         unreadable |= {place: str(one) for place, one in batch if isinstance(one, UserError)}
         remarks |= {place: one[1] for place, one in readable if one[1]}
@@ -153,6 +155,7 @@ def compute(listing: Listing, features: Features, start: int, stop: int) -> Shar
         if readable:
             rows.append(features(np.stack([one[0] for _, one in readable])))
             places += [place for place, _ in readable]
+        after(len(batch))
     features_BD = np.concatenate([np.zeros((0, features.dim), np.float32), *rows])
     bad = np.flatnonzero(~np.isfinite(features_BD).all(axis=1))
     if bad.size:

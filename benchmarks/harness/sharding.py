@@ -1,4 +1,6 @@
-"""Many processes on one job: `torchrun --nproc-per-node N -m benchmarks.fid_coco ...`.
+"""Many processes on one job: `torchrun --nproc-per-node N -m -- benchmarks.fid_coco ...`.
+
+(`--` lest torchrun takes our `--n` for one of its own.)
 
 Each rank does its share of the pieces (drawings, shards of features) into the cache that all see,
 waits for the others, and rank 0 measures what lies there. A piece is a file that is there whole or
@@ -28,6 +30,7 @@ LOOK_S = 0.1  # between looks at the others
 BEAT_S = 2.0  # between signs of life
 SILENT_S = 60.0  # without one, a rank of another machine counts as dead
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PARTING_S = 5.0  # for which a failed rank 0 keeps the store
 AGAIN = "start the same command again: what is done is kept"
 
 
@@ -218,13 +221,25 @@ def stop(group: Group) -> None:
     raise UserError(group.trouble() or f"rank {group.rank} was told to stop; {AGAIN}")
 
 
-def linger(group: Group) -> None:
-    """Rank 0 may hold the store: it leaves last."""
+def linger(group: Group, key: str = "finished", longest_s: float = SILENT_S) -> None:
+    """Rank 0 may hold the store: it leaves last, or after `longest_s`."""
+    end = time.monotonic() + longest_s
     with contextlib.suppress(UserError):
-        for rank in range(group.size):
-            while not group._ask("check", [f"finished/{rank}"]):
-                group.check()
+        for rank in range(1, group.size):
+            while not group._ask("check", [f"{key}/{rank}"]) and time.monotonic() < end:
+                if group._gone(rank):
+                    break
                 time.sleep(LOOK_S)
+
+
+def leave(group: Group) -> None:
+    """The end of a rank that failed; the holder of the store gives the others time to ask why."""
+    if group.store is None:
+        return
+    with contextlib.suppress(UserError):
+        group._ask("set", f"left/{group.rank}", "1")
+        if group.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            linger(group, "left", PARTING_S)
 
 
 def together(work: Callable[[Group], int]) -> int:
@@ -239,11 +254,28 @@ def together(work: Callable[[Group], int]) -> int:
             try:
                 return work(group)
             except (UserError, OSError) as error:
-                if not group.failed(str(error)) and said_already(group, str(error)):
+                said = not group.failed(str(error)) and said_already(group, str(error))
+                leave(group)
+                if said:
                     return 2
                 raise
     except Finished:
         return 0
+
+
+class Watched:
+    """A system that looks at the other ranks before each batch."""
+
+    def __init__(self, system, group: Group):
+        self._system, self._group = system, group
+
+    def __getattr__(self, name: str):
+        return getattr(self._system, name)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]):
+        """What the system draws; UserError naming a rank that died meanwhile."""
+        self._group.check()
+        return self._system.draw(prompts, seeds)
 
 
 def said_already(group: Group, message: str) -> bool:
@@ -258,10 +290,10 @@ def draw(group: Group, system, prompts: Sequence, seed: int, folder, batch_size:
 
     from benchmarks.harness import images
 
-    own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
-    mine = images.draw(system, own, seed, folder, batch_size)
     if group.size == 1:
-        return mine
+        return images.draw(system, prompts, seed, folder, batch_size)
+    own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
+    mine = images.draw(Watched(system, group), own, seed, folder, batch_size)
     group.total(f"drawn {seed}", mine.drawn)
     group.wait(f"drawn {seed}")
     drawn = group.total(f"drawn {seed}", 0)
