@@ -127,10 +127,17 @@ class Group:
         try:
             return getattr(self.store, method)(*arguments)
         except RuntimeError as error:  # torch's network errors: who held the store is gone
-            reasons = [self._gone(rank) for rank in self.peers if rank != self.rank]
-            short = str(error).splitlines()[0][:120]
-            reasons += [f"rank {self.rank} lost the others ({short}); {AGAIN}"]
-            raise UserError(next(filter(None, reasons))) from None
+            raise UserError(self._lost(str(error).splitlines()[0][:120])) from None
+
+    def _lost(self, reason: str) -> str:
+        """A line for a store that does not answer; its holder's sockets close before it is dead."""
+        end = time.monotonic() + PARTING_S
+        while time.monotonic() < end:
+            gone = [self._gone(rank) for rank in self.peers if rank != self.rank]
+            if any(gone):
+                return next(filter(None, gone))
+            time.sleep(LOOK_S)
+        return f"rank {self.rank} lost the others ({reason}); {AGAIN}"
 
 
 ALONE = Group()
