@@ -214,13 +214,13 @@ def _tower(
     name: str, device: str, weights: Path | None, sha256: str | None, download: bool
 ) -> Features:
     """The image tower of a CLIP, `open_clip:ARCHITECTURE` or `open_clip:ARCHITECTURE:FILE`."""
-    from cm3leon.clip import LOCAL, load_clip
+    from benchmarks.harness.towers import load_tower
 
     architecture, _, file = name.removeprefix(TOWER).partition(":")
     weights = weights or (Path(file) if file else None)
     name = f"{TOWER}{architecture}"
     path, digest = checked_file(name, TOWERS.get(architecture), weights, sha256, download)
-    clip = load_clip(f"{LOCAL}{path}" if path.is_dir() else f"{architecture}:{path}")
+    clip = load_tower(architecture, path)
     clip.model.to(device)
     size = clip.model.visual.image_size
     side = size if isinstance(size, int) else size[0]

@@ -5,8 +5,6 @@ Every file has the published layout, names and shapes, and goes through `load_fe
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from benchmarks.harness.checks import Check, array_check, refusal_check
 from benchmarks.harness.features import load_features
+from benchmarks.harness.towers import quiet
 from cm3leon.seeds import generator, torch_default
 
 SAME = 2e-6  # Fast against Plain, of the largest feature
@@ -182,17 +181,6 @@ def tower_checks(path: Path) -> Iterator[Check]:
         wanted = torch.nn.functional.normalize(model.eval().encode_image(pixels), dim=-1)
     found = load_features(f"open_clip:{TOWER}", weights=path)(images)
     yield array_check(f"open_clip:{TOWER}: made file, against open_clip", wanted, found, 1e-5)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No log lines of libraries below errors."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def refusals(path: Path, folder: Path) -> Iterator[Check]:
