@@ -95,6 +95,19 @@ def test_batches_chunks_and_none(loaded, monkeypatch, name):
     assert features(PICTURES[:0]).shape == (0, 2048)
 
 
+def test_convolutions_keep_all_bits_of_float32(monkeypatch, loaded):
+    seen = []
+
+    def noted(net, x_BCHW):
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled))
+        return torch.zeros(len(x_BCHW), inception.DIM)
+
+    monkeypatch.setattr(inception, "pool3", noted)
+    before = torch.backends.cudnn.allow_tf32
+    loaded["inception"](PICTURES)
+    assert seen == [(False, True)] and torch.backends.cudnn.allow_tf32 == before
+
+
 def test_bfloat16_is_another_name_and_states_its_error(files):
     with pytest.raises(UserError, match="inception-jit are not computed in bfloat16"):
         load_features("inception-jit", weights=files["script"], dtype="bfloat16")

@@ -10,8 +10,9 @@ Shapes: B pictures of a batch, H x W pixels, D features.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,12 +130,21 @@ def tensors(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Convolutions in whole float32: GPUs would round their inputs to TF32's ten bits unasked."""
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def _in_chunks(images_BHW3: np.ndarray, dim: int, one) -> np.ndarray:
     """Float32 [B, D] of `one(pictures) -> Tensor [b, D]`, a chunk after the other."""
     import torch
 
     rows = [np.zeros((0, dim), np.float32)]
-    with torch.inference_mode():
+    with torch.inference_mode(), exact():
         for start in range(0, len(images_BHW3), CHUNK):
             rows.append(one(images_BHW3[start : start + CHUNK]).float().cpu().numpy())
     return np.concatenate(rows)
@@ -224,4 +234,9 @@ def _tower(
     clip.model.to(device)
     size = clip.model.visual.image_size
     side = size if isinstance(size, int) else size[0]
-    return Features(name, digest, clip.width, side, lambda images: clip.images(images), True)
+
+    def embed(images_BHW3: np.ndarray) -> np.ndarray:
+        with exact():
+            return clip.images(images_BHW3)
+
+    return Features(name, digest, clip.width, side, embed, True)
