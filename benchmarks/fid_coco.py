@@ -223,7 +223,7 @@ def measure(
     options: Options, group: Group, system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Everything between a system and its record; `protocol` comes back with the digests found."""
-    from benchmarks.harness import fid, judged  # scipy: imported late, `--help` answers at once
+    from benchmarks.harness import fid  # scipy: imported late, `--help` answers at once
 
     features = load_features(protocol["features"])
     resamples = 200 if options.resamples is None else options.resamples
@@ -246,11 +246,8 @@ def measure(
         spread = fid.spread(real_ND, fakes, resamples)
         extra |= fid.companions(real_ND, fakes, resamples)
     with phases("composition"):
-        answered = None
-        if all(prompt.meaning is not None for prompt in task.prompts):
-            answered = judged.answers(task.prompts, drawn, features.size)
-            images_N = [prompt.image_id for prompt in task.prompts]
-            extra |= judged.composition(*answered, images_N)
+        answered, meant = composition(task, drawn, features.size)
+        extra |= meant
     with phases("report"):
         write_grid(options, task, drawn[0])
     return core.Measurement(
@@ -266,6 +263,16 @@ def measure(
         counters={name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")},
         device=getattr(system, "device", None),
     )
+
+
+def composition(task: Task, drawn: Sequence[images.Pictures], size: int) -> tuple:
+    """Answers to what the captions claim, and the shares right; (None, {}) where none is known."""
+    from benchmarks.harness import judged
+
+    if any(prompt.meaning is None for prompt in task.prompts):
+        return None, {}
+    answered = judged.answers(task.prompts, drawn, size)
+    return answered, judged.composition(*answered, [prompt.image_id for prompt in task.prompts])
 
 
 def found(task: Task, real_NSS3: np.ndarray, features: Features) -> dict:

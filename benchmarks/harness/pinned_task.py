@@ -71,12 +71,17 @@ def read_task(
     if len(prompts) != protocol.n:
         said.append(f"a trial, not {protocol.name}: n={len(prompts)} of {protocol.n}")
     entries, own_N = reference_pictures(protocol, entries, prompts, pictured, statistics)
+    check_pictures(protocol, root, entries)
+    return PinnedTask(prompts, list_digest(prompts), name, entries, own_N, said)
+
+
+def check_pictures(protocol: Protocol, root: Path | None, entries: Sequence[Entry]) -> None:
+    """UserError for captions without a single picture."""
     if entries and not any(entry.path.is_file() for entry in entries):
         raise UserError(
             f"{root} has captions but no pictures of {protocol.split}, e.g. {entries[0].path}; "
             "unpack them there, or give --reference FILE.npz"
         )
-    return PinnedTask(prompts, list_digest(prompts), name, entries, own_N, said)
 
 
 def wanted_count(protocol: Protocol, n: int | None, available: int) -> int:
