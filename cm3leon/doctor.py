@@ -39,6 +39,7 @@ NEEDS: dict[str, Need] = {
     "fid_coco --data coco": Need(
         shipped=("features",), weights=("inception", "clip-openai"), files=COCO
     ),
+    "fid_coco --protocol NAME": Need(weights=("inception",), files=COCO),
     "fid_coco --system diffusers:FOLDER": Need(("diffusers", "transformers"), "diffusers"),
     "fid_coco --system transformers:FOLDER": Need(("transformers",), "transformers"),
     "rfid": Need(shipped=("vq", "features")),

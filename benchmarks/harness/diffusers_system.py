@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.harness.foreign import Place, folder_digest, loaded, needed, one_by_one
 from cm3leon.errors import UserError
+from cm3leon.seeds import torch_generator
 
 OURS = ("prompt", "generator", "output_type", "return_dict", "num_images_per_prompt")
 
@@ -40,11 +41,9 @@ class DiffusersSystem:
 
     def draw_one(self, prompt: str, seed: int) -> np.ndarray:
         """Floats [H, W, 3] in 0..1."""
-        import torch
-
         drawn = self.pipeline(
             prompt=prompt,
-            generator=torch.Generator("cpu").manual_seed(seed),
+            generator=torch_generator(seed, "diffusers"),
             output_type="np",
             **self.call,
         ).images
