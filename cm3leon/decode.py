@@ -16,6 +16,9 @@ from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 
 
+FEW = 64  # likeliest tokens among which the nucleus is looked for first
+
+
 def widen(logits: Tensor) -> Tensor:
     """The same numbers in at least float32: half precision is for storage, not for sums."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -103,12 +106,17 @@ def top_p(logits_BV: Tensor, mass: float) -> Tensor:
     logits_BV = widen(logits_BV)
     if mass == 1:
         return logits_BV
-    sorted_BV = logits_BV.sort(dim=-1, descending=True).values
-    summed_BV = sorted_BV.softmax(-1, dtype=torch.float64).cumsum(-1)
+    probabilities_BV = logits_BV.softmax(-1, dtype=torch.float64)
+    size = logits_BV.shape[-1]
+    for count in (min(FEW, size), size):  # sorting all of them is seldom needed
+        best_BN, place_BN = logits_BV.topk(count, dim=-1)
+        summed_BN = probabilities_BV.gather(-1, place_BN).cumsum(-1)
+        if count == size or not (summed_BN[..., -1] < mass).any():
+            break
     # Index of the first token at which the sum reaches the mass; rounding may leave none.
-    last_B1 = (summed_BV < mass).sum(-1, keepdim=True).clamp(max=logits_BV.shape[-1] - 1)
+    last_B1 = (summed_BN < mass).sum(-1, keepdim=True).clamp(max=count - 1)
     # The comparison is between logits, not probabilities: equal logits are equal exactly.
-    return logits_BV.masked_fill(logits_BV < sorted_BV.gather(-1, last_B1), -torch.inf)
+    return logits_BV.masked_fill(logits_BV < best_BN.gather(-1, last_B1), -torch.inf)
 
 
 def top_k(logits_BV: Tensor, k: int) -> Tensor:
