@@ -50,7 +50,9 @@ def figure4(figure, record: Mapping, panels: list[str]) -> None:
         axes.set_ylabel(f"{record['protocol']['features']} FID (lower is better)")
         axes.grid(axis="y", color="#dddddd", lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0), high + 0.2 * (high - low))  # room for the legend
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
 
 
 def _guidance(axes, record: Mapping) -> None:
