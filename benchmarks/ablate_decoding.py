@@ -4,7 +4,7 @@
     nox -s ablate_decoding -- --quick           a look in two minutes, and another protocol
     nox -s ablate_decoding -- --parts surface   some parts; the pool needs surface and nucleus
 
-Cost on 2 cores: see LOG.md; a killed run keeps its drawings. Parts: `guidance` (FID against the
+Cost on 2 cores: eleven minutes; a killed run keeps its drawings. Parts: `guidance` (FID against the
 weight for every size: H3), `surface` (CD-K over k and alpha, with its greedy limit), `nucleus`
 (temperature x top-p), `readings` (of the unconditional stream, A32), all on `val`; then, on `test`
 and at the settings that were best on `val`, `pool` (FID against samples a prompt, re-ranked by
