@@ -15,7 +15,6 @@ from torch import Tensor
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 
-
 FEW = 64  # likeliest tokens among which the nucleus is looked for first
 
 
