@@ -3,7 +3,7 @@
     nox -s bank_speed                         a million vectors of 512, with an inverted file
     nox -s bank_speed -- --documents 20000 --width 128 --exact 1000000
 
-Cost: about ten minutes on 2 cores and 8 GiB at the default. The vectors are directions around
+Cost: about four minutes on 2 cores and 5 GiB at the default. The vectors are directions around
 random centres, in which an inverted file has something to find; queries are documents of the bank
 with noise. Printed, not recorded: the numbers are the machine's.
 """
