@@ -183,7 +183,7 @@ def score(run, name: str, features_GPD, right_GP, asked) -> Halves:
 
 
 def compare(run, sides: Mapping[str, Mapping[int, Halves]]) -> None:
-    """H4: FID of top-p over that of CD-K. H5: what a quarter more .. of the samples is worth."""
+    """H4: FID of top-p over that of CD-K. H5: what all samples gain over the middle count."""
     last = run.plan.counts[-1]
     middle = run.plan.counts[len(run.plan.counts) // 2]
     run.facts["gain_from"], run.facts["gain_to"] = middle, last
