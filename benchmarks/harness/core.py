@@ -32,8 +32,9 @@ from reports.store import RESULTS, SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "cm3leon", "clean-fid", "faiss-cpu", "numpy", "open_clip_torch", "pillow", "pycocotools",
-    "scipy", "tokenizers", "torch", "torchmetrics", "torchvision",
+    "cm3leon", "clean-fid", "diffusers", "faiss-cpu", "numpy", "open_clip_torch", "pillow",
+    "pycocotools", "scipy", "timm", "tokenizers", "torch", "torchmetrics", "torchvision",
+    "transformers",
 )  # fmt: skip
 TIMINGS = ("date", "code", "cost")  # what two runs of the same command may differ in
 
