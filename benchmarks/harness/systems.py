@@ -55,6 +55,13 @@ def ours(name: str) -> Callable:
     return load
 
 
+def trained(folder: str):
+    """A model that `cm3leon train` wrote, with what it names beside it."""
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {folder}; name one that `cm3leon train` wrote")
+    return ours(folder)()
+
+
 SYSTEMS: dict[str, Callable] = {
     "scenes-xs": ours("scenes-xs"),
     "scenes-s": ours("scenes-s"),
@@ -74,6 +81,7 @@ def foreign(module: str) -> Callable[[str], object]:
 
 
 KINDS: dict[str, Callable[[str], object]] = {  # of `KIND:FOLDER?key=value&key=value`
+    "cm3leon": trained,
     "diffusers": foreign("diffusers_system"),
     "transformers": foreign("transformers_system"),
 }
