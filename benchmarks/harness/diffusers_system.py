@@ -11,6 +11,7 @@ Shapes: B pictures, H x W pixels.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,11 @@ def load(text: str) -> DiffusersSystem:
     device = checked_device(place.device)
     pipeline = loaded(
         lambda: diffusers.DiffusionPipeline.from_pretrained(
-            str(place.folder), use_safetensors=True, local_files_only=True
+            str(place.folder),
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=getattr(torch, place.dtype),
+            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
         ),
         place.folder,
     )
@@ -84,7 +89,7 @@ def load(text: str) -> DiffusersSystem:
             "diffusers": diffusers.__version__,
         },
         weights_sha256=folder_digest(place.folder),
-        pipeline=pipeline.to(device, getattr(torch, place.dtype)),
+        pipeline=pipeline.to(device),
         call=dict(place.call),
         device=device,
     )
