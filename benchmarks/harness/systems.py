@@ -83,6 +83,7 @@ def foreign(module: str) -> Callable[[str], object]:
 KINDS: dict[str, Callable[[str], object]] = {  # of `KIND:FOLDER?key=value&key=value`
     "cm3leon": trained,
     "diffusers": foreign("diffusers_system"),
+    "llamagen": foreign("llamagen_system"),
     "transformers": foreign("transformers_system"),
 }
 
