@@ -56,7 +56,8 @@ class Options:
     """FID of a text-to-image system on captions it was never trained on (Table 1)."""
 
     system: str = "scenes-s"
-    """a name of harness/systems.py, module:object, transformers:FOLDER, diffusers:FOLDER or llamagen:FOLDER"""
+    """a name of harness/systems.py, module:object, or KIND:FOLDER with diffusers, transformers,
+    llamagen"""
     data: Literal["scenes", "coco"] = "scenes"
     """the embedded world, or MS-COCO files"""
     split: Literal["test", "val"] = "test"

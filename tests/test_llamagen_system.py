@@ -102,11 +102,14 @@ def test_what_a_record_says(system, folder):
 
 
 def test_options_move_pictures(folder, system):
-    plain = system.draw(PROMPTS[:1], SEEDS[:1])
-    for option in ("cfg_scale=1", "temperature=0", "top_k=1", "image_size=4", "dtype=bfloat16"):
-        other = find_system(f"llamagen:{folder}?heads=2&{option}")
-        drawn = other.draw(PROMPTS[:1], SEEDS[:1])
-        assert drawn.shape != plain.shape or not np.array_equal(drawn, plain), option
+    pair = PROMPTS[:2], SEEDS[:2]
+    base = find_system(f"llamagen:{folder}?heads=2&cfg_scale=1").draw(*pair)
+    assert not np.array_equal(base, system.draw(*pair))
+    for option in ("temperature=0", "top_k=1", "top_p=0.1", "temperature=9", "image_size=4"):
+        drawn = find_system(f"llamagen:{folder}?heads=2&cfg_scale=1&{option}").draw(*pair)
+        assert drawn.shape != base.shape or not np.array_equal(drawn, base), option
+    half = find_system(f"llamagen:{folder}?heads=2&dtype=bfloat16")
+    assert half.draw(*pair).shape == base.shape and half.name.endswith("+bfloat16")
     call = {"cfg_scale": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert decoding(call, 20).top_k is None and decoding(call, 20).streams == 1
 
