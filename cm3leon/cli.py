@@ -20,6 +20,7 @@ from cm3leon.doctor import Doctor
 from cm3leon.errors import UserError
 from cm3leon.export_commands import Export, Import
 from cm3leon.infill_commands import Caption, Infill
+from cm3leon.train_commands import Train, TrainText
 
 COMMANDS = (
     Draw
@@ -28,6 +29,8 @@ COMMANDS = (
     | Encode
     | Index
     | ConvertTokenizer
+    | TrainText
+    | Train
     | Doctor
     | Export
     | Import

@@ -88,23 +88,32 @@ class Encode:
     """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
     tokenizers: Path | None = None
     """folder with text/ and vq/; left out: those of the shipped baselines"""
+    workers: int = 0
+    """processes that read pictures ahead; 0: this one reads"""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one; codes can differ between devices by rounding"""
 
     def run(self) -> int:
         """Encode, then say what was read and what was not."""
         from cm3leon.cache import encode
         from cm3leon.clip import load_clip
         from cm3leon.config import VQConfig
-        from cm3leon.loading import load_module
+        from cm3leon.loading import checked_device, load_module
         from cm3leon.sources import find_source
         from cm3leon.text import TextTokenizer
         from cm3leon.vq import VQ
 
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}")
+        device = checked_device(self.device)
         home = self.tokenizers or baselines_folder() / "scenes"
         vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
         text = TextTokenizer.load(home / "text")
         source = find_source(self.source, vq.config.resolution)
         clip = None if self.clip == "none" else load_clip(self.clip)
-        cache = encode(source, vq, text, self.out, clip=clip)
+        if clip is not None:
+            clip.model.to(device)
+        cache = encode(source, vq.to(device), text, self.out, clip=clip, workers=self.workers)
         print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
         for name, reason in cache.skipped:
             print(f"not readable: {name}: {reason}", file=sys.stderr)

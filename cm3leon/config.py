@@ -84,6 +84,22 @@ def cm3leon_7b() -> ModelConfig:
     return replace(cm3leon_350m(), name="7b", layers=32, width=4096, heads=32)
 
 
+@dataclass(frozen=True)
+class PaperRecipe:
+    """How Table 3 trained one size; its "8M" tokens a step are 8e6 (FACTS 0.4)."""
+
+    rate: float  # peak learning rate
+    tokens: float  # in all
+    batch_tokens: float = 8e6
+    warmup: int = 1500  # steps
+
+
+def paper_recipe(name: str) -> PaperRecipe | None:
+    """Table 3's training of a model of `MODELS`; None for one that is not the paper's."""
+    known = {"350m": (6e-4, 1.4e12), "760m": (5e-4, 1.9e12), "7b": (1.2e-4, 2.4e12)}
+    return PaperRecipe(*known[name]) if name in known else None
+
+
 def scenes_s() -> ModelConfig:
     """The embedded world's middle size, about 5M parameters; the wider init learns well at this
     width.

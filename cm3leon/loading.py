@@ -29,8 +29,9 @@ def load_system(
 ) -> System:
     """Load a shipped system by name ("scenes-s") or any model folder by path.
 
-    The tokenizers lie beside the model, in `text/` and `vq/` of the parent folder, and so do CLIP
-    and memory bank of a model that was trained with retrieval, in `clip/` and `bank/`. `decode`:
+    The tokenizers lie in the folder or beside it, in `text/` and `vq/`, and so do CLIP and memory
+    bank of a shipped model that was trained with retrieval, in `clip/` and `bank/`; a model of
+    `cm3leon train` names them in its config.json. `decode`:
     by default as the checkpoint says, else the defaults of DecodeConfig. `documents`
     is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
     encode` to retrieve from instead. Raises UserError for an unknown name, a broken checkpoint, or
@@ -40,17 +41,18 @@ def load_system(
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
     device = checked_device(device)
     folder = find_model(name)
-    text = TextTokenizer.load(folder.parent / "text" / "tokenizer.json")
-    vq, _ = load_module(folder.parent / "vq", "vq", VQConfig, VQ)
+    home = home_of(folder)
+    text = TextTokenizer.load(home / "text" / "tokenizer.json")
+    vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
     model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
-    digests = {"text": text.digest, "vq": checkpoint.digest(folder.parent / "vq")}
+    digests = {"text": text.digest, "vq": checkpoint.digest(home / "vq")}
     check_fit(folder, model.config, extra, text.size, vq.config, digests)
     together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
     retriever = None
-    if "retrieval" in extra:
+    if "retrieval" in extra and not ("bank" in extra and documents == 0):
         tokens = {"text": text.digest, "vq": checkpoint.module_digest(vq)}
         config = from_dict(RetrievalConfig, extra["retrieval"])
-        retriever = load_retriever(folder.parent, config, tokens, bank)
+        retriever = load_retriever(home, config, tokens, **named_bank(folder, extra, bank))
     system = System(
         name=folder.name,
         weights_sha256=sha256_bytes(together.encode()),
@@ -65,6 +67,32 @@ def load_system(
         return system
     strategy = retriever.config if retriever else RetrievalConfig(by="text")
     return system.with_retrieval(replace(strategy, documents=documents))
+
+
+def home_of(folder: Path) -> Path:
+    """Where a model's tokenizers lie: in its own folder, else in the one above."""
+    return folder if (folder / "vq").is_dir() else folder.parent
+
+
+def named_bank(folder: Path, extra: dict, bank: Path | None) -> dict:
+    """Options of `load_retriever`: `bank` if given, else what a trained model's config.json names.
+
+    Raises UserError when CLIP or bank do not lie where they did in training.
+    """
+    if "bank" not in extra:
+        return {"tokens": bank}
+    named = {"tokens": Path(extra["bank"]["cache"]), "clip": extra["clip"]["name"]}
+    if extra["bank"]["index"] is not None:
+        named["index"] = Path(extra["bank"]["index"])
+    if bank is not None:
+        return {"tokens": bank, "clip": named["clip"]}
+    for path in (named["tokens"], named.get("index", folder)):
+        if not path.is_dir():
+            raise UserError(
+                f"{folder} was trained with the memory bank {path}, which is not there; name "
+                "another with --bank, or draw with --documents 0"
+            )
+    return named
 
 
 def find_model(name: str | Path) -> Path:
@@ -114,7 +142,7 @@ def check_fit(
             (wanted, named), (size, digest) = trained[part], found[part]
             raise UserError(
                 f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
-                f"{folder.parent / part} has {size} of {digest[:12]}; put that beside it"
+                f"{home_of(folder) / part} has {size} of {digest[:12]}; put that beside it"
             )
     if vq.grid**2 >= model.context:
         raise UserError(f"{folder} has a context of {model.context}, a picture takes {vq.grid**2}")

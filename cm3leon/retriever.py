@@ -82,22 +82,31 @@ class Retriever:
 
 
 def load_retriever(
-    folder: Path, config: RetrievalConfig, digests: dict[str, str], tokens: Path | None = None
+    folder: Path,
+    config: RetrievalConfig,
+    digests: dict[str, str],
+    tokens: Path | None = None,
+    *,
+    clip: str | None = None,
+    index: Path | None = None,
 ) -> Retriever:
     """The retriever shipped beside a model, with `clip/` and `bank/` of `folder`; or with the
     documents of `tokens`, a folder that `cm3leon encode` made with that CLIP.
 
+    `clip` names another CLIP (`clip.load_clip`), `index` what `cm3leon index` made of `tokens`.
     `digests` are those of the "text" and "vq" tokenizers, which the bank's tokens must be of.
     Raises UserError for other tokenizers, another CLIP, and files that are missing or damaged.
     """
-    clip = load_clip(folder / "clip")
+    clip = load_clip(clip or folder / "clip")
     if tokens is None:
         where = folder / "bank" / BANK
         documents = unpack(where)
         bank, digest = documents.bank, documents.sha256
     else:
         where, documents = tokens, TokenCache(tokens)
-        bank = MemoryBank.of_cache(documents)
+        bank = MemoryBank.of_cache(documents) if index is None else MemoryBank.load(index)
+        if index is not None and bank.ids != documents.ids:
+            raise UserError(f"the bank {index} was not made of {tokens}; index it again")
         digest = bank_digest(bank, documents)
     for part, wanted in digests.items():
         check_tokens(where, part, documents.about[f"{part}_sha256"], wanted)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ def train(
     config: TrainConfig,
     folder: str | Path,
     *,
+    parts: Callable[[object], Sequence] | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     about: Mapping | None = None,
     flops_per_token: float = 0.0,
@@ -49,10 +50,12 @@ def train(
     `loss(module, batch, step)` gives a scalar to minimise and a dict of scalars to log: each is
     averaged over the steps since the last record, except "tokens", which is summed and becomes
     tokens_per_s. `batch(step)` is a tensor, or a dict, tuple or list of tensors, and must depend
-    on nothing but the step. `evaluate(module)` gives held-out numbers every `eval_every` steps.
-    `about` is whatever else names this run (model configuration, digests of the data); a folder
-    begun with another one is refused. With `flops_per_token` (forward and backward) and
-    `device_flops` (peak FLOP/s) the log holds the model FLOPs utilisation, `mfu`.
+    on nothing but the step. `parts(batch)`, if given, cuts a batch into pieces whose losses and
+    scalars are summed: gradient accumulation (`accumulate.py`). `evaluate(module)` gives held-out
+    numbers every `eval_every` steps. `about` is whatever else names this run (model configuration,
+    digests of the data); a folder begun with another one is refused. With `flops_per_token`
+    (forward and backward) and `device_flops` (peak FLOP/s) the log holds the model FLOPs
+    utilisation, `mfu`.
 
     Returns {"step", "seconds", "loss"} at the end. SIGTERM and SIGINT finish the step, save and
     raise SystemExit(128 + signal). Raises UserError for another configuration in `folder`, for a
@@ -72,7 +75,8 @@ def train(
         module.train()
         for step in range(run.step + 1, config.steps + 1):
             inputs = _moved(batch(step), device)
-            run.note(step, _update(module, optimizer, loss, inputs, step, config, cast))
+            pieces = parts(inputs) if parts else [inputs]
+            run.note(step, _update(module, optimizer, loss, pieces, step, config, cast))
             stop = signals.received  # read once: it may change at any line below
             ends = step == config.steps
             evaluates = evaluate and (ends or step % config.eval_every == 0)
@@ -132,17 +136,21 @@ def precision(config: TrainConfig, device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
-def _update(module, optimizer, loss: Loss, batch, step: int, config: TrainConfig, cast) -> dict:
-    """One optimiser step; returns scalars still on the device."""
-    with _autocast(next(module.parameters()).device, cast):
-        value, scalars = loss(module, batch, step)
+def _update(module, optimizer, loss: Loss, pieces, step: int, config: TrainConfig, cast) -> dict:
+    """One optimiser step on the sum of the pieces' losses; returns scalars still on the device."""
+    device, sums = next(module.parameters()).device, {}
     optimizer.zero_grad(set_to_none=True)
-    value.backward()
+    for piece in pieces:
+        with _autocast(device, cast):
+            value, scalars = loss(module, piece, step)
+        value.backward()
+        for name, scalar in {"loss": value.detach(), **scalars}.items():
+            sums[name] = sums[name] + scalar if name in sums else scalar
     norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
     optimizer.step()
-    return {"loss": value.detach(), "gradient_norm": norm, **scalars}
+    return {"loss": sums.pop("loss"), "gradient_norm": norm, **sums}
 
 
 def _held_out(module, evaluate, device, cast) -> dict:

@@ -97,6 +97,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
+        self.recompute = False  # True: training keeps no activations inside blocks, makes them anew
         self.vocabulary_size = vocabulary_size(config.vocabulary)
         self.token_embedding = Embedding(self.vocabulary_size, config.width)
         self.position_embedding = Embedding(config.context, config.width)
@@ -170,8 +171,9 @@ class Transformer(nn.Module):
         else:
             check_range("positions", positions_BT, self.config.context)
         x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
+        anew = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            x_BTD = checkpoint(block, x_BTD, use_reentrant=False) if anew else block(x_BTD)
         return norm(x_BTD)
 
     def logits(self, hidden: Tensor, start: int = 0, end: int | None = None) -> Tensor:

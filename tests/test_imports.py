@@ -31,11 +31,12 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
-    | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"},
+    | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}
+    | {"accumulate", "source_captions", "training_bank"},
     {"train", "pipeline"},
-    {"loading"},
-    {"rerank", "doctor", "hf_folder"},
-    {"commands", "export_commands", "convert_commands", "infill_commands"},
+    {"loading", "estimate"},
+    {"rerank", "doctor", "hf_folder", "pretrain"},
+    {"commands", "export_commands", "convert_commands", "infill_commands", "train_commands"},
     {"cli"},
 ]
 LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library
