@@ -43,10 +43,10 @@ from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.pictures import CROP
 
-SHOWN = 24  # pictures in the grid
 NAMED = 5  # unreadable pictures named in the record
 OWN = (  # options of a pinned protocol alone, which its job takes as they are
     "prompts", "prompts_sha256", "reference", "features", "weights", "weights_sha256", "download",
+    "dino_weights", "cmmd_weights", "clip_weights",
 )  # fmt: skip
 SHARED = ("images", "seeds", "cache", "batch_size")
 
@@ -84,6 +84,12 @@ class Options:
     """their digest; left out: the protocol's; `any`: unchecked, a trial"""
     download: bool = False
     """fetch the feature network's weights where they are not here"""
+    dino_weights: str | None = None
+    """of a protocol: file of DINOv2 ViT-L/14, for FD-DINOv2 (or NETWORK:FILE, as the two below)"""
+    cmmd_weights: str | None = None
+    """of a protocol: file of OpenAI's ViT-L/14 at 336 pixels, for CMMD"""
+    clip_weights: str | None = None
+    """of a protocol: file of OpenAI's ViT-B/32, for CLIP score"""
     only_prompts: Path | None = None
     """write the protocol's prompts to this .jsonl and stop"""
     n: int | None = None
@@ -225,6 +231,7 @@ def measure(
 ) -> core.Measurement:
     """Everything between a system and its record; `protocol` comes back with the digests found."""
     from benchmarks.harness import fid  # scipy: imported late, `--help` answers at once
+    from benchmarks.harness.pinned import write_grid
 
     features = load_features(protocol["features"])
     resamples = 200 if options.resamples is None else options.resamples
@@ -250,7 +257,7 @@ def measure(
         answered, meant = composition(task, drawn, features.size)
         extra |= meant
     with phases("report"):
-        write_grid(options, task, drawn[0])
+        write_grid(options.reports / "fid_coco", task.prompts, drawn[0])
     return core.Measurement(
         value=float(np.mean(per_seed)),
         n=len(task.prompts),
@@ -340,17 +347,9 @@ def warnings(
     return said
 
 
-def write_grid(options: Options, task: Task, drawn: images.Pictures) -> None:
-    """The first pictures with their captions, always the same ones, under the reports folder."""
-    from reports.plots import sample_grid
-
-    first = next(drawn.batches(SHOWN))
-    captions = [prompt.caption for prompt in task.prompts[: len(first)]]
-    sample_grid(first, captions, options.reports / "fid_coco" / "grid.png")
-
-
 def report(options: Options, record: dict) -> None:
     """The tables on the terminal, and as files beside the grid with a plot of the scale."""
+    from reports.beside import beside_table
     from reports.plots import fid_scale_plot
     from reports.tables import composition_table, fid_table, read_published, scale_table, write_all
 
@@ -358,6 +357,7 @@ def report(options: Options, record: dict) -> None:
     tables = {
         "fid_coco": fid_table(record, read_published()),
         "scale": scale_table(record),
+        "beside": beside_table(record),
         "composition": composition_table(record),
     }
     for stem, table in tables.items():

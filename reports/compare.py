@@ -25,7 +25,7 @@ LEVEL = 0.95
 BETTER, WORSE, OPEN = "better", "worse", "no difference resolved"
 NO_INTERVAL, NOT_COMPARABLE = "no interval", "not comparable"
 LOWER = (  # extras for which less is better
-    *("fid", "kid", "fid_infinity"),
+    *("fid", "kid", "fid_infinity", "fid_prompts", "fd_dinov2", "cmmd"),
     *("seconds_per_image", "seconds_per_batch", "decode_ms", "first_call_s", "peak_memory_gib"),
 )
 CONTEXT = ("floor", "rfid", "ceiling", "kid_std")  # of the protocol, not of the system

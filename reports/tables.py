@@ -33,6 +33,7 @@ TASKS = {
     "attribution": "colour attribution",
     "overall": "overall (mean of six)",
 }
+ASIDE = ("measured: ", "not measured: ")  # lines of a record for the table of its further numbers
 LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -311,7 +312,8 @@ def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[st
     notes += [
         f"{row['model']} {row['value']:.2f}: {row['note']}" for row in quoted if _disputed(row)
     ]
-    return notes + sorted({f"warning: {text}" for record in records for text in record["warnings"]})
+    said = {text for record in records for text in record["warnings"]}
+    return notes + sorted(f"warning: {text}" for text in said if not text.startswith(ASIDE))
 
 
 def _decimals(value: float) -> int:

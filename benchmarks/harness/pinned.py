@@ -1,8 +1,8 @@
 """FID by a pinned protocol: features by shard, moments, and what stands beside the value.
 
-The value is against the protocol's first reference. Beside it: the other reference, KID, the
-distance of the first 5,000, 10,000 and 20,000 prompts, and the line through them at 1/N = 0.
-Memory does not grow with the number of pictures.
+The value is against the protocol's first reference. Beside it: the other reference, the distance of
+the first 5,000, 10,000 and 20,000 prompts, the line through them at 1/N = 0, and what
+`pinned_metrics.py` names. Memory does not grow with the number of pictures.
 
 Shapes: N pictures, K sets (one a sampling seed), R resamples, D features.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import core, images, sharding
+from benchmarks.harness import core, images, pinned_metrics, sharding
 from benchmarks.harness.feature_cache import Kept, features_of
 from benchmarks.harness.features import Features, load_features
 from benchmarks.harness.pinned_task import (
@@ -35,13 +35,10 @@ from benchmarks.harness.reference import (
     import_statistics,
 )
 from cm3leon.errors import UserError
-from cm3leon.seeds import generator
 
 SIZES = (5_000, 10_000, 20_000)  # prompts, of which the distance is told too
 RESAMPLES = 40  # the least that a 95 % interval of percentiles needs
-KID_ROWS = 5_000  # pictures a side that KID's subsets are taken from
-LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
-METHOD = "random half-samples of the pictures, percentiles centred on the value"
+SHOWN = 24  # pictures in the grid
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,9 @@ class Job:
     weights: Path | None = None
     weights_sha256: str | None = None  # "any": unchecked, a trial
     download: bool = False
+    dino_weights: str | None = None  # of FD-DINOv2: FILE, or NETWORK:FILE
+    cmmd_weights: str | None = None  # of CMMD
+    clip_weights: str | None = None  # of CLIP score
     images: Path | None = None
     seeds: tuple[int, ...] = (0,)
     cache: Path | None = None
@@ -98,6 +98,7 @@ def measure(
         if group.first and job.written is not None:
             write_list(job.written / "prompts.jsonl", task.prompts)
     features = network(job)
+    named = find_named(job)
     with phases("draw"):
         drawn = pictures(job, group, system, task)
     with phases("features"):
@@ -110,17 +111,29 @@ def measure(
             features_of(drawn_listing(job.protocol, system.name, one), features, home, group)
             for one in drawn
         ]
+        vq = getattr(system, "vq", None)
+        home = cache_folder("reference", job.cache)
+        rebuilt = pinned_metrics.rebuild(job.protocol, task, vq, features, real, home, group)
+    with phases("features beside"):
+        takens = [take(job, task, one, system.name, drawn, group) for one in named]
     group.part()
     with phases("statistics"):
         references = statistics(job, task, features, real)
         found = numbers(job, references, real, fakes)
+        found["extra"] |= pinned_metrics.scale(task.own_N, features, real, fakes, rebuilt)
+    with phases("statistics beside"):
+        captions = [prompt.caption for prompt in task.prompts]
+        among = None if next(iter(references)) == "all" else task.own_N
+        others, said = pinned_metrics.numbers_beside(takens, among, captions, job.resamples)
+        found["extra"] |= others
+    said += not_measured(job, found["extra"], real, features, system)
     with phases("report"):
-        write_grid(job, task, drawn[0])
+        write_grid(job.written, task.prompts, drawn[0])
     return core.Measurement(
         **found,
         n=len(task.prompts),
         samples=samples(task, real, fakes),
-        warnings=warnings(job, task, features, real, references, drawn),
+        warnings=warnings(job, task, features, real, references, drawn) + said,
         protocol=known(task, features, real, references),
         counters=counters(drawn, fakes, real),
         device=getattr(system, "device", None),
@@ -139,6 +152,55 @@ def network(job: Job) -> Features:
     }
     given = {key: value for key, value in given.items() if value}
     return load_features(job.network, checked_device("auto"), **given)
+
+
+def find_named(job: Job) -> list[pinned_metrics.Named]:
+    """The further networks whose weights were named; without real pictures those that need none."""
+    found = []
+    for beside in pinned_metrics.BESIDE:
+        given = getattr(job, beside.option)
+        if job.reference is not None and beside.key != "clip_score":
+            if given is not None:
+                option = pinned_metrics.option_of(beside)
+                raise UserError(f"{option} needs the real pictures; leave out --reference or it")
+            continue
+        named = pinned_metrics.find_named(beside, given)
+        found += [] if named is None else [named]
+    return found
+
+
+def take(
+    job: Job,
+    task: PinnedTask,
+    named: pinned_metrics.Named,
+    label: str,
+    drawn: Sequence[images.Pictures],
+    group: sharding.Group,
+) -> pinned_metrics.Taken:
+    """The features of another network, computed by all ranks."""
+    from cm3leon.loading import checked_device
+
+    unchecked = job.weights_sha256 if job.weights_sha256 == "any" else None
+    features = named.load(checked_device("auto"), unchecked)
+    real = None
+    if named.beside.key != "clip_score":
+        home = cache_folder("reference", job.cache)
+        real = features_of(real_listing(job.protocol, task.entries), features, home, group)
+    home = cache_folder("features", job.cache)
+    fakes = [
+        features_of(drawn_listing(job.protocol, label, x), features, home, group) for x in drawn
+    ]
+    return pinned_metrics.Taken(named, features, real, fakes)
+
+
+def not_measured(job: Job, extra: dict, real: Kept | None, features: Features, system) -> list[str]:
+    """One line on each number that the record lacks."""
+    tokenizer = getattr(system, "vq", None) is not None
+    said = pinned_metrics.missing(extra, real is not None, features, tokenizer)
+    done = {named.beside.key for named in find_named(job)}
+    return said + [
+        pinned_metrics.lacking(one) for one in pinned_metrics.BESIDE if one.key not in done
+    ]
 
 
 def write_prompts(job: Job, path: Path, group: sharding.Group) -> int:
@@ -189,14 +251,14 @@ def numbers(
     (_, headline), *others = references.items()
     moments = [fake.moments().finish() for fake in fakes]
     per_seed = [headline.distance(*one) for one in moments]
-    spread = intervals(headline, fakes, per_seed, job.resamples)
+    spread = pinned_metrics.intervals(headline, fakes, per_seed, job.resamples)
     extra = {
         f"fid_{name}": float(np.mean([other.distance(*one) for one in moments]))
         for name, other in others
     }
     extra |= smaller(headline, fakes[0], per_seed[0])
     if real is not None:
-        extra |= kernel_distance(real, fakes)
+        extra |= pinned_metrics.kernel_distance(real, fakes)
     return {
         "value": float(np.mean(per_seed)),
         "per_seed": per_seed,
@@ -204,34 +266,6 @@ def numbers(
         "spread": spread,
         "extra": extra,
     }
-
-
-def intervals(
-    headline: Statistics, fakes: Sequence[Kept], per_seed: Sequence[float], resamples: int
-) -> dict[str, core.Interval | None]:
-    """Intervals of the mean over sets (`stats.frechet_spread`, from features on disk)."""
-    from benchmarks.harness.stats import SEEDS_METHOD, spread_of
-
-    if resamples < 2:
-        raise UserError(f"resamples must be at least 2, got {resamples}; 40 is usual")
-    count = fakes[0].count
-    if count < LEAST:
-        return {"images": None, "seeds": None, "both": None}
-    draws_KR = np.array(
-        [[half_distance(headline, fake, index) for index in range(resamples)] for fake in fakes]
-    )
-    methods = {"images": METHOD, "seeds": SEEDS_METHOD, "both": METHOD}
-    return {
-        name: None if ends is None else core.Interval(*ends, 0.95, methods[name])
-        for name, ends in spread_of(per_seed, draws_KR, count).items()
-    }
-
-
-def half_distance(headline: Statistics, fake: Kept, index: int) -> float:
-    """Distance of a random half of the pictures: the same half of every set of prompts."""
-    half = np.zeros(fake.count, bool)
-    half[generator(0, "half", "fake", index).permutation(fake.count)[: fake.count // 2]] = True
-    return headline.distance(*fake.moments(half).finish())
 
 
 def smaller(headline: Statistics, fake: Kept, value: float) -> dict[str, float]:
@@ -246,27 +280,6 @@ def smaller(headline: Statistics, fake: Kept, value: float) -> dict[str, float]:
     found = {f"fid_at_{size}": one for size, one in zip(sizes, values, strict=True)}
     line = np.polyfit(1 / np.array([*sizes, count]), [*values, value], 1)
     return found | {"fid_infinity": float(line[1])}
-
-
-def kernel_distance(real: Kept, fakes: Sequence[Kept]) -> dict[str, float]:
-    """KID of at most 5,000 pictures a side, mean over seeds; its deviation is that of a subset."""
-    from benchmarks.metrics.kernel import kid
-
-    rows_MD = real.rows(chosen(real))
-    if min(len(rows_MD), fakes[0].count) < LEAST:
-        return {}
-    found = [kid(rows_MD, fake.rows(chosen(fake))) for fake in fakes]
-    mean, deviation = np.mean(found, axis=0)
-    return {"kid": float(mean), "kid_std": float(deviation)}
-
-
-def chosen(kept: Kept) -> np.ndarray:
-    """Bool [N]: at most `KID_ROWS` readable places."""
-    places = np.flatnonzero(kept.readable)
-    mixed = generator(0, "kid", "places", len(places)).permutation(len(places))[:KID_ROWS]
-    marked = np.zeros(kept.count, bool)
-    marked[places[mixed]] = True
-    return marked
 
 
 def samples(task: PinnedTask, real: Kept | None, fakes: Sequence[Kept]) -> dict:
@@ -352,11 +365,11 @@ def foreign_statistics(pinned: Protocol, features: Features, given: Statistics) 
     ]
 
 
-def write_grid(job: Job, task: PinnedTask, drawn: images.Pictures) -> None:
-    """The first pictures with their captions, always the same ones."""
+def write_grid(folder: Path | None, prompts: Sequence, drawn: images.Pictures) -> None:
+    """The first pictures with their captions, always the same ones, as grid.png in the folder."""
     from reports.plots import sample_grid
 
-    if job.written is not None:
-        first = next(drawn.batches(24))
-        captions = [prompt.caption for prompt in task.prompts[: len(first)]]
-        sample_grid(first, captions, job.written / "grid.png")
+    if folder is not None:
+        first = next(drawn.batches(SHOWN))
+        captions = [prompt.caption for prompt in prompts[: len(first)]]
+        sample_grid(first, captions, folder / "grid.png")

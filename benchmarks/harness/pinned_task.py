@@ -176,6 +176,26 @@ def real_listing(protocol: Protocol, entries: Sequence[Entry]) -> Listing:
     return Listing(f"{protocol.split} pictures", stamps, read, about, lenient=True)
 
 
+def rebuilt_listing(protocol: Protocol, entries: Sequence[Entry], vq) -> Listing:
+    """The reference pictures as an image tokenizer gives them back, at its own size."""
+    crop, real = cropper(protocol), real_listing(protocol, entries)
+
+    def read(place: int) -> tuple[np.ndarray, str]:
+        image, _ = real.read(place)
+        codes = vq.encode(crop_square(image, vq.image_size)[None])
+        return crop(vq.decode(codes)[0]), ""
+
+    about = real.about | {"tokenizer": tokenizer_digest(vq), "tokenizer_size": vq.image_size}
+    return Listing("rebuilt pictures", real.stamps, read, about, lenient=True)
+
+
+def tokenizer_digest(vq) -> str:
+    """SHA-256 of a tokenizer: its file's where it has one, else of what is in memory."""
+    from cm3leon.checkpoint import module_digest
+
+    return getattr(vq, "sha256", None) or module_digest(vq)
+
+
 def drawn_listing(protocol: Protocol, label: str, pictures: Pictures) -> Listing:
     """The drawn pictures as a listing, through one JPEG where the protocol says so."""
     crop = cropper(protocol)
