@@ -24,7 +24,7 @@ NETWORKS = (
     "cmmd",
     "clip_score_s",
     "clip_score",
-)  # a name may follow: another network's
+)  # may end in another network's name
 
 
 def beside_table(record: Mapping) -> Table | None:

@@ -15,9 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.harness.made_weights import stable_diffusion
 from benchmarks.harness.systems import find_system
 from cm3leon.errors import UserError
-from cm3leon.seeds import torch_default
 
 
 class Pipeline:
@@ -133,47 +133,10 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
         find_system(f"diffusers:{tmp_path}")
 
 
-def write_stable_diffusion(folder):
-    """A StableDiffusionPipeline of 16 x 16 pixels with random weights."""
-    import diffusers
-    import transformers
-
-    letters = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz "]
-    words = letters + [letter + "</w>" for letter in letters[2:]]
-    tokenizer = transformers.CLIPTokenizer(
-        vocab={word: k for k, word in enumerate(words)}, merges=[], model_max_length=16
-    )
-    with torch_default(0, "diffusers"):
-        text = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                num_attention_heads=2, max_position_embeddings=16, bos_token_id=0, eos_token_id=1,
-                pad_token_id=1,
-            )
-        )  # fmt: skip
-        unet = diffusers.UNet2DConditionModel(
-            block_out_channels=(8, 16), layers_per_block=1, sample_size=8, in_channels=4,
-            out_channels=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=16,
-            attention_head_dim=2, norm_num_groups=4,
-        )  # fmt: skip
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=(8, 8), in_channels=3, out_channels=3, latent_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4, sample_size=16,
-        )  # fmt: skip
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
-        scheduler=diffusers.DDIMScheduler(clip_sample=False, steps_offset=1), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder)
-    return folder
-
-
 def test_the_real_class(tmp_path):
     pytest.importorskip("diffusers")
-    folder = write_stable_diffusion(tmp_path / "sd")
+    folder = tmp_path / "sd"
+    stable_diffusion(folder)
     system = find_system(f"diffusers:{folder}?num_inference_steps=2&guidance_scale=3")
     together = system.draw(["a star", "sand", ""], [1, 2**62, 3])
     assert together.shape == (3, 16, 16, 3) and together.std() > 1
