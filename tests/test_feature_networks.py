@@ -90,7 +90,7 @@ def test_torchscript_takes_the_clean_resize(files, loaded):
 def test_batches_chunks_and_none(loaded, monkeypatch, name):
     features = loaded[name]
     together = features(PICTURES)
-    monkeypatch.setattr(feature_networks, "CHUNK", 2)
+    monkeypatch.setattr(feature_networks, "CPU_CHUNK", 2)
     assert np.allclose(features(PICTURES), together, atol=2e-6 * np.abs(together).max())
     assert features(PICTURES[:0]).shape == (0, 2048)
 

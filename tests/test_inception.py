@@ -9,9 +9,11 @@ from benchmarks.harness import inception
 from benchmarks.harness.inception import (
     DIM,
     Fast,
+    Packed,
     Plain,
     check_weights,
     convolutions,
+    fastest,
     pool3,
     random_weights,
     shapes,
@@ -68,16 +70,35 @@ def test_the_same_features_and_logits_as_pytorch_fid(oracle, weights, pictures, 
     assert (ours - logits_BK).abs().max() <= 1e-4 * logits_BK.abs().max()
 
 
-def test_fast_is_plain(weights, pictures, plain_BD):
-    with torch.inference_mode():
-        fast = Fast(weights)
-        found = pool3(fast, pictures)
-        again = torch.cat([pool3(fast, pictures[k : k + 1]) for k in range(2)])
-        rough = pool3(Fast(weights, dtype="bfloat16"), pictures[:1])
+def forms(weights):
+    found = [Fast(weights)]
+    return [*found, Packed(weights)] if Packed.possible("cpu", "float32") else found
+
+
+def test_fast_and_packed_are_plain(weights, pictures, plain_BD):
     largest = plain_BD.abs().max()
-    assert (found - plain_BD).abs().max() <= 2e-6 * largest
-    assert (again - found).abs().max() <= 2e-6 * largest
-    assert 1e-4 * largest < (rough - plain_BD[:1]).abs().max() < 2e-2 * largest
+    with torch.inference_mode():
+        for net in forms(weights):
+            found = pool3(net, pictures)
+            again = torch.cat([pool3(net, pictures[k : k + 1]) for k in range(2)])
+            assert (found - plain_BD).abs().max() <= 2e-6 * largest
+            assert (again - found).abs().max() <= 2e-6 * largest
+
+
+def test_bfloat16_is_rough(weights, pictures, plain_BD):
+    small = pictures[:1, :, :120, :120]
+    with torch.inference_mode():
+        wanted = pool3(Plain(weights), small)
+        rough = pool3(Fast(weights, dtype="bfloat16"), small)
+    assert 1e-4 < (rough - wanted).abs().max() / wanted.abs().max() < 3e-2
+
+
+def test_the_form_for_a_machine(weights, monkeypatch):
+    packed = Packed.possible("cpu", "float32")
+    assert type(fastest(weights)) is (Packed if packed else Fast)
+    assert not Packed.possible("cuda", "float32") and not Packed.possible("cpu", "bfloat16")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert type(fastest(weights)) is Fast
 
 
 def test_each_difference_to_torchvisions_network_counts(monkeypatch, weights, pictures, plain_BD):

@@ -6,17 +6,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_known_weights import home  # noqa: F401  (a fixture: an empty home)
 
 from benchmarks import verify_fid
-from benchmarks.harness import made_checks, published_checks
+from benchmarks.harness import inception_speed, made_checks, published_checks
 from benchmarks.harness.checks import Check, array_check, refusal_check, value_check
 from benchmarks.harness.core import validate
 from benchmarks.harness.features import Features
 from benchmarks.harness.inception import DIM
-from benchmarks.harness.inception_speed import OURS, speeds
+from benchmarks.harness.inception_speed import EXTRACTION, Speed, ours, shares, speeds
 from benchmarks.harness.published_checks import cifar_checks, drawn, read_cifar
 from benchmarks.harness.reference import Statistics, export_statistics
 from benchmarks.metrics.frechet import frechet_from_features
@@ -61,12 +62,62 @@ def test_a_refusal_is_one_line():
 
 
 def test_every_form_of_inception_is_the_same_network():
-    found = {one.name: one for one in speeds(1, 1, side=80)}
-    assert list(found) == ["plain", "channels-last", "folded", OURS, "bfloat16"]
-    assert all(one.wall > 0 and one.cpu > 0 for one in found.values())
-    assert found["plain"].error == 0
-    assert all(found[name].error < 2e-6 for name in ("channels-last", "folded", OURS))
-    assert 1e-4 < found["bfloat16"].error < 3e-2
+    found, lacking = speeds((1,), 1, side=80, pictures=1)
+    names = ["plain", "channels-last", "folded", "folded channels-last", "fast"]
+    assert [one.name for one in found][:5] == names and found[-1].name == EXTRACTION
+    assert {ours(), "fast"} <= {one.name for one in found} and found[0].error == 0
+    for one in found:
+        assert one.wall > 0 and one.cpu > 0
+        assert one.exact == (one.error <= 1e-5) == (one.name != "bfloat16")
+    rough = [one.error for one in found if one.name == "bfloat16"]
+    assert all(1e-4 < error < 3e-2 for error in rough) and len(rough) + len(lacking) == 1
+
+
+def test_compiled_is_timed_or_its_lack_is_told(monkeypatch):
+    pytest.importorskip("cleanfid")
+    monkeypatch.setattr(inception_speed, "form_cells", lambda *_: iter(()))
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)
+    (one,), _ = speeds((1,), 1, side=80, compiled=True, pictures=0)
+    assert one.name == "compiled" and one.exact and one.wall > 0
+
+    def without_compiler(network, dynamic):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    found, lacking = speeds((1,), 1, side=80, compiled=True, pictures=0)
+    assert not found and lacking[-1] == "compiled is not timed: RuntimeError: no C++ compiler"
+
+
+def test_shares_are_of_the_fastest_exact_form():
+    found = [
+        Speed("plain", 1, 4.0, 2.0, 0.0),
+        Speed("packed", 1, 7.0, 6.0, 1e-7),
+        Speed("packed", 8, 9.0, 5.0, 1e-7),
+        Speed("compiled", 8, 10.0, 4.0, 1e-7),
+        Speed("bfloat16", 8, 90.0, 40.0, 1e-2),
+        Speed(EXTRACTION, 32, 8.5, 3.0, 1e-7),
+    ]
+    said = shares(found, "packed")
+    assert said == {
+        "ours_to_best_wall": 0.9,
+        "ours_to_best_cpu": 1.0,
+        "extraction_to_best_wall": 0.85,
+        "extraction_to_best_cpu": 0.5,
+    }
+    assert "extraction_to_best_wall" not in shares(found[:-1], "packed")
+
+
+def test_the_table_of_speeds(monkeypatch, capsys):
+    found = [Speed("plain", 8, 4.0, 2.0, 0.0), Speed(ours(), 8, 8.0, 4.0, 1e-7)]
+    found.append(Speed(EXTRACTION, 32, 7.0, 3.0, 1e-7))
+    monkeypatch.setattr(
+        inception_speed, "speeds", lambda *_, **__: (found, ["a form is not timed"])
+    )
+    extra = verify_fid.timings(verify_fid.Options(speed=True))
+    out = capsys.readouterr().out
+    assert f"{ours()} reaches 1.00 of the fastest" in out and "a form is not timed" in out
+    assert "from files to features on disk 0.88" in out and "2.00x" in out
+    assert extra["plain_batch_8_pictures_per_s"] == 4 and extra["extraction_to_best_wall"] == 0.875
 
 
 def test_nothing_here_is_all_named(home):  # noqa: F811

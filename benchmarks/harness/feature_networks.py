@@ -35,7 +35,8 @@ TOWER = "open_clip:"
 TOWERS = {"ViT-B-32": "clip", "ViT-B-32-quickgelu": "clip-openai"}  # architecture -> known weights
 DTYPES = ("float32", "bfloat16")
 ANY = "any"
-CHUNK = 32  # pictures at once; moves memory and speed, numbers by rounding
+CHUNK = 32  # pictures at once on a GPU; moves memory and speed, numbers by rounding
+CPU_CHUNK = 8  # small enough to stay in the caches: a tenth faster than 32
 HEXADECIMAL = set("0123456789abcdef")
 
 
@@ -139,14 +140,14 @@ def exact() -> Iterator[None]:
         yield
 
 
-def _in_chunks(images_BHW3: np.ndarray, dim: int, one) -> np.ndarray:
+def in_chunks(images_BHW3: np.ndarray, dim: int, one, device: str = "cpu") -> np.ndarray:
     """Float32 [B, D] of `one(pictures) -> Tensor [b, D]`, a chunk after the other."""
     import torch
 
-    rows = [np.zeros((0, dim), np.float32)]
+    rows, chunk = [np.zeros((0, dim), np.float32)], CPU_CHUNK if device == "cpu" else CHUNK
     with torch.inference_mode(), exact():
-        for start in range(0, len(images_BHW3), CHUNK):
-            rows.append(one(images_BHW3[start : start + CHUNK]).float().cpu().numpy())
+        for start in range(0, len(images_BHW3), chunk):
+            rows.append(one(images_BHW3[start : start + chunk]).float().cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -162,11 +163,11 @@ def _inception(name: str, path: Path, digest: str, device: str, dtype: str) -> F
         def one(images_BHW3: np.ndarray):
             return inception.pool3(net, resize(images_BHW3, device))
 
-        return lambda images_BHW3: _in_chunks(images_BHW3, inception.DIM, one)
+        return lambda images_BHW3: in_chunks(images_BHW3, inception.DIM, one, device)
 
-    embed, warning = embedding(inception.Fast(weights, device, dtype)), ""
+    embed, warning = embedding(inception.fastest(weights, device, dtype)), ""
     if dtype != "float32":
-        error = _error(embed, embedding(inception.Fast(weights, device)))
+        error = _error(embed, embedding(inception.fastest(weights, device)))
         warning = f"{name} in {dtype}: features differ by {error:.2g} of the largest on noise"
         name = f"{name}-{dtype}"
     return Features(
@@ -205,7 +206,7 @@ def _jit(name: str, path: Path, digest: str, device: str) -> Features:
     def one(images_BHW3: np.ndarray):
         return layers(clean(images_BHW3, device)).flatten(1)
 
-    return Features(name, digest, DIM, SIDE, lambda x: _in_chunks(x, DIM, one), True)
+    return Features(name, digest, DIM, SIDE, lambda x: in_chunks(x, DIM, one, device), True)
 
 
 def _dino(name: str, path: Path, digest: str, device: str) -> Features:
@@ -217,7 +218,7 @@ def _dino(name: str, path: Path, digest: str, device: str) -> Features:
     def one(images_BHW3: np.ndarray):
         return network(dino.pixels(images_BHW3).to(device))
 
-    return Features(name, digest, dim, dino.SIDE, lambda x: _in_chunks(x, dim, one), True)
+    return Features(name, digest, dim, dino.SIDE, lambda x: in_chunks(x, dim, one, device), True)
 
 
 def _tower(

@@ -3,9 +3,10 @@
 It is torchvision's Inception v3 with four differences: 1,008 logits; averages of the 3 x 3 pools
 leave the padding out; the last block pools by maximum; no auxiliary head. The key names of
 `shapes()` are the contract with the published file. `Plain` computes as it is written down; `Fast`
-does the same arithmetic in fewer, larger steps: normalisation folded into the convolutions, all
+does the same arithmetic in fewer, larger steps: normalisation folded into the convolutions, the
 1 x 1 convolutions of a block's input in one, averages after the convolution that narrows them
-(both are linear), channels last. They differ by rounding alone; `nox -s verify_fid` measures both.
+(both are linear), channels last; `Packed` also lays the weights out for oneDNN beforehand and lets
+it rectify. They differ by rounding alone; `nox -s verify_fid -- --speed` times them in turn.
 
 Axes: B batch, C channels, H x W pixels, D = 2048 features of pool3, K = 1008 logits.
 """
@@ -13,7 +14,7 @@ Axes: B batch, C channels, H x W pixels, D = 2048 features of pool3, K = 1008 lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cm3leon.errors import UserError
@@ -42,6 +43,15 @@ NORMS = ("weight", "bias", "running_mean", "running_var")
 A_BLOCKS = (("Mixed_5b", 192, 32), ("Mixed_5c", 256, 64), ("Mixed_5d", 288, 64))
 C_BLOCKS = (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192))
 E_BLOCKS = (("Mixed_7b", 1280, "mean"), ("Mixed_7c", 2048, "max"))
+FANS: dict[str, tuple[tuple[str, ...], str]] = {  # block -> 1 x 1s of its input, pool before a last
+    **dict.fromkeys([name for name, *_ in A_BLOCKS],
+                    (("branch1x1", "branch5x5_1", "branch3x3dbl_1"), "mean")),
+    **dict.fromkeys([name for name, _ in C_BLOCKS],
+                    (("branch1x1", "branch7x7_1", "branch7x7dbl_1"), "mean")),
+    "Mixed_7a": (("branch3x3_1", "branch7x7x3_1"), ""),
+    **{name: (("branch1x1", "branch3x3_1", "branch3x3dbl_1"), pool) for name, _, pool in E_BLOCKS},
+}  # fmt: skip
+PACKED_FOR = 8  # pictures at once, for which oneDNN chooses the layout of the weights
 
 
 def convolutions() -> Iterator[tuple[str, int, int, tuple[int, int]]]:
@@ -155,11 +165,12 @@ class Plain:
 
         weight = self.weights[f"{name}.conv.weight"]
         gain, shift, mean, variance = (self.weights[f"{name}.bn.{part}"] for part in NORMS)
-        x_BCHW = F.conv2d(x_BCHW, weight, None, *_steps(name, weight))
+        x_BCHW = F.conv2d(x_BCHW, weight, None, *_steps(name, weight.shape[2:]))
         return F.batch_norm(x_BCHW, mean, variance, gain, shift, False, 0.0, EPS).relu()
 
-    def fan(self, block: str, names: tuple[str, ...], x_BCHW: Tensor, pool: str) -> list[Tensor]:
-        """The 1 x 1 convolutions of a block's input, and of its input pooled ("" for none)."""
+    def fan(self, block: str, x_BCHW: Tensor) -> list[Tensor]:
+        """The 1 x 1 convolutions of a block's input, and of its input pooled."""
+        names, pool = FANS[block]
         outs = [self.conv(f"{block}.{name}", x_BCHW) for name in names]
         if pool:
             outs.append(self.conv(f"{block}.branch_pool", _pooled(x_BCHW, pool)))
@@ -169,20 +180,33 @@ class Plain:
 class Fast:
     """The same, folded and joined; float32, or bfloat16 where that was asked for."""
 
+    joins = True
+
     def __init__(self, weights: Mapping[str, Tensor], device: str = "cpu", dtype: str = "float32"):
         import torch
 
         self.dtype, self.device = getattr(torch, dtype), device
-        self.folded = {}
-        for name, *_ in convolutions():
-            kernel = weights[f"{name}.conv.weight"].double()
-            gain, shift, mean, variance = (weights[f"{name}.bn.{part}"].double() for part in NORMS)
-            scale = gain / (variance + EPS).sqrt()
-            self.folded[name] = (kernel * scale[:, None, None, None], shift - mean * scale)
-        self.joined: dict[str, tuple] = {}
-        self.ready = {name: self._ready(*pair) for name, pair in self.folded.items()}
+        self.layers = {name: self._laid_out(*pair) for name, pair in self._joined(weights)}
 
-    def _ready(self, weight, bias):
+    def _joined(self, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple]]:
+        """(name, (kernel, bias)) of every convolution; those of a fan as one, BLOCK.fan."""
+        import torch
+
+        fans: dict[str, list] = {}
+        for name, *_ in convolutions():
+            block, _, branch = name.partition(".")
+            pair = _folded(weights, name)
+            if self.joins and branch in FANS.get(block, ((),))[0]:
+                fans.setdefault(block, []).append((branch, *pair))
+            else:
+                yield name, pair
+        self.widths = {}
+        for block, parts in fans.items():
+            parts.sort(key=lambda part, block=block: FANS[block][0].index(part[0]))
+            self.widths[block] = [len(part[2]) for part in parts]
+            yield f"{block}.fan", tuple(torch.cat([part[k] for part in parts]) for k in (1, 2))
+
+    def _laid_out(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         import torch
 
         weight = weight.to(self.device, self.dtype).to(memory_format=torch.channels_last)
@@ -194,35 +218,67 @@ class Fast:
 
         return x_BCHW.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
-    def conv(self, name: str, x_BCHW: Tensor) -> Tensor:
+    def conv(self, name: str, x_BCHW: Tensor, rectify: bool = True) -> Tensor:
         """One convolution with what follows it."""
         import torch.nn.functional as F
 
-        weight, bias = self.ready[name]
-        return F.conv2d(x_BCHW, weight, bias, *_steps(name, weight)).relu_()
+        weight, bias = self.layers[name]
+        x_BCHW = F.conv2d(x_BCHW, weight, bias, *_steps(name, weight.shape[2:]))
+        return x_BCHW.relu_() if rectify else x_BCHW
 
-    def fan(self, block: str, names: tuple[str, ...], x_BCHW: Tensor, pool: str) -> list[Tensor]:
+    def fan(self, block: str, x_BCHW: Tensor) -> list[Tensor]:
         """The 1 x 1 convolutions of a block's input in one, and of its input pooled."""
-        import torch
-        import torch.nn.functional as F
-
-        inside = (*names, "branch_pool") if pool == "mean" else names
-        if block not in self.joined:
-            parts = [self.folded[f"{block}.{name}"] for name in inside]
-            pair = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-            self.joined[block] = (*self._ready(*pair), [len(part[1]) for part in parts])
-        weight, bias, widths = self.joined[block]
-        *outs, last = F.conv2d(x_BCHW, weight, bias).split(widths, 1)
-        outs.append(_pooled(last, "mean") if pool == "mean" else last)
-        outs = [out.relu() for out in outs]
-        if pool == "max":
+        outs = list(self.conv(f"{block}.fan", x_BCHW).split(self.widths[block], 1))
+        if (pool := FANS[block][1]) == "max":
             outs.append(self.conv(f"{block}.branch_pool", _pooled(x_BCHW, pool)))
+        elif pool:
+            outs.append(_pooled(self.conv(f"{block}.branch_pool", x_BCHW, False), pool).relu_())
         return outs
 
 
-def _steps(name: str, weight: Tensor) -> tuple[int, tuple[int, int] | int]:
+class Packed(Fast):
+    """The same with weights in oneDNN's own blocks; float32 on CPUs alone."""
+
+    def conv(self, name: str, x_BCHW: Tensor, rectify: bool = True) -> Tensor:
+        """One convolution with what follows it; the weights are laid out at the first call."""
+        import torch
+
+        stride, padding = _steps(name, self.layers[name][0].shape[2:])
+        steps = padding, (stride, stride), (1, 1), 1
+        weight, bias = self.layers[name]
+        if weight.layout == torch.strided:
+            size = PACKED_FOR, *x_BCHW.shape[1:]
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *steps, size)
+            self.layers[name] = weight, bias
+        after = "relu" if rectify else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x_BCHW, weight, bias, *steps, after, [], "")
+
+    @staticmethod
+    def possible(device: str, dtype: str) -> bool:
+        """Whether torch has oneDNN's convolutions here; their names are private to it."""
+        import torch
+
+        names = ("_reorder_convolution_weight", "_convolution_pointwise")
+        here = torch.backends.mkldnn.is_available() and device == "cpu" and dtype == "float32"
+        return here and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def fastest(weights: Mapping[str, Tensor], device: str = "cpu", dtype: str = "float32") -> Fast:
+    """The form that was measured fastest: packed for float32 on CPUs, else folded and joined."""
+    return (Packed if Packed.possible(device, dtype) else Fast)(weights, device, dtype)
+
+
+def _folded(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """Float64 (kernel, bias) of a convolution with its normalisation."""
+    kernel = weights[f"{name}.conv.weight"].double()
+    gain, shift, mean, variance = (weights[f"{name}.bn.{part}"].double() for part in NORMS)
+    scale = gain / (variance + EPS).sqrt()
+    return kernel * scale[:, None, None, None], shift - mean * scale
+
+
+def _steps(name: str, kernel: Sequence[int]) -> tuple[int, tuple[int, int]]:
     """(stride, padding) of a convolution."""
-    padding = 0 if name in UNPADDED else (weight.shape[2] // 2, weight.shape[3] // 2)
+    padding = (0, 0) if name in UNPADDED else (kernel[0] // 2, kernel[1] // 2)
     return (2 if name in HALVED else 1), padding
 
 
@@ -250,8 +306,8 @@ def pool3(net: Plain | Fast, x_BCHW: Tensor) -> Tensor:
     for block, _ in C_BLOCKS:
         x = _block_c(net, block, x)
     x = _block_d(net, "Mixed_7a", x)
-    for block, _, pool in E_BLOCKS:
-        x = _block_e(net, block, x, pool)
+    for block, *_ in E_BLOCKS:
+        x = _block_e(net, block, x)
     return x.float().mean((2, 3))
 
 
@@ -264,8 +320,7 @@ def _run(net: Plain | Fast, x: Tensor, prefix: str, *ends: str) -> Tensor:
 def _block_a(net, block: str, x: Tensor) -> Tensor:
     import torch
 
-    names = ("branch1x1", "branch5x5_1", "branch3x3dbl_1")
-    one, five, three, pooled = net.fan(block, names, x, "mean")
+    one, five, three, pooled = net.fan(block, x)
     five = _run(net, five, f"{block}.branch5x5_", "2")
     three = _run(net, three, f"{block}.branch3x3dbl_", "2", "3")
     return torch.cat([one, five, three, pooled], 1)
@@ -282,8 +337,7 @@ def _block_b(net, block: str, x: Tensor) -> Tensor:
 def _block_c(net, block: str, x: Tensor) -> Tensor:
     import torch
 
-    names = ("branch1x1", "branch7x7_1", "branch7x7dbl_1")
-    one, seven, double, pooled = net.fan(block, names, x, "mean")
+    one, seven, double, pooled = net.fan(block, x)
     seven = _run(net, seven, f"{block}.branch7x7_", "2", "3")
     double = _run(net, double, f"{block}.branch7x7dbl_", "2", "3", "4", "5")
     return torch.cat([one, seven, double, pooled], 1)
@@ -293,17 +347,16 @@ def _block_d(net, block: str, x: Tensor) -> Tensor:
     import torch
     import torch.nn.functional as F
 
-    three, seven = net.fan(block, ("branch3x3_1", "branch7x7x3_1"), x, "")
+    three, seven = net.fan(block, x)
     three = _run(net, three, f"{block}.branch3x3_", "2")
     seven = _run(net, seven, f"{block}.branch7x7x3_", "2", "3", "4")
     return torch.cat([three, seven, F.max_pool2d(x, 3, 2)], 1)
 
 
-def _block_e(net, block: str, x: Tensor, pool: str) -> Tensor:
+def _block_e(net, block: str, x: Tensor) -> Tensor:
     import torch
 
-    names = ("branch1x1", "branch3x3_1", "branch3x3dbl_1")
-    one, three, double, pooled = net.fan(block, names, x, pool)
+    one, three, double, pooled = net.fan(block, x)
     double = _run(net, double, f"{block}.branch3x3dbl_", "2")
     forks = [
         net.conv(f"{block}.branch{name}", inner)
