@@ -6,18 +6,21 @@ The folder holds the model, its log, its tokenizers (`text/`, `vq/`) and the sta
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cm3leon import bank as banks
 from cm3leon import checkpoint, seeds
 from cm3leon.accumulate import shared, split
-from cm3leon.cache import TokenCache
+from cm3leon.bank import MemoryBank
+from cm3leon.cache import ABOUT, TokenCache
 from cm3leon.clip import LOCAL, Clip
 from cm3leon.config import (
     MODELS,
@@ -38,7 +41,7 @@ from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.sequence import Document, Vocabulary
 from cm3leon.text import TextTokenizer
 from cm3leon.train import LOG, train
-from cm3leon.training_bank import Place, open_bank, without
+from cm3leon.training_bank import Place, open_bank, open_documents, without
 from cm3leon.transformer import Transformer
 from cm3leon.vq import VQ
 
@@ -240,22 +243,29 @@ def neighbours(
 ) -> tuple[Neighbours | None, Neighbours | None]:
     """Retrieved documents of the cache's documents, and of those held out; None without a bank.
 
-    What is held out is in no bank. Found once and kept in the folder of the run.
+    What is held out is in no bank. Found once and kept in the folder of the run, rows of the
+    bank's cache.
     """
     if corpus.bank is None or not recipe.documents:
         return None, None
-    whole, documents = open_bank(corpus.bank, corpus.cache)
-    bank, kept_K = without(whole, corpus.held.ids)
-    corpus.clip.model.to(device)
+    place, documents = corpus.bank, open_documents(corpus.bank, corpus.cache)
+    index = None if place.index is None else checkpoint.read_json(place.index / banks.ABOUT)
+
+    @cache
+    def bank() -> tuple[MemoryBank, np.ndarray]:  # opened when something must be looked up
+        return without(open_bank(place, documents), corpus.held.ids)
 
     def of(queries: TokenCache) -> np.ndarray:
-        what = [queries.about, documents.about, sorted(corpus.held.ids), to_dict(recipe.retrieval)]
-        name = sha256_bytes(repr([*what, bank.recall, recipe.train.seed]).encode())[:12]
-        path = run / f"neighbours-{name}.npy"
+        what = [queries.about, documents.about, index, corpus.held.ids]
+        what += [to_dict(recipe.retrieval), recipe.train.seed]
+        path = run / f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}.npy"
         if not path.exists():
+            corpus.clip.model.to(device)
+            known, kept_K = bank()
             found_NS = find_neighbours(
-                queries, bank, corpus.clip, corpus.text, recipe.retrieval, recipe.train.seed
+                queries, known, corpus.clip, corpus.text, recipe.retrieval, recipe.train.seed
             )
+            corpus.clip.model.to("cpu")
             with atomic_file(path) as file:
                 np.save(file, kept_K[found_NS])
         return np.load(path)
@@ -287,11 +297,10 @@ def identity(recipe: Recipe, corpus: Corpus) -> dict:
         about["held_out_cache"] = corpus.held.cache.about
     if corpus.bank is None or not recipe.documents:
         return about
-    cache = checkpoint.read_json(corpus.bank.cache / "cache.json")
     return about | {
         "neighbours": to_dict(recipe.retrieval),
         "clip_sha256": corpus.clip.sha256,
-        "bank_cache": cache,
+        "bank_cache": checkpoint.read_json(corpus.bank.cache / ABOUT),
     }
 
 

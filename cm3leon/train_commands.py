@@ -191,7 +191,7 @@ class Train:
             load_tokenizers,
             open_cache,
         )
-        from cm3leon.training_bank import find_bank
+        from cm3leon.training_bank import check_clip, find_bank
 
         home = self.tokenizers or baselines_folder() / "scenes"
         text, vq = load_tokenizers(home)
@@ -210,6 +210,8 @@ class Train:
         if self.bank is not None:
             bank = find_bank(self.bank, cache)
             clip = None if self.dry_run else load_clip(self.clip)
+            if clip is not None:
+                check_clip(cache, clip)
         return model, Corpus(cache, trained, held, text, home, bank, clip)
 
     def planned(self, model: ModelConfig, corpus: Corpus | None) -> tuple[Recipe, Estimate]:

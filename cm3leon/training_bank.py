@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from cm3leon.bank import MemoryBank
 from cm3leon.cache import TokenCache
 from cm3leon.checkpoint import read_json
 from cm3leon.errors import UserError
+
+if TYPE_CHECKING:
+    from cm3leon.clip import Clip
 
 
 class Place(NamedTuple):
@@ -61,16 +64,30 @@ def find_bank(folder: Path, queries: TokenCache) -> Place:
     return place
 
 
-def open_bank(place: Place, queries: TokenCache) -> tuple[MemoryBank, TokenCache]:
-    """The bank and the cache with its documents; UserError when the two do not belong together."""
+def check_clip(queries: TokenCache, clip: Clip) -> None:
+    """Raise UserError unless the cache was encoded with this CLIP."""
+    found = queries.about["clip_sha256"]
+    if found != clip.sha256:
+        raise UserError(
+            f"{queries.folder} was made with CLIP {str(found)[:12]}, {clip.name} is "
+            f"{clip.sha256[:12]}; name the --clip it was encoded with"
+        )
+
+
+def open_documents(place: Place, queries: TokenCache) -> TokenCache:
+    """The cache with the bank's documents."""
     same = place.cache.resolve() == queries.folder.resolve()
-    documents = queries if same else TokenCache(place.cache)
+    return queries if same else TokenCache(place.cache)
+
+
+def open_bank(place: Place, documents: TokenCache) -> MemoryBank:
+    """The bank of these documents; UserError when its index was not made of them."""
     if place.index is None:
-        return MemoryBank.of_cache(documents), documents
+        return MemoryBank.of_cache(documents)
     bank = MemoryBank.load(place.index)
     if bank.ids != documents.ids:
         raise UserError(f"the bank {place.index} was not made of {place.cache}; index it again")
-    return bank, documents
+    return bank
 
 
 def without(bank: MemoryBank, ids: Sequence[str]) -> tuple[MemoryBank, np.ndarray]:

@@ -349,3 +349,21 @@ def test_mistakes_get_one_line(model, message):
     with pytest.raises(UserError, match=message) as caught:
         BAD_CALLS[message](model)
     assert "\n" not in str(caught.value)
+
+
+def test_recomputing_activations_gives_the_same_gradients(monkeypatch):
+    """And it does recompute: every block runs again in the backward pass."""
+    ids_BT, runs, found = random_ids(2, 12), [], {}
+    forward = transformer.Block.forward
+    monkeypatch.setattr(
+        transformer.Block, "forward", lambda *given: runs.append(1) or forward(*given)
+    )
+    for recompute in (False, True):
+        model = randomise(Transformer(TINY)).train()
+        model.recompute = recompute
+        model.loss_per_token(ids_BT).mean().backward()
+        found[recompute] = [weight.grad for weight in model.parameters()], len(runs)
+        runs.clear()
+    assert (found[False][1], found[True][1]) == (TINY.layers, 2 * TINY.layers)
+    for one, other in zip(found[False][0], found[True][0], strict=True):
+        assert torch.equal(one, other)
