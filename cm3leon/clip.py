@@ -1,7 +1,9 @@
 """CLIP over open_clip: texts and pictures -> unit vectors of one space (section 2.1).
 
 A memory bank is made with it. Models: our own for the embedded world, trained by our recipe; any
-open_clip model whose weights are on this machine. Nothing is ever downloaded.
+open_clip model whose weights are on this machine. Nothing is ever downloaded. OpenAI published each
+CLIP as a compiled program: of that only the tensors are taken, the network is open_clip's. Its
+activation is QuickGELU, for which open_clip's architectures are called NAME-quickgelu.
 
 Axes: N texts or pictures, L text tokens, D width of the shared space.
 """
@@ -9,7 +11,8 @@ Axes: N texts or pictures, L text tokens, D width of the shared space.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,11 +25,13 @@ from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pictures import crop_square
+from cm3leon.public_weights import is_program, program_tensors, program_text
 from cm3leon.text import TextTokenizer
 from cm3leon.vq import to_unit
 
 BATCH = 256
 LOCAL = "local-dir:"
+FACTS = ("input_resolution", "context_length", "vocab_size")  # numbers among OpenAI's tensors
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,8 @@ def load_clip(name: str | Path = "scenes") -> Clip:
     "scenes": the shipped one of the embedded world; a folder of ours: that one; "local-dir:FOLDER":
     open_clip's own form, with configuration, preprocessing and weights in a folder;
     "ARCHITECTURE:FILE": an architecture of open_clip with OpenAI's preprocessing and a file of
-    weights. Raises UserError when the weights are not here, do not fit, or would need another
-    preprocessing.
+    weights, OpenAI's own archives among them. Raises UserError when the weights are not here, do
+    not fit, or would need another preprocessing or activation.
     """
     text = str(name)
     if text == "scenes":
@@ -243,10 +248,57 @@ def _architecture(architecture: str, file: str) -> Clip:
             f"{architecture} has a preprocessing of its own; give {LOCAL}FOLDER with its "
             "open_clip_config.json"
         )
+    if is_program(file):
+        check_activation(architecture, file)
     with _one_line(f"{architecture}:{file}"):
-        model, transform = open_clip.create_model_from_pretrained(architecture, pretrained=file)
+        model, transform = _with_weights(architecture, file)
         words = open_clip.get_tokenizer(architecture)
         return Clip(model, words, _of_array(transform), f"{architecture}:{file}")
+
+
+def _with_weights(architecture: str, file: str) -> tuple[nn.Module, Callable]:
+    """(network, preprocessing) of an architecture with the weights of a file, all of them."""
+    import open_clip
+
+    if not is_program(file):
+        return open_clip.create_model_from_pretrained(architecture, pretrained=file)
+    tensors = program_tensors(file)
+    with quiet():  # it warns that nothing was loaded
+        model, _, transform = open_clip.create_model_and_transforms(
+            architecture, load_weights=False
+        )
+    model.load_state_dict(
+        {name: value.float() for name, value in tensors.items() if name not in FACTS}
+    )
+    return model, transform
+
+
+def check_activation(architecture: str, file: str | Path) -> None:
+    """UserError where an archive's program has another activation than the architecture.
+
+    The tensors are the same for both, so nothing else would tell; the features would be others.
+    """
+    import open_clip
+
+    quick = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+    text = program_text(file)
+    if quick and "sigmoid" not in text and "gelu(" in text:
+        plain = architecture.removesuffix("-quickgelu")
+        raise UserError(f"{file} computes with plain GELU, not {architecture}; name {plain}")
+    if not quick and "sigmoid" in text and "gelu(" not in text:
+        other = f"{architecture}-quickgelu"
+        raise UserError(f"{file} computes with QuickGELU, unlike {architecture}; name {other}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A `with` block without the log lines of libraries below errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _of_array(transform: Callable) -> Callable[[np.ndarray], Tensor]:
@@ -264,5 +316,5 @@ def _one_line(name: str):
     except UserError:
         raise
     except Exception as error:  # open_clip raises many kinds for files that do not fit
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load CLIP {name}: {reason}; name other weights") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot load CLIP {name}: {reason[:200]}; name other weights") from None

@@ -4,6 +4,8 @@ safetensors hold nothing but tensors. Of `.ckpt`, `.pt`, `.pth` and `.bin` torch
 (`weights_only=True`) takes tensors and plain containers. Trainings often left settings beside the
 weights (Lightning's callbacks, omegaconf's configurations, argparse's options), for which that
 reader refuses the file; those few kinds are replaced by an empty shell, anything else is refused.
+Of a TorchScript archive (OpenAI's CLIPs are such) the tensors are read by a reader of our own: the
+program beside them is neither compiled nor run.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ def read_weights(path: str | Path, choose: Callable[[list[str]], list[str]] = li
     try:
         if path.is_dir() or path.suffix == ".safetensors":
             return _read_safetensors(path, choose)
+        if is_program(path):
+            return program_tensors(path)
         return _read_torch(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
@@ -106,6 +110,93 @@ def _shell(name: str, path: Path) -> type:
             f"{path} would call {name} when it is opened; save its weights alone, as safetensors"
         )
     return type(kind, (Shell,), {"__module__": module, "__qualname__": kind})
+
+
+def is_program(path: str | Path) -> bool:
+    """Whether a file is a TorchScript archive."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def program_text(path: str | Path) -> str:
+    """The source of the program in a TorchScript archive, which tells what it computes."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py")]
+        return "\n".join(archive.read(name).decode("utf-8", "replace") for name in names)
+
+
+def program_tensors(path: str | Path) -> dict:
+    """Parameters and buffers of a TorchScript archive by name; UserError for a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(name) as file:
+                whole = _ProgramReader(file, archive, name.removesuffix("data.pkl")).load()
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive makes the reader stumble over anything
+        raise UserError(f"{path} is no TorchScript archive: {_line(str(error))}") from None
+    return dict(_named_tensors(whole, ""))
+
+
+class _Module:
+    """A module of an archive: its attributes alone."""
+
+    def __setstate__(self, state):
+        self.attributes = state
+
+
+class _ProgramReader(pickle.Unpickler):
+    """Reads the attributes of modules, and storages as the tensors need them."""
+
+    def __init__(self, file, archive: zipfile.ZipFile, prefix: str):
+        super().__init__(file)
+        self.archive, self.prefix = archive, prefix
+        self.storages: dict[str, object] = {}
+
+    def find_class(self, module: str, name: str):
+        """Modules become `_Module`, tensors are rebuilt; UserError for anything else."""
+        import torch
+
+        if module.startswith("__torch__"):
+            return _Module
+        if module == "torch" and name.endswith("Storage"):
+            return name.removesuffix("Storage").lower()
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda flat, offset, size, stride, *_: torch.as_strided(
+                flat, size, stride, offset
+            ).clone()
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch.jit._pickle":
+            return lambda value, *_: value  # lists of numbers, and types that are told twice
+        raise UserError(f"the archive would call {module}.{name}; save its weights as safetensors")
+
+    def persistent_load(self, told):
+        """The flat tensor of a storage."""
+        import torch
+
+        _, kind, key, *_ = told
+        dtype = getattr(torch, {"char": "int8", "byte": "uint8"}.get(kind, kind))
+        if key not in self.storages:
+            data = bytearray(self.archive.read(f"{self.prefix}data/{key}"))
+            self.storages[key] = (
+                torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            )
+        return self.storages[key]
+
+
+def _named_tensors(module: _Module, prefix: str):
+    """(dotted name, tensor) of a module and those inside."""
+    import torch
+
+    for name, value in module.attributes.items():
+        if isinstance(value, _Module):
+            yield from _named_tensors(value, f"{prefix}{name}.")
+        elif torch.is_tensor(value):
+            yield prefix + name, value
 
 
 def _reason(text: str) -> str:

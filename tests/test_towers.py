@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from open_clip import factory
 
 from benchmarks.harness.features import load_features
-from benchmarks.harness.towers import FACTS, is_program, load_tower
+from benchmarks.harness.towers import load_tower
 from cm3leon import seeds
+from cm3leon.clip import FACTS, load_clip
 from cm3leon.errors import UserError
+from cm3leon.public_weights import is_program, program_tensors, read_weights
 
 NAME = "ViT-B-32-quickgelu"
 SMALL = {
@@ -34,6 +37,7 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
         patch.setitem(factory._MODEL_CONFIGS, NAME, SMALL)
         with seeds.torch_default(0, "towers"):
             model = open_clip.create_model(NAME, load_weights=False).eval()
+        model.load_state_dict({name: one.half() for name, one in model.state_dict().items()})
         torch.save(model.state_dict(), folder / "tensors.pt")
         model.attn_mask = model._buffers.pop("attn_mask")  # a constant, as in OpenAI's program
         for fact in FACTS:
@@ -47,7 +51,7 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's
             program = torch.jit.trace_module(model, given, check_trace=False)
-        torch.jit.save(program, str(folder / "program.pt"))
+        torch.jit.save(program.half(), str(folder / "program.pt"))  # as published
         yield folder / "tensors.pt", folder / "program.pt"
 
 
@@ -56,8 +60,52 @@ def test_a_program_is_told_from_a_list(files, tmp_path):
     assert [is_program(path) for path in (*files, tmp_path / "text")] == [False, True, False]
 
 
+def test_nothing_of_a_program_is_run(files, monkeypatch):
+    """The tensors are those of torch's own loader, which compiles the program."""
+    held = torch.jit.load(str(files[1]), map_location="cpu").state_dict()
+    monkeypatch.setattr(torch.jit, "load", None)
+    monkeypatch.setattr(torch, "load", None)
+    found = program_tensors(files[1])
+    assert found.keys() == held.keys() and set(FACTS) <= found.keys()
+    for name, value in held.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
+    assert read_weights(files[1]).keys() == held.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int8, torch.bool])
+def test_views_and_kinds_of_numbers(tmp_path, dtype):
+    class Held(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            whole = torch.arange(12).view(3, 4).to(dtype)
+            self.register_buffer("whole", whole)
+            self.register_buffer("turned", whole.t()[1:])
+            self.register_buffer("none", whole[:0])
+
+        def forward(self, x: torch.Tensor):
+            return x
+
+    torch.jit.save(torch.jit.script(Held()), str(tmp_path / "held.pt"))
+    wanted = Held().state_dict()
+    found = program_tensors(tmp_path / "held.pt")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_an_archive_that_would_call_something_is_refused(files, tmp_path):
+    evil = tmp_path / "evil.pt"
+    with zipfile.ZipFile(files[1]) as old, zipfile.ZipFile(evil, "w") as new:
+        for name in old.namelist():
+            call = b"cos\nsystem\n(S'true'\ntR."
+            new.writestr(name, call if name.endswith("data.pkl") else old.read(name))
+    with pytest.raises(UserError, match=r"would call (os|posix)\.system; save its weights"):
+        read_weights(evil)
+
+
 def test_both_forms_give_the_same_vectors(files):
     listed, program = (load_tower(NAME, path) for path in files)
+    named = load_clip(f"{NAME}:{files[1]}")
+    assert named.sha256 == program.sha256 and named.name == program.name
     assert np.array_equal(listed.images(PICTURES), program.images(PICTURES))
     texts = ["a dog", "A photo depicts two kites"]
     assert np.array_equal(listed.texts(texts), program.texts(texts))
@@ -67,6 +115,19 @@ def test_both_forms_give_the_same_vectors(files):
     assert (features.dim, features.size) == (16, 32)
 
 
+def test_the_program_tells_the_activation(files, monkeypatch):
+    """The tensors fit both networks, and the vectors would be others."""
+    plain = "ViT-B-32"
+    monkeypatch.setitem(factory._MODEL_CONFIGS, plain, SMALL | {"quick_gelu": False})
+    wrong, right = load_clip(f"{plain}:{files[0]}"), load_clip(f"{NAME}:{files[0]}")
+    assert np.abs(wrong.images(PICTURES) - right.images(PICTURES)).max() > 1e-5
+    with pytest.raises(UserError, match=f"program.pt computes with QuickGELU.*; name {NAME}$"):
+        load_clip(f"{plain}:{files[1]}")
+    monkeypatch.setattr("cm3leon.clip.program_text", lambda path: "torch.gelu(x)")
+    with pytest.raises(UserError, match=f"plain GELU, not {NAME}; name {plain}$"):
+        load_clip(f"{NAME}:{files[1]}")
+
+
 def test_programs_of_other_networks_are_refused(files, tmp_path, monkeypatch):
     monkeypatch.setitem(factory._MODEL_CONFIGS, "ViT-L-14", SMALL | {"embed_dim": 32})
     other = torch.jit.script(torch.nn.Linear(2, 2))
@@ -74,8 +135,8 @@ def test_programs_of_other_networks_are_refused(files, tmp_path, monkeypatch):
     torn = tmp_path / "torn.pt"
     torn.write_bytes(files[1].read_bytes()[:5000])
     for architecture, path, message in (
-        (NAME, tmp_path / "other.pt", f"other.pt is not {NAME}: Error"),
-        ("ViT-L-14", files[1], "is not ViT-L-14"),
+        (NAME, tmp_path / "other.pt", f"cannot load CLIP {NAME}:{tmp_path / 'other.pt'}: Error"),
+        ("ViT-L-14", files[1], "cannot load CLIP ViT-L-14"),
         ("none", files[1], "no CLIP 'none'"),
         (NAME, torn, "torn.pt"),
     ):

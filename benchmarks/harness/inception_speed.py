@@ -183,7 +183,7 @@ def compiled_cells(weights: dict, batches: Sequence[int], device: str, side: int
     from torch._inductor import config
 
     from benchmarks.harness.made_checks import their_network
-    from benchmarks.harness.towers import quiet
+    from cm3leon.clip import quiet
 
     with torch.inference_mode(False), torch.no_grad(), quiet():
         network = their_network(dict(weights)).to(device, memory_format=torch.channels_last)

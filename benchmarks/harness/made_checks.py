@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness.checks import Check, array_check, refusal_check
 from benchmarks.harness.features import load_features
-from benchmarks.harness.towers import quiet
+from cm3leon.clip import quiet
 from cm3leon.seeds import generator, torch_default
 
 SAME = 2e-6  # Fast against Plain, of the largest feature
