@@ -351,3 +351,26 @@ def test_bfloat16_casts_products_and_keeps_weights(tmp_path):
     train(module, watched, batch, replace(CONFIG, steps=6, precision="bfloat16"), tmp_path)
     assert set(seen) == {torch.bfloat16}
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_a_step_is_of_the_sum_of_its_parts(tmp_path):
+    """Two halves, each at half its loss, train as the whole batch does; scalars are summed."""
+
+    def halves(inputs):
+        x, y = inputs["inputs"]
+        return [{"inputs": (x[at], y[at])} for at in (slice(0, 4), slice(4, 8))]
+
+    def half(module, inputs, step):
+        value, scalars = loss(module, inputs, step)
+        return value / 2, {"tokens": scalars["tokens"], "share": 0.5}
+
+    config = replace(CONFIG, log_every=1)
+    whole, parted = network(), network()
+    train(whole, loss, batch, config, tmp_path / "whole")
+    train(parted, half, batch, config, tmp_path / "parted", parts=halves)
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    pairs = zip(records(tmp_path / "whole"), records(tmp_path / "parted"), strict=True)
+    for one, other in pairs:
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5) and other["share"] == 1
+    assert int(whole.seen) == int(parted.seen) == 24 * 8
