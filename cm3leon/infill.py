@@ -134,13 +134,17 @@ def fill_gaps(
     decode: DecodeConfig = GREEDY,
     beam: BeamConfig | None = None,
     most: int = MOST,
+    slots: int | None = None,
+    counters: dict[str, int] | None = None,
 ) -> list[list[Continuation]]:
     """What each gap of each caption hides, in order; of at most `most` tokens each.
 
     Sampled with one uniform a token from the caption's own seed, or the best of a beam search,
     which needs no seeds. Several gaps are filled one after the other, each knowing those before it,
     as in a training sample of several spans. Where the picture is hidden one stream stands alone:
-    guidance and contrast have nothing to compare. Errors as in `text_decode`.
+    guidance and contrast have nothing to compare. At most `slots` rows, of a beam search its width
+    for each caption, are worked on at once (None: all); a caption that ends makes room for the
+    next. `counters` as in `Streams`; errors as in `text_decode`.
     """
     check(len(seeds) == len(captions), "seeds", f"be one a caption ({len(captions)})", len(seeds))
 
@@ -149,7 +153,8 @@ def fill_gaps(
         streams = [[one.prompt(vocabulary) for one in part]]
         if decode.streams == 2 and part[0].codes is not None:
             streams.append([one.free(vocabulary, decode.free) for one in part])
-        return _fill(model, vocabulary, part, streams, own, decode, beam, most)
+        search = (own, decode, beam, most, slots, counters)
+        return _fill(model, vocabulary, part, streams, *search)
 
     return apart([one.codes is None for one in captions], fill)
 
@@ -164,19 +169,23 @@ def apart(kinds: Sequence[bool], fill: Callable[[list[int]], Sequence]) -> list:
     return found
 
 
-def _fill(model, vocabulary, captions, streams, seeds, decode, beam, most):
+def _fill(model, vocabulary, captions, streams, seeds, decode, beam, most, slots, counters):
     """`fill_gaps` of captions with these prompts, stream by stream."""
+    if slots and beam:
+        slots = max(1, slots // beam.width)
     found: list[list[Continuation]] = [[] for _ in captions]
     for gap in range(max(one.count for one in captions)):
         left = [row for row, one in enumerate(captions) if one.count > gap]
         prompts, free = [*([stream[row] for row in left] for stream in streams), None][:2]
         if beam:
-            best = beam_text(model, vocabulary, prompts, free, beam, decode, most)
+            asked = (prompts, free, beam, decode, most, slots, counters)
+            best = beam_text(model, vocabulary, *asked)
             spans = [ranked[0] for ranked in best]
         else:
             own = [seeds[row] if gap == 0 else derive(seeds[row], "gap", gap) for row in left]
             noise = uniforms(own, most)
-            spans = continue_text(model, vocabulary, prompts, free, noise, decode)
+            asked = (prompts, free, noise, decode, slots, counters)
+            spans = continue_text(model, vocabulary, *asked)
         for row, span in zip(left, spans, strict=True):
             found[row].append(span)
             if captions[row].count > gap + 1:

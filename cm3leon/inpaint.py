@@ -178,14 +178,18 @@ def fill_holes(
     method: str = "forward",
     edit: EditGuidance | None = None,
     tries: int = 1,
+    slots: int | None = None,
+    counters: dict[str, int] | None = None,
 ) -> list[np.ndarray]:
     """The pictures' codes, B of int64 [N], with the hidden ones drawn, the others as given.
 
     One uniform a place from the picture's own seed. With `tries` K each hole is drawn K times and
     the one kept after which the model finds the known codes likeliest, caption and all: so what
     is drawn forward fits what follows it too. Guidance and contrast as in `generate_images`; with
-    `edit` instead three streams, "forward" only, as are tries. Raises UserError for counts that do
-    not match, another method, and a picture that does not fit the context.
+    `edit` instead three streams, "forward" only, as are tries. At most `slots` tries are drawn at
+    once (None: all); one that is done makes room for the next. `counters` as in `Streams`. Raises
+    UserError for counts that do not match, another method, and a picture that does not fit the
+    context.
     """
     check(len(seeds) == len(holes), "seeds", f"be one a picture ({len(holes)})", len(seeds))
     check(method in METHODS, "method", f"be one of {', '.join(METHODS)}", method)
@@ -198,7 +202,7 @@ def fill_holes(
         own = [derive(seeds[row], "try", k) if k else seeds[row]
                for row in rows for k in range(tries)]  # fmt: skip
         plans_SB = _plans(vocabulary, many, decode, method, edit, rest=tries > 1)
-        drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit)
+        drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit, slots, counters)
         best = np.array(scores).reshape(-1, tries).argmax(1) + np.arange(len(rows)) * tries
         return [
             holes[row].filled(image_codes(drawn[at], vocabulary))
@@ -221,45 +225,77 @@ def _plans(vocabulary, holes, decode, method, edit, rest: bool) -> list[list[Pla
     return plans_SB
 
 
-def _draw(model, vocabulary, plans_SB, seeds, decode, edit) -> tuple[list[list[int]], list[float]]:
+def _draw(
+    model, vocabulary, plans_SB, seeds, decode, edit, slots, counters
+) -> tuple[list[list[int]], list[float]]:
     """Ids drawn for each sample, and log p of the known codes among its planned places."""
-    streams, samples = len(plans_SB), len(seeds)
     counts_B = np.array([len(planned) for _, planned in plans_SB[0]])
-    most = int(counts_B.max())
-    planned_SBM = np.full((streams, samples, most), vocabulary.pad, np.int64)
-    for stream, plans in enumerate(plans_SB):
-        for row, (_, planned) in enumerate(plans):
-            planned_SBM[stream, row, : len(planned)] = planned
+    samples, most = len(seeds), int(counts_B.max())
     prompts_SB = [[prompt for prompt, _ in plans] for plans in plans_SB]
     if (limits(model, vocabulary, prompts_SB, samples, most) < counts_B).any():
         raise UserError(
             f"a picture, its caption and documents do not fit the context of "
             f"{model.config.context} tokens; shorten the caption or use fewer documents"
         )
-    rows = Streams(model, prompts_SB, most, vocabulary.image_start, vocabulary.image_end)
+    images = (vocabulary.image_start, vocabulary.image_end)
+    rows = Streams(model, prompts_SB, most, *images, slots, counters=counters)
     noise_BM = torch.as_tensor(uniforms(seeds, most), device=rows.device)
-    planned_SBM = torch.as_tensor(planned_SBM, device=rows.device)
-    sample_R = np.arange(samples)
-    drawn: list[list[int]] = [[] for _ in seeds]
-    scores_B = np.zeros(samples)
-    for place in range(most):
-        planned_SR = planned_SBM[:, sample_R, place]
-        chosen_R = choose(_mix(rows.logits, decode, edit), noise_BM[sample_R, place], decode)
-        ids_SR = planned_SR.where(planned_SR != DRAW, chosen_R + vocabulary.image_start)
-        known_R = _known(rows.logits[0], planned_SR[0], vocabulary).tolist()
-        to_draw_R = (planned_SR[0] == DRAW).tolist()
-        for row, sample in enumerate(sample_R):
-            scores_B[sample] += known_R[row]
-            if to_draw_R[row]:
-                drawn[sample].append(int(ids_SR[0, row]))
-        left_R = np.flatnonzero(counts_B[sample_R] > place + 1)
-        if not len(left_R):
-            break
-        if 2 * len(left_R) <= len(sample_R) or rows.full:
-            rows.take(left_R)
-            sample_R, ids_SR = sample_R[left_R], ids_SR[:, left_R]
+    planned_SBM = torch.as_tensor(_padded(plans_SB, most, vocabulary.pad), device=rows.device)
+    holes = [_Drawn(int(count)) for count in counts_B]
+    new_R = np.arange(len(rows.sample_R))  # whose next place is to be filled
+    ids_SR = torch.zeros((rows.count, len(new_R)), dtype=torch.int64, device=rows.device)
+    while True:
+        samples_R, at_R = rows.sample_R[new_R], torch.as_tensor(new_R, device=rows.device)
+        places_R = [min(holes[sample].places, most - 1) for sample in samples_R]
+        logits = [logits_RV[at_R] for logits_RV in rows.logits]
+        planned_SR = planned_SBM[:, samples_R, places_R]
+        chosen_R = choose(_mix(logits, decode, edit), noise_BM[samples_R, places_R], decode)
+        chosen_R = chosen_R + vocabulary.image_start
+        ids_SR[:, at_R] = planned_SR.where(planned_SR != DRAW, chosen_R)
+        known_R = _known(logits[0], planned_SR[0], vocabulary)
+        ids_R = chosen_R.where(planned_SR[0] == DRAW, DRAW)
+        for sample, token, gain in zip(samples_R, ids_R.tolist(), known_R.tolist(), strict=True):
+            holes[sample].add(token, gain)
+        rows.ended_R = np.array([holes[sample].ended for sample in rows.sample_R])
+        new_R = rows.refill()
+        if len(new_R):
+            continue
+        if rows.ended_R.all():
+            return [hole.ids for hole in holes], [hole.score for hole in holes]
+        ids_SR = ids_SR[:, torch.as_tensor(rows.shrink(), device=rows.device)]
         rows.step(ids_SR.flatten())
-    return drawn, scores_B.tolist()
+        new_R = np.arange(ids_SR.shape[1])
+
+
+class _Drawn:
+    """What has been drawn of one sample, and how likely its known codes are."""
+
+    def __init__(self, count: int):
+        self.count, self.places = count, 0
+        self.ids: list[int] = []
+        self.score = 0.0
+
+    def add(self, token: int, gain: float) -> None:
+        """Go one place on, with its drawn id or DRAW where it was known, unless all is done."""
+        if not self.ended:
+            self.places += 1
+            self.score += gain
+            if token != DRAW:
+                self.ids.append(token)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all places are done."""
+        return self.places == self.count
+
+
+def _padded(plans_SB: Sequence[Sequence[Plan]], most: int, filler: int) -> np.ndarray:
+    """What is planned for every place, int64 [S, B, M]."""
+    planned_SBM = np.full((len(plans_SB), len(plans_SB[0]), most), filler, np.int64)
+    for stream, plans in enumerate(plans_SB):
+        for row, (_, planned) in enumerate(plans):
+            planned_SBM[stream, row, : len(planned)] = planned
+    return planned_SBM
 
 
 def _mix(logits: list[Tensor], decode: DecodeConfig, edit: EditGuidance | None) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 from cm3leon.config import ModelConfig
 from cm3leon.errors import UserError
 
+SLACK = 4  # idle slots before the longest row are given up above this part of its length: 1/4
+
 
 def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
     """Softmax attention, scale K ** -0.5; token t sees tokens 0..t."""
@@ -23,7 +25,8 @@ class Cache:
 
     `kv` [layers, 2, B, H, capacity, K] is allocated once. Prompts fill rows from slot 0 on; before
     the first step the rows are moved so that all end at the same slot, and a step writes one slot
-    of all rows. What a row does not hold is masked, never read.
+    of all rows; a row that comes later (`put`) is written so that it ends there too. What a row
+    does not hold is masked, never read.
     """
 
     def __init__(self, config: ModelConfig, batch: int, capacity: int, device=None, dtype=None):
@@ -38,7 +41,7 @@ class Cache:
         self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
         self.even = True  # all rows are equally long: nothing to mask
         self.mask_B1L: Tensor | None = None  # of rows that end together: 0, or -inf before a row
-        self.products: dict = {}  # of the model's matrices, prepared at the first step
+        self.ways: dict = {}  # of taking a step, chosen at the first one
 
     @property
     def batch(self) -> int:
@@ -114,8 +117,47 @@ class Cache:
         if other.mask_B1L is None:
             self.start(lengths_B, longest, even=shortest == longest)
             return
-        self.start(lengths_B, filled, even=shortest == filled)
-        self._mask()
+        self._end_at(filled, lengths_B, even=shortest == filled)
+
+    def put(self, rows_R: Tensor, other: Cache, others_R: Tensor) -> None:
+        """Prompts of a cache that has taken no step, in place of some of these rows.
+
+        The others keep what they hold. All rows end at one slot, which moves to the right for a
+        prompt that is longer, and to the left when much before the longest row lies idle.
+        """
+        if self.mask_B1L is None and not self.even:
+            self._align()
+        lengths_R = other.lengths_B[others_R]
+        lengths_B = self.lengths_B.index_copy(0, rows_R, lengths_R)
+        shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
+        if longest > self.capacity:
+            raise UserError(
+                f"a prompt of {longest} tokens does not fit a cache of {self.capacity}; "
+                "ask for a larger capacity"
+            )
+        filled = self.longest
+        if longest > filled or filled - longest > longest // SLACK:
+            filled = longest
+            self._move(filled)
+        self._end_at(filled, lengths_B, even=shortest == filled)
+        for length in lengths_R.unique().tolist():
+            same = lengths_R == length
+            held = other.kv[:, :, others_R[same], :, :length]
+            self.kv[:, :, rows_R[same], :, filled - length : filled] = held
+
+    def settle(self) -> None:
+        """Move all rows to the left until the longest begins at slot 0: room for more steps."""
+        shortest, longest = torch.stack(self.lengths_B.aminmax()).tolist()
+        if longest < self.longest:
+            self._move(longest)
+            self._end_at(longest, self.lengths_B, even=shortest == longest)
+
+    def reorder(self, rows_B: Tensor, newest: int) -> None:
+        """Row b takes the newest tokens of row `rows_B[b]`, which before these holds the same."""
+        moved_R = (rows_B != torch.arange(len(rows_B), device=rows_B.device)).nonzero()[:, 0]
+        if newest and len(moved_R):
+            part = self.kv[:, :, :, :, self.longest - newest : self.longest]
+            part[:, :, moved_R] = part[:, :, rows_B[moved_R]]
 
     def start(self, lengths_B: Tensor, longest: int, even: bool) -> None:
         """Set the lengths after a prompt."""
@@ -136,6 +178,19 @@ class Cache:
         """Count the token that every layer has stored."""
         self.lengths_B += 1
         self.longest += 1
+
+    def _move(self, end: int) -> None:
+        """Move what all rows hold, so that they end at another slot."""
+        by = end - self.longest
+        low, high = max(by, 0), end
+        for layer in self.kv:  # one at a time: the copy in between is small
+            layer[:, :, :, low:high] = layer[:, :, :, low - by : high - by].clone()
+
+    def _end_at(self, filled: int, lengths_B: Tensor, even: bool) -> None:
+        """Set the lengths of rows that end together."""
+        self.start(lengths_B, filled, even)
+        if not even:
+            self._mask()
 
     def _align(self) -> None:
         """Move what shorter rows hold to the right, up to the end of the longest."""

@@ -120,14 +120,17 @@ class System:
         beam: BeamConfig | None = None,
         documents: int = 0,
         most: int = MOST,
+        refill: bool = True,
     ) -> list[str]:
         """A caption for each picture of uint8 [B, H, W, 3]: its hidden text filled in (2.2).
 
         Greedy by default; else drawn by `decode` from each picture's own seed, or by beam search.
-        `documents`: how many of the memory bank, found by the picture, stand before it.
+        `documents`: how many of the memory bank, found by the picture, stand before it. `refill`: a
+        caption that ends makes room for the next of more than `batch_size` rows; else they are
+        written batch by batch. The captions are the same.
         """
         hidden = [((), ())] * len(images)
-        return self._write(hidden, images, seeds, decode, beam, documents, most)
+        return self._write(hidden, images, seeds, decode, beam, documents, most, refill)
 
     def infill_text(
         self,
@@ -138,6 +141,7 @@ class System:
         beam: BeamConfig | None = None,
         documents: int = 0,
         most: int = MOST,
+        refill: bool = True,
     ) -> list[str]:
         """The captions with every `<mask>` filled in, seeing their pictures uint8 [B, H, W, 3].
 
@@ -146,10 +150,10 @@ class System:
         if images is not None and len(images) != len(captions):
             raise UserError(f"{len(captions)} captions need as many pictures, got {len(images)}")
         pieces = [find_gaps(caption, self.text) for caption in captions]
-        return self._write(pieces, images, seeds, decode, beam, documents, most)
+        return self._write(pieces, images, seeds, decode, beam, documents, most, refill)
 
-    def _write(self, pieces, images, seeds, decode, beam, documents: int, most: int) -> list[str]:
-        """Captions of pieces, their gaps filled in batches of `batch_size` rows."""
+    def _write(self, pieces, images, seeds, decode, beam, documents, most, refill) -> list[str]:
+        """Captions of pieces, their gaps filled by `batch_size` rows at once."""
         seeds = [0] * len(pieces) if seeds is None else seeds
         before = self.documents_like(images, documents) if documents else [()] * len(pieces)
         codes = [None] * len(pieces) if images is None else self.encode(images).tolist()
@@ -158,10 +162,11 @@ class System:
             for gaps, picture, found in zip(pieces, codes, before, strict=True)
         ]
         size = max(1, self.batch_size // (beam.width if beam else 1))
+        options = (decode, beam, most, self.batch_size)
         texts: list[str] = []
-        for start in range(0, len(rows), size):
-            part, own = rows[start : start + size], seeds[start : start + size]
-            found = fill_gaps(self.model, self.vocabulary, part, own, decode, beam, most)
+        for at in slices(len(rows), size, refill):
+            part = rows[at]
+            found = fill_gaps(self.model, self.vocabulary, part, seeds[at], *options)
             filled = zip(part, found, strict=True)
             texts += [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
         return texts
@@ -175,11 +180,13 @@ class System:
         method: str = "forward",
         edit: EditGuidance | None = None,
         tries: int = 1,
+        refill: bool = True,
     ) -> torch.Tensor:
         """The pictures' codes int64 [B, N] with the hidden ones, bool [B, N], drawn anew.
 
         Under `self.decode`, or two weights of `edit`; a caption may be None. Retrieved documents
-        stand before a caption as in `draw`. Methods and tries: see `inpaint.fill_holes`.
+        stand before a caption as in `draw`. Methods, tries: `inpaint.fill_holes`; `refill` as
+        in `caption`.
         """
         found = iter(self.documents([caption for caption in captions if caption is not None]))
         rows = zip(self.encode(images).tolist(), hidden, captions, strict=True)
@@ -188,11 +195,10 @@ class System:
             text_ids = None if caption is None else tuple(self.text.encode(caption))
             before = () if caption is None else tuple(next(found))
             holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
-        size, drawn = max(1, self.batch_size // max(1, tries)), []
-        for start in range(0, len(holes), size):
-            part, own = holes[start : start + size], seeds[start : start + size]
-            options = (self.decode, method, edit, tries)
-            drawn += fill_holes(self.model, self.vocabulary, part, own, *options)
+        options = (self.decode, method, edit, tries, self.batch_size)
+        drawn = []
+        for at in slices(len(holes), max(1, self.batch_size // max(1, tries)), refill):
+            drawn += fill_holes(self.model, self.vocabulary, holes[at], seeds[at], *options)
         return torch.as_tensor(np.array(drawn, np.int64).reshape(-1, self.tokens))
 
     def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
@@ -265,3 +271,9 @@ class System:
     def size(self) -> int:
         """Pixels of a side."""
         return self.vq.config.resolution
+
+
+def slices(count: int, size: int, refill: bool) -> list[slice]:
+    """range(count) in batches of at most `size`; with refill as one, whose rows come and go."""
+    size = max(1, count) if refill else size
+    return [slice(start, start + size) for start in range(0, count, size)]

@@ -1,7 +1,10 @@
-"""Several streams of the same samples in one cache, of which samples leave when they are done.
+"""Several streams of the same samples in one cache, which leave when they are done.
 
-Axes: S streams, R samples that are still in the cache, X = S * R rows of the cache, stream by
-stream; B samples at the start, V ids of the range whose logits are wanted.
+While samples wait, the next ones take the places of those that are done (continuous refill); after
+that the cache shrinks. What a sample is given does not depend on when it comes.
+
+Axes: S streams, B samples in all, R samples in the cache, W rows of each in a stream (beams),
+X = S * R * W rows of the cache, stream by stream; V ids of the range whose logits are wanted.
 """
 
 from __future__ import annotations
@@ -15,15 +18,23 @@ from torch import Tensor
 from cm3leon.config import check
 from cm3leon.errors import UserError
 from cm3leon.generate import pad, unique
+from cm3leon.kv_cache import Cache
 from cm3leon.sequence import Vocabulary
 from cm3leon.transformer import Transformer
 
+AHEAD = 4  # waiting prompts are read by this part of the slots: few calls, little memory
+
 
 class Streams:
-    """The read prompts of S streams, and `logits`: what follows each row, S tensors [R, V].
+    """The read prompts of S streams, and `logits`: what follows each row, S tensors [R * W, V].
 
     `prompts_SB` are int64 [T], ragged; no sample gets more than `most` tokens. V are the ids
-    [start, end). Equal prompts are read once.
+    [start, end). At most `slots` samples (None: all) are in the cache at once; `sample_R` says
+    which. The loop that draws sets `ended_R`. Prompts that are equal are read once.
+
+    `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens" (places
+    of the batch, padding included), "idle_tokens" (those of steps whose sample had ended) and
+    "forward_calls".
     """
 
     def __init__(
@@ -33,60 +44,137 @@ class Streams:
         most: int,
         start: int,
         end: int,
+        slots: int | None = None,
+        width: int = 1,
+        counters: dict[str, int] | None = None,
     ):
-        self.model, self.left, self.range = model, most, (start, end)
+        check(slots is None or slots >= 1, "slots", "be at least 1", slots)
+        self.model, self.range, self.width = model, (start, end), width
         self.device = model.token_embedding.weight.device
-        self.count = len(prompts_SB)
-        self.rows_X = [np.asarray(row).tolist() for stream in prompts_SB for row in stream]
-        self._read()
+        self.prompts_SB, self.count = prompts_SB, len(prompts_SB)
+        self.samples = len(prompts_SB[0])
+        self.counters = {} if counters is None else counters
+        longest = max(len(row) for stream in prompts_SB for row in stream)
+        self.capacity = min(longest + most, model.config.context)
+        self.sample_R = np.arange(min(self.samples, slots or self.samples))
+        self.ended_R = np.zeros(len(self.sample_R), bool)
+        self.slots = len(self.sample_R)
+        self.next = self.read = self.slots  # the first sample that waits, that is not yet read
+        self._begin()
 
     @property
     def full(self) -> bool:
         """Whether the cache has no place for another token: only samples that go on may stay."""
-        return self.used == self.cache.capacity
+        return self.cache.longest == self.cache.capacity
 
-    def take(self, samples_R: np.ndarray) -> None:
-        """Go on with these samples, in this order; one may be taken twice."""
-        samples = len(self.rows_X) // self.count
-        places_X = np.concatenate([samples_R + stream * samples for stream in range(self.count)])
-        self.rows_X = [list(self.rows_X[place]) for place in places_X]
-        places_R = torch.as_tensor(samples_R, device=self.device)
-        self.logits = [logits_RV[places_R] for logits_RV in self.logits]
-        if not self.full:
-            self._copy(places_X)
+    @torch.inference_mode()
+    def refill(self) -> np.ndarray:
+        """Samples that wait take places of those that ended; these places, int64, maybe none.
 
+        Call it until there are none: it gives no more than have been read at once.
+        """
+        places = np.flatnonzero(self.ended_R)[: self.samples - self.next]
+        if not len(places):
+            return places
+        if self.next == self.read:
+            self._read_ahead()
+        places = places[: self.read - self.next]
+        which_SA = self.which_SA[:, self.next - self.read :][:, : len(places)]
+        rows_X = self._tensor(self._rows(places))
+        few_X = self._tensor(which_SA.repeat(self.width, 1).ravel())
+        self.cache.put(rows_X, self.ahead, few_X)
+        logits_XV = torch.cat(self.logits).index_copy(0, rows_X, self.ahead_PV[few_X])
+        self.logits = list(logits_XV.chunk(self.count))
+        self.sample_R[places] = np.arange(self.next, self.next + len(places))
+        self.ended_R[places] = False
+        self.next += len(places)
+        return places
+
+    def shrink(self) -> np.ndarray:
+        """Let ended samples leave once they are half of all, or the cache is full; the places
+        int64 [R] of those that stay.
+        """
+        left_R = np.flatnonzero(~self.ended_R)
+        if 2 * len(left_R) > len(self.ended_R) and not (self.full and self.ended_R.any()):
+            return np.arange(len(self.ended_R))
+        self.take(left_R)
+        return left_R
+
+    @torch.inference_mode()
+    def take(self, places: np.ndarray) -> None:
+        """Go on with the samples in these places, in this order; one may be taken twice."""
+        self._copy(self._rows(places), self.cache)
+        rows_R = self._tensor(self._rows(places)[: len(places) * self.width])
+        self.logits = [logits_RV[rows_R] for logits_RV in self.logits]
+        self.sample_R, self.ended_R = self.sample_R[places], self.ended_R[places]
+
+    @torch.inference_mode()
+    def reorder(self, parents_RW: np.ndarray, newest: int) -> None:
+        """Row w of each sample goes on from its row `parents_RW[r, w]`; call `step` next.
+
+        The rows of a sample differ in at most their `newest` last tokens.
+        """
+        own_RW = np.arange(len(parents_RW))[:, None] * self.width + parents_RW
+        rows_SRW = own_RW + np.arange(self.count)[:, None, None] * own_RW.size
+        self.cache.reorder(self._tensor(rows_SRW.ravel()), newest)
+
+    @torch.inference_mode()
     def step(self, ids_X: Tensor) -> None:
         """Append one id to every row."""
-        for row, token in zip(self.rows_X, ids_X.tolist(), strict=True):
-            row.append(token)
-        self.left -= 1
-        if self.full:  # near the end of the context, when longer rows have left
-            self._read()
-            return
-        self.used += 1
+        if self.full:
+            self.cache.settle()
         logits_XV = self.model.step(ids_X.to(self.device), self.cache, *self.range)
         self.logits = list(logits_XV.chunk(self.count))
+        self._count("step_tokens", len(ids_X))
+        self._count("idle_tokens", int(self.ended_R.sum()) * self.count * self.width)
+        self._count("forward_calls", 1)
 
-    def _read(self) -> None:
-        """Read all rows into a new cache with room for what may follow."""
-        few, places_X = unique(self.rows_X)
+    def _begin(self) -> None:
+        """Read the first samples into the cache they stay in."""
+        few, logits_PV, which_SA = self._read(self.sample_R, self.capacity)
+        places_X = which_SA.repeat(self.width, 1).ravel()
+        self._copy(places_X, few)
+        self.logits = list(logits_PV[self._tensor(places_X)].chunk(self.count))
+
+    def _read_ahead(self) -> None:
+        """Read the next of the samples that wait into a cache of their own."""
+        stop = min(self.samples, self.read + max(1, self.slots // AHEAD))
+        samples_A, self.read = np.arange(self.read, stop), stop
+        self.ahead, self.ahead_PV, self.which_SA = self._read(samples_A, None)
+
+    def _read(
+        self, samples_A: np.ndarray, capacity: int | None
+    ) -> tuple[Cache, Tensor, np.ndarray]:
+        """Read the different prompts P of these samples: a cache, the logits [P, V] after each, and
+        which of them the samples have, int64 [S, A].
+        """
+        rows = [np.asarray(stream[sample]) for stream in self.prompts_SB for sample in samples_A]
+        few, which = unique(rows)
         ids_PT, lengths_P = pad(few, 0)
-        self.used = ids_PT.shape[1]
-        capacity = min(self.used + self.left, self.model.config.context)
-        self.cache, self.spare = self.model.cache(len(few), capacity), None
-        logits_PV = self.model.prefill(ids_PT.to(self.device), lengths_P, self.cache, *self.range)
-        self._copy(np.array(places_X))
-        logits_XV = logits_PV[torch.tensor(places_X, device=self.device)]
-        self.logits = list(logits_XV.chunk(self.count))
+        cache = self.model.cache(len(few), capacity or ids_PT.shape[1])
+        logits_PV = self.model.prefill(ids_PT.to(self.device), lengths_P, cache, *self.range)
+        self._count("prefill_tokens", ids_PT.numel())
+        self._count("forward_calls", 1)
+        return cache, logits_PV, np.array(which).reshape(self.count, -1)
 
-    def _copy(self, places_X: np.ndarray) -> None:
-        if np.array_equal(places_X, np.arange(self.cache.batch)):
-            return
-        fits = self.spare is not None and self.spare.batch == len(places_X)
-        capacity = self.cache.capacity
-        new = self.spare if fits else self.model.cache(len(places_X), capacity)
-        new.copy(self.cache, torch.as_tensor(places_X))
-        self.cache, self.spare = new, self.cache
+    def _rows(self, places: np.ndarray) -> np.ndarray:
+        """The rows of the cache, int64 [X], of the samples in these places."""
+        rows_RW = places[:, None] * self.width + np.arange(self.width)
+        starts_S = np.arange(self.count) * len(self.sample_R) * self.width
+        return (starts_S[:, None, None] + rows_RW).ravel()
+
+    def _copy(self, places_X: np.ndarray, old: Cache) -> None:
+        """These rows of a cache as the cache to go on with."""
+        self.cache = old
+        if not np.array_equal(places_X, np.arange(old.batch)):
+            self.cache = self.model.cache(len(places_X), self.capacity)
+            self.cache.copy(old, self._tensor(places_X))
+
+    def _tensor(self, places: np.ndarray) -> Tensor:
+        return torch.as_tensor(places, device=self.device)
+
+    def _count(self, name: str, more: int) -> None:
+        self.counters[name] = self.counters.get(name, 0) + more
 
 
 def limits(

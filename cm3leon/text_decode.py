@@ -81,14 +81,17 @@ def continue_text(
     free_prompts: Sequence[np.ndarray] | None,
     uniforms_BM: np.ndarray,
     decode: DecodeConfig,
+    slots: int | None = None,
+    counters: dict[str, int] | None = None,
 ) -> list[Continuation]:
     """Draw text after each prompt, with one uniform in [0, 1) a token; at most M tokens.
 
     Prompts int64 [T], ragged; `free_prompts` are the unconditional stream of guidance or the
     amateur's of contrast, not used when `decode.streams` is 1. A row ends with its <eom>, after M
     tokens, or where its longer prompt and what was drawn, <eom> included, fill the context.
-    Temperature 0 is greedy. Raises UserError for counts that do not match, a prompt without room
-    for a token, and weights that give NaN.
+    Temperature 0 is greedy. At most `slots` samples are in the cache at once (None: all): a sample
+    that ends makes room for the next. `counters` as in `Streams`. Raises UserError for counts that
+    do not match, a prompt without room for a token, and weights that give NaN.
     """
     uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
     streams = _streams(prompts, free_prompts, decode)
@@ -96,24 +99,28 @@ def continue_text(
     limits_B = limits(model, vocabulary, streams, samples, most)
     if not len(limits_B):
         return []
-    rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
+    reach, end = int(limits_B.max()), vocabulary.eom + 1
+    rows = Streams(model, streams, reach, 0, end, slots, counters=counters)
     uniforms_BM = uniforms_BM.to(rows.device)
-    sample_R = np.arange(samples)  # which sample a row of the cache is
     texts = [_Text(int(limit), vocabulary.text_size) for limit in limits_B]
-    for index in range(most):
-        logits_RV = _combined(rows, vocabulary, decode)
-        chosen_R = choose(logits_RV, uniforms_BM[sample_R, index], decode)
-        gains_R = logits_RV.double().log_softmax(-1).gather(-1, chosen_R[:, None])[:, 0]
-        for sample, token, gain in zip(sample_R, chosen_R.tolist(), gains_R.tolist(), strict=True):
-            texts[sample].add(token, gain)
-        left_R = np.array([row for row, sample in enumerate(sample_R) if not texts[sample].ended])
-        if not len(left_R):
-            break
-        if 2 * len(left_R) <= len(sample_R) or rows.full:  # the ended rows leave the cache
-            rows.take(left_R)
-            sample_R, chosen_R = sample_R[left_R], chosen_R[left_R]
+    chosen_R = torch.zeros(len(rows.sample_R), dtype=torch.int64, device=rows.device)
+    new_R = np.arange(len(chosen_R))  # places whose next token is to be drawn
+    while True:
+        logits_RV = _combined(rows, vocabulary, decode, new_R)
+        live = [texts[sample] for sample in rows.sample_R[new_R]]
+        drawn_R = [min(len(text.tokens), most - 1) for text in live]
+        found_R = choose(logits_RV, uniforms_BM[rows.sample_R[new_R], drawn_R], decode)
+        chosen_R[torch.as_tensor(new_R, device=rows.device)] = found_R
+        _append(live, logits_RV, found_R)
+        rows.ended_R = np.array([texts[sample].ended for sample in rows.sample_R])
+        new_R = rows.refill()
+        if len(new_R):
+            continue
+        if rows.ended_R.all():
+            return [_end(text.tokens, text.score, text.stop) for text in texts]
+        chosen_R = chosen_R[torch.as_tensor(rows.shrink(), device=rows.device)]
         rows.step(_ids(chosen_R, vocabulary).repeat(rows.count))
-    return [_end(text.tokens, text.score, text.stop) for text in texts]
+        new_R = np.arange(len(chosen_R))
 
 
 def beam_text(
@@ -124,34 +131,47 @@ def beam_text(
     beam: BeamConfig,
     decode: DecodeConfig,
     most: int,
+    slots: int | None = None,
+    counters: dict[str, int] | None = None,
 ) -> list[list[Continuation]]:
     """Up to `beam.width` continuations of each prompt of at most `most` tokens, best first.
 
     Every step keeps the likeliest `width` of all extensions; those that took <eom> keep their place
     and grow no further. Width 1 is greedy; a width of all sequences is exhaustive search. Streams
     are combined as `decode` says; its temperature, top-k and top-p have no part. Memory grows with
-    B times W. Errors as in `continue_text`.
+    the samples at once, `slots`, times W. The rest as in `continue_text`.
     """
     streams = _streams(prompts, free_prompts, decode)
     limits_B = limits(model, vocabulary, streams, len(prompts), most)
     if not len(limits_B):
         return []
-    rows = Streams(model, streams, int(limits_B.max()), 0, vocabulary.eom + 1)
+    reach, end = int(limits_B.max()), vocabulary.eom + 1
+    rows = Streams(model, streams, reach, 0, end, slots, beam.width, counters)
     beams = [_Beams(beam, int(limit), vocabulary.text_size) for limit in limits_B]
-    live = beams  # those in the cache, `width` rows each
-    rows.take(np.repeat(np.arange(len(beams)), beam.width))
+    new_R = np.arange(len(rows.sample_R))
     while True:
-        _grow(live, _combined(rows, vocabulary, decode))
-        left = [place for place, one in enumerate(live) if one.alive]
-        if not left:
+        own_RW = new_R[:, None] * beam.width + np.arange(beam.width)
+        live = [beams[sample] for sample in rows.sample_R[new_R]]
+        _grow(live, _combined(rows, vocabulary, decode, own_RW.ravel()))
+        rows.ended_R = np.array([not beams[sample].alive for sample in rows.sample_R])
+        new_R = rows.refill()
+        if len(new_R):
+            continue
+        if rows.ended_R.all():
             return [one.ranked() for one in beams]
-        if 2 * len(left) > len(live) and not rows.full:
-            left = list(range(len(live)))  # a cache of as many rows can be used again
-        parents = [place * beam.width + row for place in left for row in live[place].parents]
-        live = [live[place] for place in left]
-        rows.take(np.array(parents))
+        rows.shrink()
+        live = [beams[sample] for sample in rows.sample_R]
+        rows.reorder(np.array([one.parents for one in live]), max(one.newest for one in live))
         last_R = torch.tensor([token for one in live for token in one.last])
         rows.step(_ids(last_R, vocabulary).repeat(rows.count))
+        new_R = np.arange(len(live))
+
+
+def _append(live: list[_Text], logits_RV: Tensor, found_R: Tensor) -> None:
+    """Every text takes what was drawn for it."""
+    gains_R = logits_RV.double().log_softmax(-1).gather(-1, found_R[:, None])[:, 0]
+    for text, token, gain in zip(live, found_R.tolist(), gains_R.tolist(), strict=True):
+        text.add(token, gain)
 
 
 def _grow(live: list[_Beams], logits_RV: Tensor) -> None:
@@ -210,13 +230,18 @@ class _Beams:
             self.scores.append(total)
         dead = width - len(self.texts)
         self.texts += [[]] * dead
-        self.parents += self.parents[:1] * dead or [0] * dead
+        self.parents += range(width - dead, width)  # they stay as they are
         self.scores += [-math.inf] * dead
 
     @property
     def alive(self) -> bool:
         """Whether a hypothesis can grow."""
         return self.scores[0] > -math.inf
+
+    @property
+    def newest(self) -> int:
+        """Tokens in which the rows of the cache may differ: all drawn but the last."""
+        return max(0, len(self.texts[0]) - 1)
 
     @property
     def last(self) -> list[int]:
@@ -228,10 +253,13 @@ class _Beams:
         return sorted(self.ended, key=self.beam.rank, reverse=True)
 
 
-def _combined(rows: Streams, vocabulary: Vocabulary, decode: DecodeConfig) -> Tensor:
-    """The streams as one distribution over text ids and <eom>, [R, V]."""
+def _combined(
+    rows: Streams, vocabulary: Vocabulary, decode: DecodeConfig, new_R: np.ndarray
+) -> Tensor:
+    """The streams of these rows as one distribution over text ids and <eom>, [R, V]."""
+    places_R = torch.as_tensor(new_R, device=rows.device)
     logits = [
-        torch.cat([one[:, : vocabulary.text_size], one[:, vocabulary.eom :]], 1)
+        torch.cat([one[:, : vocabulary.text_size], one[:, vocabulary.eom :]], 1)[places_R]
         for one in rows.logits
     ]
     return combine(logits[0], logits[1] if rows.count == 2 else None, decode)

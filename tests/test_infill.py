@@ -111,6 +111,17 @@ def test_beams_fill_gaps_and_nothing_hangs_on_the_batch():
         assert all(map(same, alone, spans))
 
 
+@pytest.mark.parametrize("beam", [None, BeamConfig(2)], ids=["sampled", "beam"])
+def test_refill_cannot_be_seen(beam):
+    decode, counters = DECODES[3], {}
+    wanted = fill_gaps(MODEL, VOCABULARY, JOBS * 3, range(15), decode, beam, most=4)
+    for slots in (1, 2, 6):
+        found = fill_gaps(MODEL, VOCABULARY, JOBS * 3, range(15), decode, beam, 4, slots, counters)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert all(map(same, ours, theirs)) and len(ours) == len(theirs)
+    assert counters["step_tokens"] > counters["idle_tokens"] >= 0
+
+
 def test_filled_texts():
     spans = fill_gaps(MODEL, VOCABULARY, JOBS, SEEDS, most=3)
     for job, found in zip(JOBS, spans, strict=True):
@@ -168,6 +179,7 @@ def test_a_caption_depends_on_its_picture_and_seed_alone(system, beam):
     together = system.caption(IMAGES, seeds, **options)
     small = replace(system, batch_size=2)
     assert small.caption(IMAGES[::-1], seeds[::-1], **options)[::-1] == together
+    assert small.caption(IMAGES, seeds, **options, refill=False) == together
     assert system.caption(IMAGES[2:3], seeds[2:3], **options) == together[2:3]
     assert len(set(together)) > 2
     if beam is None:

@@ -192,6 +192,16 @@ def test_a_picture_depends_on_nothing_beside_it(method):
     assert all(map(np.array_equal, other_lengths, [codes for (codes,) in ragged]))
 
 
+@pytest.mark.parametrize("tries", [1, 3])
+def test_refill_cannot_be_seen(tries):
+    decode, counters = DecodeConfig(guidance=1.5, temperature=1.0), {}
+    wanted = fill_holes(MODEL, VOCABULARY, HOLES * 3, range(12), decode, tries=tries)
+    for slots in (1, 2, 5):
+        asked = (HOLES * 3, range(12), decode, "forward", None, tries, slots, counters)
+        assert all(map(np.array_equal, fill_holes(MODEL, VOCABULARY, *asked), wanted))
+    assert counters["step_tokens"] > counters["idle_tokens"] >= 0
+
+
 @pytest.mark.parametrize("decode", DECODES[3:], ids=str)
 def test_no_caption_beside_captions(decode):
     """Contrast of a stream with itself would be even over its best: such a row has one stream."""

@@ -10,35 +10,87 @@ from hypothesis import strategies as st
 from test_text_decode import CONTEXT, FREE, MODEL, PROMPTS, VOCABULARY
 
 from cm3leon.errors import UserError
+from cm3leon.generate import pad
 from cm3leon.seeds import generator
 from cm3leon.streams import Streams, limits
 
 
-def read(rows: list[list[int]]) -> list[torch.Tensor]:
-    """The logits after each row: no cache."""
-    return [MODEL(torch.tensor([row]))[0, -1] for row in rows]
+def read(rows: list[list[int]]) -> torch.Tensor:
+    """The logits after each row, [X, V]: no cache, padding on the right, which nothing sees."""
+    ids_XT, lengths_X = pad(rows, 0)
+    return MODEL(ids_XT)[torch.arange(len(rows)), lengths_X - 1]
 
 
-def close(streams: Streams) -> bool:
+def close(streams: Streams, rows: list[list[int]]) -> bool:
     found = torch.cat(streams.logits)
-    return torch.allclose(found, torch.stack(read(streams.rows_X))[:, slice(*streams.range)],
-                          atol=1e-3)  # fmt: skip
+    wanted = read(rows)[:, slice(*streams.range)]
+    return torch.allclose(found, wanted, atol=1e-3)
+
+
+def random_prompts(random, count: int, samples: int) -> list[list[np.ndarray]]:
+    return [[random.integers(0, VOCABULARY.size, random.integers(1, 9)) for _ in range(samples)]
+            for _ in range(count)]  # fmt: skip
+
+
+def appended(rows: list[list[int]], ids: torch.Tensor) -> list[list[int]]:
+    return [[*row, token] for row, token in zip(rows, ids.tolist(), strict=True)]
 
 
 @given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 5))
 @settings(max_examples=15)
 def test_any_coming_and_going(seed, count, samples):
     random = generator(seed, "streams")
-    prompts = [[random.integers(0, VOCABULARY.size, random.integers(1, 9)) for _ in range(samples)]
-               for _ in range(count)]  # fmt: skip
+    prompts = random_prompts(random, count, samples)
     streams = Streams(MODEL, prompts, 6, 3, 20)
+    rows = [row.tolist() for stream in prompts for row in stream]
     for _ in range(6):
-        assert close(streams) and len(streams.logits) == count
-        left = len(streams.rows_X) // count
+        assert close(streams, rows) and len(streams.logits) == count
+        left = len(rows) // count
         if random.random() < 0.5:
-            streams.take(random.integers(0, left, random.integers(1, left + 3)))
-        streams.step(torch.tensor(random.integers(0, VOCABULARY.size, len(streams.rows_X))))
-    assert close(streams)
+            places = random.integers(0, left, random.integers(1, left + 3))
+            streams.take(places)
+            rows = [rows[stream * left + place] for stream in range(count) for place in places]
+        ids = torch.tensor(random.integers(0, VOCABULARY.size, len(rows)))
+        streams.step(ids)
+        rows = appended(rows, ids)
+    assert close(streams, rows)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 3), st.integers(1, 4))
+@settings(max_examples=25)
+def test_refilled_rows_are_rows_read_alone(seed, count, width, slots):
+    """Samples of other lengths come while others go on; beams of a sample differ and are sorted."""
+    random, most, counters = generator(seed, "refill"), 7, {}
+    prompts = random_prompts(random, count, 9)
+    ends = random.integers(1, most + 1, 9)  # tokens of each sample
+    streams = Streams(MODEL, prompts, most, 3, 20, slots, width, counters)
+    drawn = {sample: [[] for _ in range(width)] for sample in range(9)}
+    seen, fed = [], 0
+
+    def rows():
+        return [[*stream[sample], *ids] for stream in prompts
+                for sample in streams.sample_R for ids in drawn[sample]]  # fmt: skip
+
+    while True:
+        assert close(streams, rows())
+        streams.ended_R = np.array([len(drawn[one][0]) >= ends[one] for one in streams.sample_R])
+        seen += [one for one in streams.sample_R if one not in seen]
+        if len(places := streams.refill()):
+            assert not streams.ended_R[places].any()
+            continue
+        if streams.ended_R.all():
+            break
+        streams.shrink()
+        parents_RW = random.integers(0, width, (len(streams.sample_R), width))
+        streams.reorder(parents_RW, max(len(drawn[one][0]) for one in streams.sample_R))
+        for sample, parents in zip(streams.sample_R, parents_RW, strict=True):
+            drawn[sample] = [drawn[sample][w] + [int(random.integers(20))] for w in parents]
+        last = [ids[-1] for sample in streams.sample_R for ids in drawn[sample]]
+        streams.step(torch.tensor(last * count))
+        fed += len(last) * count
+    assert sorted(seen) == list(range(9)) and seen[: streams.slots] == list(range(streams.slots))
+    assert counters["step_tokens"] == fed
+    assert counters["step_tokens"] - counters["idle_tokens"] == int(ends.sum()) * count * width
 
 
 def test_a_short_row_outgrows_the_place_beside_a_long_one():
@@ -49,17 +101,25 @@ def test_a_short_row_outgrows_the_place_beside_a_long_one():
         streams.step(torch.tensor([step, step]))
     assert streams.full
     streams.take(np.array([1]))  # the long one is done
+    rows = [[0, 1, 2, 0, 1]]
     for step in range(2, 25):
         streams.step(torch.tensor([step % 7]))
-        assert close(streams)
-    assert len(streams.rows_X[0]) == 28
+        rows[0].append(step % 7)
+        assert close(streams, rows)
+    assert len(rows[0]) == 28
 
 
 def test_equal_prompts_are_read_once(monkeypatch):
     rows, prefill = [], MODEL.prefill
     monkeypatch.setattr(MODEL, "prefill", lambda ids, *a: rows.append(len(ids)) or prefill(ids, *a))
-    streams = Streams(MODEL, [PROMPTS[:3] * 4, FREE[:3] * 4], 2, 0, VOCABULARY.size)
-    assert rows == [6] and close(streams)
+    prompts = [PROMPTS[:3] * 4, FREE[:3] * 4]
+    streams = Streams(MODEL, prompts, 2, 0, VOCABULARY.size)
+    assert rows == [6] and close(streams, [list(row) for stream in prompts for row in stream])
+
+
+def test_slots_are_checked():
+    with pytest.raises(UserError, match="slots must be at least 1, got 0"):
+        Streams(MODEL, [PROMPTS], 2, 0, 3, slots=0)
 
 
 def test_limits():

@@ -122,6 +122,52 @@ def test_no_row_sees_the_rest_of_its_batch():
     assert all(map(same, back[::-1], together))
 
 
+SENTENCES = generator(3, "documents").integers(0, VOCABULARY.size, (40, 6))
+
+
+def with_documents(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ragged prompts and their free twins with 0 to 3 documents of 6 ids before them."""
+    prompts, free = prompts_for(count, "few", 4), prompts_for(count, "few free", 4)
+    before = [SENTENCES[row : row + row % 4].ravel() for row in range(count)]
+    longer = [[*pair, SENTENCES[9, :3]] for pair in zip(before, prompts, strict=True)]
+    shorter = zip(before, free, strict=True)
+    return [np.concatenate(one) for one in longer], [np.concatenate(one) for one in shorter]
+
+
+@pytest.mark.parametrize(
+    "decode", [GREEDY, SAMPLED, DECODES[3]], ids=["greedy", "sampled", "guided"]
+)
+def test_refill_cannot_be_seen(decode):
+    prompts, free = with_documents(32)
+    noise = uniforms([derive(1, row) for row in range(32)], MOST)
+    wanted = [plain(*row, decode) for row in zip(prompts, free, noise, strict=True)]
+    steps = {}
+    for slots in (1, 7, 32, None):
+        counters = steps[slots] = {}
+        asked = (prompts, free, noise, decode, slots, counters)
+        assert all(map(same, continue_text(MODEL, VOCABULARY, *asked), wanted))
+    fed = sum(len(one.ids) - (not one.finished) for one in wanted) * decode.streams
+    for counters in steps.values():
+        assert counters["step_tokens"] - counters["idle_tokens"] == fed
+    assert steps[1]["idle_tokens"] == 0 < steps[None]["idle_tokens"]
+    assert steps[32] == steps[None]
+    batches = [continue_text(MODEL, VOCABULARY, prompts[at : at + 7], free[at : at + 7],
+                             noise[at : at + 7], decode, counters=steps.setdefault("off", {}))
+               for at in range(0, 32, 7)]  # fmt: skip
+    assert all(map(same, itertools.chain(*batches), wanted))
+    assert steps[7]["idle_tokens"] < steps["off"]["idle_tokens"]
+
+
+@pytest.mark.parametrize("beam", [BeamConfig(1), BeamConfig(3)], ids=str)
+def test_refill_of_beams_cannot_be_seen(beam):
+    prompts, free = with_documents(12)
+    wanted = beam_text(MODEL, VOCABULARY, prompts, free, beam, DECODES[2], 8)
+    for slots in (1, 5):
+        found = beam_text(MODEL, VOCABULARY, prompts, free, beam, DECODES[2], 8, slots)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert all(map(same, ours, theirs)) and len(ours) == len(theirs)
+
+
 def test_weights_of_the_streams():
     def texts(prompts, free, guidance):
         decode = replace(SAMPLED, guidance=guidance)
