@@ -69,6 +69,15 @@ KNOWN: dict[str, Known] = {
         "MIT",
         "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",  # in its address
     ),
+    "clip-openai-l14-336": Known(
+        "OpenAI's ViT-L-14 at 336 pixels: CMMD",
+        "CM3LEON_CLIP_OPENAI_L14_336",
+        ("{clip}/ViT-L-14-336px.pt",),
+        "https://openaipublic.azureedge.net/clip/models/"
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+        "MIT",
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",  # in its address
+    ),
     "dinov2": Known(
         "DINOv2 ViT-L/14: FD-DINOv2",
         "CM3LEON_DINOV2",

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 from test_known_weights import home  # noqa: F401  (a fixture: an empty home)
 
 from cm3leon import doctor
-from cm3leon.doctor import NEEDS, Need, benchmark_facts, known_facts, lacks
+from cm3leon.doctor import (
+    FILES,
+    HEADINGS,
+    NEEDS,
+    Doctor,
+    Fact,
+    Need,
+    benchmark_facts,
+    file_facts,
+    known_facts,
+    lacks,
+)
 from cm3leon.files import sha256_bytes
 from cm3leon.known_weights import KNOWN, how_to_get
 
@@ -43,16 +55,32 @@ def test_a_machine_without_anything(home, monkeypatch):  # noqa: F811
     monkeypatch.setattr(doctor, "installed", lambda name: False)
     monkeypatch.setenv("CM3LEON_BASELINES", str(home))
     facts = benchmark_facts()
-    assert not [fact for fact in facts if not fact.startswith("- ")]
-    text = "\n".join(facts)
-    for name, need in NEEDS.items():
-        said = "\n".join(fact for fact in facts if fact.startswith(f"- {name} lacks"))
-        assert all(part in said for part in (*need.packages, *need.shipped)), name
-        assert all(how_to_get(key) in said for key in need.weights), name
-    assert "pip install -e '.[diffusers]'" in text
-    assert "nox -s train_baselines -- --parts scenes-s text vq features" in text
-    found = known_facts()
-    assert len(found) == len(KNOWN) and all("not found" in fact for fact in found)
+    assert len(facts) == len(NEEDS)
+    for (name, need), fact in zip(NEEDS.items(), facts, strict=True):
+        wanting = bool(need.packages or need.shipped or need.weights)
+        assert fact.kind == ("lacks" if wanting else "fine")
+        said = fact.line()
+        assert f"{name}: " in said and all(part in said for part in need.packages + need.shipped)
+        assert all(f"weights {key} (above)" in said for key in need.weights)
+        assert all(part in said for part in need.files)
+        if need.packages:
+            assert f"pip install -e '.[{need.extra}]'" in fact.way
+    ways = "\n".join(fact.way for fact in facts)
+    assert "pip install -e '.[bench,report,diffusers]'" in ways
+    assert "nox -s train_baselines -- --parts scenes-s text vq features" in ways
+    for key, fact in zip(KNOWN, known_facts(), strict=True):  # every file, and how to get it
+        assert fact.kind == "lacks" and key in fact.text and "not found" in fact.text
+        assert fact.way == how_to_get(key)
+    protocol = facts[list(NEEDS).index("fid_coco --protocol NAME")].text
+    assert "does without FD-DINOv2, CMMD, CLIP score" in protocol
+
+
+def test_every_file_of_ones_own_is_explained():
+    named = {name for need in NEEDS.values() for name in need.files}
+    assert named == set(FILES) == {fact.name for fact in file_facts()}
+    assert all("--" in text or "tars" in text or "npz" in text for text in FILES.values())
+    used = {key for need in NEEDS.values() for key in (*need.weights, *need.further)}
+    assert used == set(KNOWN)
 
 
 def test_a_machine_with_everything(home, monkeypatch):  # noqa: F811
@@ -65,12 +93,11 @@ def test_a_machine_with_everything(home, monkeypatch):  # noqa: F811
         (home / known.variable).write_bytes(b"weights")
         monkeypatch.setenv(known.variable, str(home / known.variable))
     facts = benchmark_facts()
-    assert [fact.split(":")[0] for fact in facts] == ["benchmark     " + n for n in (
-        name.split(":")[0] for name in NEEDS
-    )]  # fmt: skip
-    assert "pass --coco-root FOLDER" in facts[1] and facts[0].endswith("fid_coco: ready")
+    assert all(fact.kind == "fine" and not fact.way for fact in facts)
+    assert facts[0].line() == "benchmark       fid_coco: ready"
+    assert facts[1].text == "fid_coco --protocol NAME: needs MS-COCO (above)"
     digest = sha256_bytes(b"weights")[:16]
-    assert all(f"sha256 {digest}" in fact for fact in known_facts())
+    assert all(f"sha256 {digest}" in fact.text for fact in known_facts())
 
 
 def test_weights_of_another_digest_are_a_fault(home, monkeypatch):  # noqa: F811
@@ -78,12 +105,30 @@ def test_weights_of_another_digest_are_a_fault(home, monkeypatch):  # noqa: F811
     path.write_bytes(b"other")
     monkeypatch.setenv("CM3LEON_INCEPTION", str(path))
     fact = known_facts()[0]
-    assert fact.startswith("! weights") and "published is 6726825d; get it again: curl" in fact
+    assert fact.kind == "fault" and fact.line().startswith("! weights")
+    assert "published is 6726825d" in fact.text and fact.way.startswith("get it again: curl")
     monkeypatch.setattr(doctor, "HASHED", 3)
-    assert "too large to check here" in known_facts()[0]
+    assert "too large to check here" in known_facts()[0].text
     path.unlink()
-    assert known_facts()[0].startswith("! CM3LEON_INCEPTION names")
-    assert lacks(Need((), weights=("inception",)))[0][1] == how_to_get("inception")
+    assert "CM3LEON_INCEPTION names" in known_facts()[0].text and known_facts()[0].kind == "fault"
+    assert lacks(Need((), weights=("inception",))) == [("weights inception (above)", "")]
+
+
+@pytest.mark.parametrize("baselines", [True, False])
+def test_the_page_and_its_json_say_the_same(home, monkeypatch, capsys, baselines):  # noqa: F811
+    if not baselines:
+        monkeypatch.setenv("CM3LEON_BASELINES", str(home))
+    code = Doctor().run()
+    lines = capsys.readouterr().out.splitlines()
+    assert Doctor(json=True).run() == code == (0 if baselines else 2)
+    said = json.loads(capsys.readouterr().out)
+    assert said["exit_code"] == code
+    facts = [Fact(**fact) for fact in said["facts"]]
+    assert {fact.about for fact in facts} == set(HEADINGS)
+    shown = [line for line in lines if line and line.rstrip(":") not in HEADINGS.values()]
+    assert sorted(shown[:-1]) == sorted(fact.line() for fact in facts)
+    faults = sum(line.startswith("! ") for line in lines)
+    assert (faults > 0) == (code == 2) and lines[-1].startswith(f"{faults} fault")
 
 
 @pytest.mark.parametrize("name", ["torch", "no-such-package"])

@@ -32,7 +32,11 @@ INCEPTIONS = {  # name -> its resize; all are the same weights
     "inception-tf": "tensorflow",
 }
 TOWER = "open_clip:"
-TOWERS = {"ViT-B-32": "clip", "ViT-B-32-quickgelu": "clip-openai"}  # architecture -> known weights
+TOWERS = {  # architecture -> known weights
+    "ViT-B-32": "clip",
+    "ViT-B-32-quickgelu": "clip-openai",
+    "ViT-L-14-336-quickgelu": "clip-openai-l14-336",
+}
 DTYPES = ("float32", "bfloat16")
 ANY = "any"
 CHUNK = 32  # pictures at once on a GPU; moves memory and speed, numbers by rounding
