@@ -10,7 +10,7 @@ def record(extra, warnings=SAID):
 
 
 def test_every_number_has_a_row_with_its_interval_and_direction():
-    table = beside_table(record(dict.fromkeys(ROWS, {"value": 2.0, "low": 1.5, "high": 3.0})))
+    table = beside_table(record({key: {"value": 2.0, "low": 1.5, "high": 3.0} for key in ROWS}))
     assert [row[0] for row in table.rows] == [label for label, _ in ROWS.values()]
     assert {row[1:3] for row in table.rows} == {("2.00", "[1.50, 3.00]")}
     assert [row[3] for row in table.rows] == [better for _, better in ROWS.values()]

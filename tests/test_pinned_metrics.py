@@ -208,8 +208,10 @@ def test_another_network_has_another_name():
 
 
 def test_bad_weights_and_missing_pictures(options, tmp_path):
-    with pytest.raises(UserError, match=r"^--dino-weights: no weights for features dinov2 at no"):
-        fid_coco.fid_coco(options(dino_weights="nowhere.pth"), Tinted())
+    system = Tinted()
+    with pytest.raises(UserError, match=r"^--dino-weights: no file nowhere.pth; name the weights"):
+        fid_coco.fid_coco(options(dino_weights="nowhere.pth"), system)
+    assert not system.drawn  # said before the work begins
     with pytest.raises(UserError, match="--dino-weights needs the real pictures; leave out --ref"):
         fid_coco.fid_coco(
             options(dino_weights=str(tmp_path / "w.pt"), reference=tmp_path / "r.npz"), Tinted()

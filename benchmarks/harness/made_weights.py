@@ -62,7 +62,7 @@ def tower(architecture: str) -> Callable[[Path], None]:
         import open_clip
         import torch
 
-        from benchmarks.harness.towers import quiet
+        from cm3leon.clip import quiet
         from cm3leon.seeds import torch_default
 
         with torch_default(0, "tower", architecture), quiet():  # it warns that nothing was loaded

@@ -165,6 +165,9 @@ def find_named(job: Job) -> list[pinned_metrics.Named]:
                 raise UserError(f"{option} needs the real pictures; leave out --reference or it")
             continue
         named = pinned_metrics.find_named(beside, given)
+        if named is not None and not named.path.exists():  # before hours of drawing
+            option = pinned_metrics.option_of(beside)
+            raise UserError(f"{option}: no file {named.path}; name the weights, {beside.file}")
         found += [] if named is None else [named]
     return found
 
