@@ -145,7 +145,9 @@ FILES = {
     "fewer drawn than asked": (
         drawn_elsewhere(only_four), ("--images", "drawn", "--n", "12"), "lacks 8 of 12 pictures",
     ),
-    "more captions than there are": (lambda: None, ("--n", "13"), "n must be at most 12, the pictures of coco val2014, got 13"),
+    "more captions than there are": (
+        lambda: None, ("--n", "13"), "n must be at most 12, the pictures of coco val2014, got 13",
+    ),
 }  # fmt: skip
 
 
