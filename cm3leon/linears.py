@@ -55,29 +55,35 @@ _lock = threading.Lock()
 
 
 class Prepared:
-    """The products of one module's matrices; a copy of a matrix is made for the ways in use."""
+    """What was made from one module's weights as they are."""
 
     def __init__(self, stamp: tuple):
         self.stamp = stamp
-        self.products: dict[tuple, list[Product]] = {}
+        self.things: dict[str, object] = {}
 
 
-def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int) -> list[Product]:
-    """The product of each of the module's `weights` [N, K], all of one shape, for `rows` rows.
-
-    `name` tells this list of weights from the module's others. Weights that were changed in place
-    or replaced are prepared anew. On other devices than a CPU the plain way is taken.
+def kept(module: nn.Module, name: str, make: Callable[[], object]) -> object:
+    """What `make` made from the module's weights, under a name; weights that were changed in place
+    or replaced since then are its reason to be made anew.
     """
     stamp = tuple((one.data_ptr(), version(one)) for one in module.parameters())
     with _lock:
         prepared = _prepared.get(module)
         if prepared is None or prepared.stamp != stamp:
             prepared = _prepared[module] = Prepared(stamp)
-        way = fastest_way(weights, rows)
-        key = (name, way)
-        if key not in prepared.products:
-            prepared.products[key] = [WAYS[way](weight) for weight in weights]
-        return prepared.products[key]
+        if name not in prepared.things:
+            prepared.things[name] = make()
+        return prepared.things[name]
+
+
+def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int) -> list[Product]:
+    """The product of each of the module's `weights` [N, K], all of one shape, for `rows` rows.
+
+    `name` tells this list of weights from the module's others. A copy of a matrix is made for the
+    ways in use. On other devices than a CPU the plain way is taken.
+    """
+    way = fastest_way(weights, rows)
+    return kept(module, f"{name} {way}", lambda: [WAYS[way](weight) for weight in weights])
 
 
 def version(weight: Tensor) -> int:

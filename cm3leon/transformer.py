@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
+from cm3leon.fused_step import MATRICES, Advance, fastest_step
 from cm3leon.kv_cache import Cache, causal
 from cm3leon.linears import products
 from cm3leon.seeds import torch_generator
@@ -28,7 +29,6 @@ IGNORE = -100  # a target that carries no loss
 SPECIALS = 4  # <pad> <eos> <break> <eom>
 LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
 PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
-MATRICES = ("qkv", "out", "up", "down")  # of a block
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, H, T, K] -> [B, H, T, K]
 
 
@@ -178,9 +178,9 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         """Logits of the ids [start, end): [..., D] -> [..., end - start]."""
-        return F.linear(hidden, self._table(start, end))
+        return F.linear(hidden, self.table(start, end))
 
-    def _table(self, start: int, end: int | None) -> Tensor:
+    def table(self, start: int, end: int | None) -> Tensor:
         """Rows [start, end) of the output embedding."""
         table_VD = (self.token_embedding if self.head is None else self.head).weight
         end = self.vocabulary_size if end is None else end
@@ -269,24 +269,29 @@ class Transformer(nn.Module):
         not checked again: they come from a draw over a range of this vocabulary.
         """
         cache.open()
-        if (start, end) not in cache.products:
-            cache.products[start, end] = self._products(cache.batch, start, end)
-        layers, head = cache.products[start, end]
+        if (start, end) not in cache.ways:
+            by_torch = partial(self._by_torch, cache.batch, start, end)
+            cache.ways[start, end] = fastest_step(self, cache.batch, start, end, by_torch)
         x_BD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
-        for layer, (qkv, out, up, down) in enumerate(layers):
-            x_BD = x_BD + out(cache.extend(layer, qkv(norm(x_BD))))
-            x_BD = x_BD + down(up(norm(x_BD)).relu_())
+        logits = cache.ways[start, end](x_BD, cache)
         cache.close()
-        return head(norm(x_BD))
+        return logits
 
-    def _products(self, rows: int, start: int, end: int | None) -> tuple[list[tuple], Callable]:
-        """The products of every block's matrices, and of the head, for so many rows."""
+    def _by_torch(self, rows: int, start: int, end: int | None) -> Advance:
+        """A step of so many rows by torch, each matrix multiplied by the way that is fastest."""
         lists = [[getattr(block, name).weight for block in self.blocks] for name in MATRICES]
         named = zip(MATRICES, lists, strict=True)
         columns = [products(self, name, weights, rows) for name, weights in named]
-        table_VD = self._table(start, end)
-        (head,) = products(self, f"head {start} {end}", [table_VD], rows)
-        return list(zip(*columns, strict=True)), head
+        (head,) = products(self, f"head {start} {end}", [self.table(start, end)], rows)
+        layers = list(zip(*columns, strict=True))
+
+        def advance(x_BD: Tensor, cache: Cache) -> Tensor:
+            for layer, (qkv, out, up, down) in enumerate(layers):
+                x_BD = x_BD + out(cache.extend(layer, qkv(norm(x_BD))))
+                x_BD = x_BD + down(up(norm(x_BD)).relu_())
+            return head(norm(x_BD))
+
+        return advance
 
     def _read(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor, place: Callable) -> Tensor:
         """Run tokens that begin at `starts_B` through the blocks; the states [B, D] at each row's

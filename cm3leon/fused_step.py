@@ -1,0 +1,133 @@
+"""A step of generation as one call of step.c, where that is faster than torch.
+
+In float32 on a CPU, from copies of the matrices in the order in which it reads them. The logits
+are those of the same step by torch up to rounding.
+
+Axes: B rows, D width, V logits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cm3leon.kv_cache import Cache
+from cm3leon.linears import kept
+from cm3leon.native import library
+
+if TYPE_CHECKING:
+    from cm3leon.transformer import Transformer
+
+Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
+MATRICES = ("qkv", "out", "up", "down")  # of a block, in the order of step.c
+MOST_BYTES = 2 << 30  # of weights: what takes more is not copied
+SLOTS = 64  # of the cache in which the two ways are timed
+REPEATS = 3
+_faster: dict[tuple, bool] = {}
+
+
+@lru_cache
+def compiled() -> ctypes.CDLL | None:
+    """step.c with the types of its functions; None where it cannot be had."""
+    found = library("step")
+    if found is None:
+        return None
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    for name, result, arguments in (
+        ("packed_size", count, [count] * 2),
+        ("pack", None, [pointer] * 2 + [count] * 2),
+        ("work_size", count, [count] * 3 + [ctypes.c_int]),
+        ("step", None, [pointer] * 10 + [count] * 7 + [ctypes.c_int]),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def fastest_step(
+    model: Transformer,
+    rows: int,
+    start: int,
+    end: int | None,
+    by_torch: Callable[[], Advance],
+) -> Advance:
+    """The faster of step.c and what `by_torch` makes, timed once for a shape, rows and threads."""
+    weights = [*model.parameters()]
+    plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in weights)
+    if not plain or sum(one.nbytes for one in weights) > MOST_BYTES or compiled() is None:
+        return by_torch()
+    fused, config = Fused(model, start, end), model.config
+    rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
+    key = (config.layers, config.width, config.heads, fused.outputs, rows, torch.get_num_threads())
+    if key not in _faster:
+        _faster[key] = timed(model, rows, fused) < timed(model, rows, by_torch())
+    return fused if _faster[key] else by_torch()
+
+
+def timed(model: Transformer, rows: int, advance: Advance) -> float:
+    """Median seconds of a step on a cache that is nearly full."""
+    cache = model.cache(rows, min(SLOTS, model.config.context))
+    cache.start(torch.full((rows,), cache.capacity - 1), cache.capacity - 1, even=True)
+    seconds = []
+    for _ in range(REPEATS + 1):
+        x_BD = torch.ones(rows, model.config.width)
+        started = time.perf_counter()
+        advance(x_BD, cache)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[1:])
+
+
+class Fused:
+    """The packed matrices of a model, and the call."""
+
+    def __init__(self, model: Transformer, start: int, end: int | None):
+        self.config = model.config
+        table_VD = model.table(start, end)
+        self.outputs = len(table_VD)
+        lists = [[getattr(block, name).weight for block in model.blocks] for name in MATRICES]
+        self.packed = kept(model, "packed", lambda: [[*map(packed, few)] for few in lists])
+        self.head = kept(model, f"packed head {start} {end}", lambda: packed(table_VD))
+        self.tables = [
+            (ctypes.c_void_p * len(few))(*[one.data_ptr() for one in few]) for few in self.packed
+        ]
+
+    def __call__(self, x_BD: Tensor, cache: Cache) -> Tensor:
+        """Write the tokens' keys and values behind what the rows hold, attend; logits [B, V]."""
+        code, config, threads = compiled(), self.config, torch.get_num_threads()
+        rows, capacity = cache.batch, cache.capacity
+        logits_BV = torch.empty(rows, self.outputs)
+        work = torch.empty(code.work_size(rows, config.width, capacity, threads))
+        first_B = None if cache.even else cache.longest - cache.lengths_B
+        code.step(
+            x_BD.data_ptr(),
+            cache.kv.data_ptr(),
+            None if first_B is None else first_B.data_ptr(),
+            *self.tables,
+            self.head.data_ptr(),
+            logits_BV.data_ptr(),
+            work.data_ptr(),
+            config.layers,
+            rows,
+            config.width,
+            config.heads,
+            capacity,
+            self.outputs,
+            cache.longest,
+            threads,
+        )
+        return logits_BV
+
+
+def packed(weight_NK: Tensor) -> Tensor:
+    """A copy in the order of step.c."""
+    code, weight_NK = compiled(), weight_NK.detach().contiguous()
+    copy = torch.empty(code.packed_size(*weight_NK.shape))
+    code.pack(weight_NK.data_ptr(), copy.data_ptr(), *weight_NK.shape)
+    return copy
