@@ -35,6 +35,7 @@ DRAWN_AT = DecodeConfig(guidance=1.75, temperature=0.7, top_p=1.0, free="bare")
 ROLES = ("-documents", "-plain")
 # Of the queries about an entity: so many have documents chosen by its name.
 BURSTS = 0.65
+AGAIN = 2400  # steps of the second leg on a CPU
 FEW_PLAIN = 10_000  # of the 20,000 plain scenes of `study`: those left out of the second stage
 
 
@@ -53,6 +54,7 @@ class Recipe:
     start: str | None = None  # the baseline that it goes on from
     first: int = 0  # scene of the split
     bursts: float = 0.0  # share of the queries about an entity with documents chosen by its name
+    again: TrainConfig | None = None  # a second leg: from the first one's weights, other rows
 
     @property
     def retrieves(self) -> bool:
@@ -86,7 +88,9 @@ def cpu_recipe(name: str) -> Recipe:
     rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
     size, role = _parsed(name, rates, "CPU")
     first, later = _schedule(5500, 16, rates[size]), _schedule(4800, 12, 0.8 * rates[size])
-    return _stage(size, first, 65_536, later, role)
+    # The losses of the first leg still fell when its rate had (LOG.md). Half its rate, other rows.
+    again = replace(_schedule(AGAIN, 12, 0.4 * rates[size]), seed=1)
+    return _stage(size, first, 65_536, later, role, again)
 
 
 def gpu_recipe(name: str) -> Recipe:
@@ -108,13 +112,26 @@ def _parsed(name: str, known: dict, form: str) -> tuple[str, str]:
     return size, role
 
 
-def _stage(size: str, first: TrainConfig, pictures: int, later: TrainConfig, role: str) -> Recipe:
+def _stage(
+    size: str,
+    first: TrainConfig,
+    pictures: int,
+    later: TrainConfig,
+    role: str,
+    again: TrainConfig | None = None,
+) -> Recipe:
     """The stage that a role names."""
     pairs = Recipe(size, MODELS[size](), first, "train", pictures, PAIRS, shares=(1.0,))
     if not role:
         return pairs
     second = Recipe(
-        f"{size}-documents", pairs.model, later, start=size, first=FEW_PLAIN, bursts=BURSTS
+        f"{size}-documents",
+        pairs.model,
+        later,
+        start=size,
+        first=FEW_PLAIN,
+        bursts=BURSTS,
+        again=again,
     )
     return second if role == "-documents" else plain_twin(second)
 

@@ -18,7 +18,7 @@ from cm3leon.bank import MemoryBank
 from cm3leon.cache import TokenCache, encode
 from cm3leon.checkpoint import digest, load, load_into, save
 from cm3leon.clip import load_clip
-from cm3leon.config import VQConfig, from_dict, to_dict
+from cm3leon.config import TrainConfig, VQConfig, from_dict, to_dict
 from cm3leon.data import pair_batches, pair_held_out, pair_loss
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
@@ -36,6 +36,7 @@ from cm3leon.vq import VQ
 PAIR = 79  # tokens that a caption, a picture and their two <break> take, on average
 KEPT = 87  # positions that training on pairs has taught well
 HELD_OUT = 96  # pictures of `stock`, `val` behind the held-out losses, and as many of `tail`
+AGAIN_FOLDER = "again"  # of a run: its second leg
 TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation
 
 
@@ -104,40 +105,59 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: 
         "device": device_name(device),
     }
     del extra["model"]  # is the checkpoint's configuration
+    if recipe.again:
+        extra["again"] = to_dict(recipe.again)
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
-    write_atomic(out / recipe.name / "log.jsonl", (run / "log.jsonl").read_bytes())
+    write_atomic(out / recipe.name / "log.jsonl", joined_logs(recipe, run))
     save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)
 
 
 def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transformer, float]:
     """The trained model, and the seconds that it took."""
-    config, context = recipe.train, recipe.model.context
-    model = Transformer(recipe.model, seeds.torch_generator(config.seed, "init", recipe.model.name))
+    seed = recipe.train.seed
+    model = Transformer(recipe.model, seeds.torch_generator(seed, "init", recipe.model.name))
     if recipe.start:
         go_on_from(model, shop.out / recipe.start)
     vocabulary = Vocabulary.from_config(recipe.model.vocabulary)
     queries = shop.tokens(recipe.split, 0, recipe.pictures)
-    done = train(
-        model.to(device),
-        pair_loss(vocabulary),
-        pair_batches(
+    near = shop.neighbours(queries, recipe, seen=True) if recipe.retrieves else None
+    evaluate, seconds = held_out(recipe, shop, vocabulary), 0.0
+    model.to(device)
+    for leg, config in legs(recipe, run).items():
+        batches = pair_batches(
             queries,
             vocabulary,
             recipe.objective,
             config.batch,
             config.seed,
-            context=context,
-            neighbours=shop.neighbours(queries, recipe, seen=True) if recipe.retrieves else None,
+            context=recipe.model.context,
+            neighbours=near,
             among=np.arange(recipe.first, recipe.pictures),
-        ),
-        config,
-        run,
-        evaluate=held_out(recipe, shop, vocabulary),
-        about=identity(recipe, shop),
-    )
-    return model, done["seconds"]
+        )
+        about, loss = identity(recipe, shop), pair_loss(vocabulary)
+        seconds += train(model, loss, batches, config, leg, evaluate=evaluate, about=about)[
+            "seconds"
+        ]
+    return model, seconds
+
+
+def legs(recipe: Recipe, run: Path) -> dict[Path, TrainConfig]:
+    """The run folder of each leg and its schedule: the second, if any, goes on from the first."""
+    return {run: recipe.train} | ({run / AGAIN_FOLDER: recipe.again} if recipe.again else {})
+
+
+def joined_logs(recipe: Recipe, run: Path) -> bytes:
+    """The logs of all legs as one: steps and seconds count on."""
+    lines, step, seconds = [], 0, 0.0
+    for leg, config in legs(recipe, run).items():
+        records = [json.loads(line) for line in (leg / "log.jsonl").read_bytes().splitlines()]
+        for record in records:
+            moved = {"step": step + record["step"], "seconds": seconds + record["seconds"]}
+            lines.append(json.dumps(record | moved))
+        step, seconds = step + config.steps, seconds + records[-1]["seconds"]
+    return "".join(line + "\n" for line in lines).encode()
 
 
 def in_bursts(rows_NS: np.ndarray, share: float, seed: int) -> np.ndarray:
