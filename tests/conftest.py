@@ -1,38 +1,57 @@
 """What holds for every test: everybody gets the same examples, and no test uses a network."""
 
+import os
 import socket
 
-import pytest
 from hypothesis import settings
 
 # No deadline: a busy machine is no fault. `pytest --hypothesis-profile=explore` draws new examples.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("house")
+NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there
+OFFLINE = {  # for the processes a test starts, whose sockets are their own
+    "HF_HUB_OFFLINE": "1",
+    **{name: NOWHERE for kind in ("http", "https", "ftp", "all")
+       for name in (f"{kind}_proxy", f"{kind}_proxy".upper())},
+    "no_proxy": "localhost,127.0.0.1",
+    "NO_PROXY": "localhost,127.0.0.1",
+}  # fmt: skip
 
 
 class NetworkUsed(RuntimeError):
     """A test asked for something outside this machine."""
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Every socket but those between processes (AF_UNIX) refuses, and no name is looked up."""
+def closed(name):
+    """A method of sockets that refuses all but those between processes (AF_UNIX)."""
+    original = getattr(socket.socket, name)
 
-    def closed(name):
-        original = getattr(socket.socket, name)
+    def guarded(self, *arguments):
+        if self.family != socket.AF_UNIX:
+            self.close()  # who opened it does not expect this error
+            raise NetworkUsed(f"socket.{name} to {arguments[-1]!r}: tests use no network")
+        return original(self, *arguments)
 
-        def guarded(self, *arguments):
-            if self.family != socket.AF_UNIX:
-                raise NetworkUsed(f"socket.{name} to {arguments[-1]!r}: tests use no network")
-            return original(self, *arguments)
+    return guarded
 
-        return guarded
+
+def here_alone(name):
+    """A look-up that knows this machine, as the loopback address, and nothing else."""
+    original, own = getattr(socket, name), {None, "", "localhost", socket.gethostname()}
 
     def lookup(host, *arguments, **options):
-        raise NetworkUsed(f"look-up of {host!r}: tests use no network")
+        if host not in own and not str(host).startswith(("127.", "::1")):
+            raise NetworkUsed(f"look-up of {host!r}: tests use no network")
+        return original("127.0.0.1" if host else host, *arguments, **options)
 
+    return lookup
+
+
+def pytest_configure(config):
+    """From before the first import of a test to the end: fixtures of any scope are covered."""
     for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, closed(name))
-    monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for the processes a test starts
+        setattr(socket.socket, name, closed(name))
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"):
+        setattr(socket, name, here_alone(name))
+    os.environ.update(OFFLINE)
