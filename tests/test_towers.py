@@ -14,6 +14,7 @@ from open_clip import factory
 
 from benchmarks.harness.features import load_features
 from benchmarks.harness.towers import load_tower
+from benchmarks.metrics.clip_score import PREFIX, score_captions
 from cm3leon import seeds
 from cm3leon.clip import FACTS, load_clip
 from cm3leon.errors import UserError
@@ -143,3 +144,58 @@ def test_programs_of_other_networks_are_refused(files, tmp_path, monkeypatch):
         with pytest.raises(UserError) as error:
             load_tower(architecture, path)
         assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def transformers_names(weights: dict) -> dict:
+    """The tensors of an open_clip CLIP under the names of transformers' CLIPModel."""
+    found = {
+        "logit_scale": weights["logit_scale"],
+        "text_projection.weight": weights["text_projection"].T,
+        "visual_projection.weight": weights["visual.proj"].T,
+        "text_model.embeddings.token_embedding.weight": weights["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["positional_embedding"],
+        "vision_model.embeddings.class_embedding": weights["visual.class_embedding"],
+        "vision_model.embeddings.position_embedding.weight": weights["visual.positional_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": weights["visual.conv1.weight"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"text_model.final_layer_norm.{kind}"] = weights[f"ln_final.{kind}"]
+        found[f"vision_model.pre_layrnorm.{kind}"] = weights[f"visual.ln_pre.{kind}"]
+        found[f"vision_model.post_layernorm.{kind}"] = weights[f"visual.ln_post.{kind}"]
+        for ours, theirs in (("", "text_model"), ("visual.", "vision_model")):
+            old, new = f"{ours}transformer.resblocks.0", f"{theirs}.encoder.layers.0"
+            parts = weights[f"{old}.attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip("qkv", parts, strict=True):
+                found[f"{new}.self_attn.{name}_proj.{kind}"] = part
+            for one, other in (
+                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+            ):  # fmt: skip
+                found[f"{new}.{other}.{kind}"] = weights[f"{old}.{one}.{kind}"]
+    return found
+
+
+def test_the_clip_score_is_that_of_transformers_network(files):
+    """Another network, other code for attention and pooling, the same archive: equal to 1e-5."""
+    transformers = pytest.importorskip("transformers")
+    clip = load_clip(f"{NAME}:{files[1]}")
+    text = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "hidden_act": "quick_gelu", "projection_dim": 16,
+            "eos_token_id": 49407}  # fmt: skip
+    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1,
+              "num_attention_heads": 1, "hidden_act": "quick_gelu", "image_size": 32,
+              "patch_size": 16, "projection_dim": 16}  # fmt: skip
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    other = transformers.CLIPModel(config).eval()
+    weights = {name: one.float() for name, one in program_tensors(files[1]).items()}
+    lacking = other.load_state_dict(transformers_names(weights), strict=False)
+    assert not lacking.unexpected_keys
+    assert all(name.endswith("position_ids") for name in lacking.missing_keys)
+    captions = ["a dog", "two red kites over the sea " * 20]
+    found = score_captions(clip, PICTURES, captions)
+    with torch.inference_mode():
+        pixels = torch.stack([clip.pixels(picture) for picture in PICTURES])
+        said = other(pixel_values=pixels, input_ids=clip.words([PREFIX + c for c in captions]))
+    wanted = (said.image_embeds * said.text_embeds).sum(1)
+    assert np.abs(found.cosine_N - wanted.numpy()).max() < 1e-5
+    assert np.abs(clip.images(PICTURES) - said.image_embeds.numpy()).max() < 1e-5
