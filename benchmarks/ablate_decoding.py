@@ -45,6 +45,9 @@ class Options:
     """a system with a memory bank, for the readings of the unconditional stream"""
     parts: tuple[str, ...] = PARTS
     """which parts to measure; fewer are another protocol"""
+    rerank_clip: str = "scenes"
+    """the CLIP that picks samples of the pool: scenes, local-dir:FOLDER, or ARCHITECTURE:FILE; with
+    another than scenes the pool has a CLIP score too"""
     quick: bool = False
     """fewer settings, captions and samples"""
     batch_size: int = 64
@@ -85,7 +88,7 @@ def ablate_decoding(options: Options, systems: Sequence | None = None) -> tuple[
         "plan": asdict(plan),
         "reference": f"the first {REFERENCE} pictures of the split",
         "features": "scenes",
-        "rerank_clip": "scenes",
+        "rerank_clip": "scenes" if options.rerank_clip == "scenes" else "another",  # and its digest
     }
     run = Run(options, plan, list(systems))
     bench = replace(BENCH, measure=lambda system, *rest: measure(run, *rest))
@@ -102,6 +105,7 @@ class Run:
     extra: dict = field(default_factory=dict)
     cells: dict = field(default_factory=dict)  # part -> cell -> settings, for the protocol
     facts: dict = field(default_factory=dict)
+    warnings: list = field(default_factory=list)
     counters: dict = field(default_factory=lambda: {"drawn": 0, "reused": 0})
 
     @property
@@ -143,6 +147,7 @@ def measure(run: Run, protocol: dict, phases: core.Phases) -> core.Measurement:
         n=run.plan.pool_prompts,
         interval=interval,
         extra=run.extra,
+        warnings=run.warnings,
         protocol=run.facts | {"cells": run.cells},
         counters=run.counters,
         device=run.system.device,

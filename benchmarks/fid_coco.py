@@ -31,7 +31,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import core, images, sharding
+from benchmarks.harness import core, images, rerank_score, sharding
 from benchmarks.harness.features import Features, extract, load_features
 from benchmarks.harness.prompts import digest
 from benchmarks.harness.protocols import QUICK, find_protocol
@@ -255,7 +255,8 @@ def measure(
         extra |= fid.companions(real_ND, fakes, resamples)
     with phases("composition"):
         answered, meant = composition(task, drawn, features.size)
-        extra |= meant
+        near, said = rerank_score.score_picked(system, task.prompts, drawn)
+        extra |= meant | near
     with phases("report"):
         write_grid(options.reports / "fid_coco", task.prompts, drawn[0])
     return core.Measurement(
@@ -266,7 +267,7 @@ def measure(
         per_seed=per_seed,
         samples=fid.samples(task.prompts, real_ND, fakes, answered),
         extra=extra,
-        warnings=warnings(options, task, len(real), features, drawn),
+        warnings=[*warnings(options, task, len(real), features, drawn), *said],
         protocol=found(task, real, features),
         counters={name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")},
         device=getattr(system, "device", None),

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from test_rerank_score import other_clip
 
 from benchmarks import ablate_decoding as bench
-from benchmarks.harness import decoding_cells
+from benchmarks.harness import decoding_cells, rerank_score
 from cm3leon.errors import UserError
 from reports.decoding import decoding_tables, verdicts
 from reports.decoding_plots import decoding_plots
@@ -62,6 +63,22 @@ def test_a_second_run_draws_nothing(options, record, monkeypatch):
     again = bench.ablate_decoding(replace(options, parts=("surface", "nucleus", "pool")))[0]
     assert again["cost"]["counters"]["drawn"] == 0
     assert again["extra"]["pool.cd-k-n2.fid"] == record["extra"]["pool.cd-k-n2.fid"]
+
+
+def test_another_clip_picks_and_is_measured(options, record, monkeypatch, tmp_path):
+    assert record["warnings"] == [rerank_score.SAME]
+    assert not [name for name in record["extra"] if name.endswith(".clip") and "pool" in name]
+    monkeypatch.setattr(decoding_cells, "QUICK", TINY)
+    parts = ("surface", "nucleus", "pool")
+    changes = dict(parts=parts, rerank_clip=str(other_clip(tmp_path / "clip")))
+    again = bench.ablate_decoding(replace(options, **changes))[0]
+    assert again["protocol"]["rerank_clip"] == "another" and not again["warnings"]
+    assert again["protocol"]["rerank_clip_sha256"] != record["protocol"]["rerank_clip_sha256"]
+    for name in ("temperature", "top-p", "cd-k", "mixed"):
+        one = again["extra"][f"pool.{name}-n2.clip"]
+        assert one["low"] <= one["value"] <= one["high"] < 1
+        alone = f"pool.{name}-n1.fid"  # of one sample there is nothing to pick
+        assert again["extra"][alone] == record["extra"][alone]
 
 
 def test_report_from_the_record(record, options):

@@ -6,6 +6,7 @@ Numbers are named `part.cell.measure`. Shapes: P prompts, K samples of each, D f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.harness.decoding_cells import (
 from benchmarks.harness.features import Features, extract
 from benchmarks.harness.judged import answers
 from benchmarks.harness.paired import Halves
+from benchmarks.harness.rerank_score import cosines, judge_beside
 from cm3leon.clip import load_clip
 
 MIXED = ("top-p", "cd-k")  # half of the samples from each (A41)
@@ -106,7 +108,9 @@ def pool(run, asked, features: Features, phases) -> None:
     }
     ways = strategies(run.system, fids["surface"], fids["nucleus"], run.plan)
     prompts, samples = asked.prompts[: run.plan.pool_prompts], run.plan.pool_samples
-    clip = load_clip("scenes")
+    clip = load_clip(run.options.rerank_clip)
+    judge, said = judge_beside(clip.sha256)
+    run.warnings += said
     run.facts["rerank_clip_sha256"] = clip.sha256
     cells, drawn = {}, {}
     for name, decode in ways.items():
@@ -115,7 +119,9 @@ def pool(run, asked, features: Features, phases) -> None:
             drawn[name] = run.drawn(cells[name].system, prompts, cells[name].seeds)
     run.cells["pool"] = {name: cell.about for name, cell in cells.items()}
     with phases("judge"):
-        pools = {name: Pool(sets, prompts, features, clip, name) for name, sets in drawn.items()}
+        pools = {
+            name: Pool(sets, prompts, features, (clip, judge), name) for name, sets in drawn.items()
+        }
     with phases("statistics"):
         sides = {name: reranked(run, name, one, asked) for name, one in pools.items()}
         sides["mixed"] = mixed(run, [pools[name] for name in MIXED], asked)
@@ -123,26 +129,36 @@ def pool(run, asked, features: Features, phases) -> None:
 
 
 class Pool:
-    """All samples of one way to draw: features, nearness to the prompt, claims fulfilled."""
+    """All samples of one way to draw: features, nearness to the prompt, claims fulfilled.
 
-    def __init__(self, sets, prompts, features: Features, clip, label: str):
-        texts_PD = clip.texts([prompt.caption for prompt in prompts])
-        rows, nearness, right = [], [], []
+    `clips`: the one that picks, and the one that measures its picks, if any.
+    """
+
+    def __init__(self, sets, prompts, features: Features, clips, label: str):
+        rows, near, right = [], [], []
         for one in sets:
             images = np.concatenate(list(one.batches()))
             rows.append(extract(features, np.array_split(images, 2), len(images), label))
-            nearness.append((clip.images(images) * texts_PD).sum(1))
+            near.append([cosines(clip, prompts, images) for clip in clips if clip is not None])
             right.append(scores.shares_right(*answers(prompts, [one], features.size)))
-        self.features_PKD = np.stack(rows, 1)
-        self.clip_PK, self.right_PK = np.stack(nearness, 1), np.stack(right, 1)
+        self.features_PKD, self.right_PK = np.stack(rows, 1), np.stack(right, 1)
+        self.clip_PK, *judged = np.moveaxis(np.array(near), 0, -1)
+        self.judged_PK = judged[0] if judged else None
 
-    def chosen(self, picks_GP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features [G, P, D] and shares right [G, P] of the samples picked."""
+    def chosen(self, picks_GP: np.ndarray) -> Chosen:
+        """The samples picked, G of each prompt."""
         rows = np.arange(len(self.features_PKD))
-        return (
-            np.stack([self.features_PKD[rows, pick] for pick in picks_GP]),
-            np.stack([self.right_PK[rows, pick] for pick in picks_GP]),
-        )
+        pick = [self.features_PKD, self.right_PK, self.judged_PK]
+        return Chosen(*(None if one is None else one[rows, picks_GP] for one in pick))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Features [G, P, D], shares right [G, P] and CLIP cosines [G, P] of picked samples."""
+
+    features_GPD: np.ndarray
+    right_GP: np.ndarray
+    judged_GP: np.ndarray | None
 
 
 def reranked(run, name: str, one: Pool, asked) -> dict[int, Halves]:
@@ -151,7 +167,7 @@ def reranked(run, name: str, one: Pool, asked) -> dict[int, Halves]:
     for count in run.plan.counts:
         groups = scores.groups_of(run.plan.pool_samples, count)
         chosen = one.chosen(scores.picks(one.clip_PK, groups))
-        found[count] = score(run, f"pool.{name}-n{count}", *chosen, asked)
+        found[count] = score(run, f"pool.{name}-n{count}", chosen, asked)
     return found
 
 
@@ -159,26 +175,43 @@ def mixed(run, two: Sequence[Pool], asked) -> dict[int, Halves]:
     """The same of samples half from each of two ways."""
     found = {}
     for count in run.plan.counts:
-        features, right = [], []
+        parts = []
         for ours, others in scores.mixed_groups(run.plan.pool_samples, count):
             clip_PK = np.concatenate([two[0].clip_PK[:, ours], two[1].clip_PK[:, others]], 1)
             best_P = clip_PK.argmax(1)
-            first_P = best_P < len(ours)
             places = np.concatenate([ours, others])[best_P]
-            sides = [one.chosen(places[None]) for one in two]
-            features.append(np.where(first_P[:, None], sides[0][0][0], sides[1][0][0]))
-            right.append(np.where(first_P, sides[0][1][0], sides[1][1][0]))
-        found[count] = score(
-            run, f"pool.mixed-n{count}", np.stack(features), np.stack(right), asked
-        )
+            parts.append(either(best_P < len(ours), *(one.chosen(places[None]) for one in two)))
+        found[count] = score(run, f"pool.mixed-n{count}", together(parts), asked)
     return found
 
 
-def score(run, name: str, features_GPD, right_GP, asked) -> Halves:
-    """FID and composition of picked samples into the run."""
-    one = scores.group_halves(asked.reference, features_GPD, run.options.resamples)
+def either(first_P: np.ndarray, one: Chosen, other: Chosen) -> Chosen:
+    """The first's samples where `first_P`, elsewhere the other's."""
+    judged = one.judged_GP
+    return Chosen(
+        np.where(first_P[:, None], one.features_GPD, other.features_GPD),
+        np.where(first_P, one.right_GP, other.right_GP),
+        None if judged is None else np.where(first_P, judged, other.judged_GP),
+    )
+
+
+def together(parts: Sequence[Chosen]) -> Chosen:
+    """Groups one after the other."""
+    judged = None if parts[0].judged_GP is None else [one.judged_GP for one in parts]
+    return Chosen(
+        np.concatenate([one.features_GPD for one in parts]),
+        np.concatenate([one.right_GP for one in parts]),
+        None if judged is None else np.concatenate(judged),
+    )
+
+
+def score(run, name: str, chosen: Chosen, asked) -> Halves:
+    """FID, composition and, where it is measured, CLIP score of picked samples into the run."""
+    one = scores.group_halves(asked.reference, chosen.features_GPD, run.options.resamples)
     run.extra[f"{name}.fid"] = paired.frechet(one)
-    run.extra[f"{name}.right"] = paired.mean(right_GP.mean(0))
+    run.extra[f"{name}.right"] = paired.mean(chosen.right_GP.mean(0))
+    if chosen.judged_GP is not None:
+        run.extra[f"{name}.clip"] = paired.mean(chosen.judged_GP.mean(0))
     return one
 
 
