@@ -75,6 +75,7 @@ def transformer_card(folder: Path, about: dict) -> str:
         **data_facts(extra),
         "objective": settings(extra["objective"]),
         "training": settings(extra["train"]),
+        **({"second leg": settings(extra["again"])} if "again" in extra else {}),
         "tokens seen": f"{tokens / 1e6:.1f}M",
         "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D)",
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",

@@ -68,7 +68,7 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
 
 def test_the_twin_sees_the_same_queries():
     recipe, twin = cpu_recipe("scenes-s-documents"), cpu_recipe("scenes-s-plain")
-    same = ("model", "train", "split", "pictures", "first", "objective", "start")
+    same = ("model", "train", "again", "split", "pictures", "first", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
@@ -324,6 +324,32 @@ def test_a_second_stage_names_where_it_began(home, small, tmp_path):
     extra = checkpoint.read_about(home / names[1])["extra"]
     assert extra["start"] == names[0]
     assert extra["start_sha256"] == checkpoint.digest(home / names[0])
+
+
+def test_a_second_leg_goes_on_from_the_first(home, small, tmp_path):
+    leg = replace(TINY.train, steps=2, rate=1e-3, warmup=0, seed=1)
+    recipe = replace(plain_twin(TINY), name="tiny-legs", again=leg)
+
+    def trained() -> dict:
+        transformers.train_transformer(recipe, home, tmp_path, "cpu", "cpu")
+        made = checkpoint.read_about(home / recipe.name)
+        assert made["extra"]["again"]["rate"] == 1e-3 and made["extra"]["train"]["steps"] == 4
+        return made
+
+    first = trained()
+    log = [json.loads(line) for line in (home / recipe.name / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [1, 2, 3, 4, 5, 6]
+    assert [record["learning_rate"] for record in log[4:]] == pytest.approx([0.00055, 0.0001])
+    seconds = [record["seconds"] for record in log]
+    assert seconds == sorted(seconds)
+    run = tmp_path / "tiny-legs-cpu"
+    states = {path.parent.name: path for path in run.rglob("state-*.safetensors")}
+    assert set(states) == {run.name, transformers.AGAIN_FOLDER}
+    whole, half = (states[name].read_bytes() for name in (transformers.AGAIN_FOLDER, run.name))
+    assert whole != half
+    shutil.rmtree(run / transformers.AGAIN_FOLDER)  # killed before the second leg saved anything
+    assert trained()["sha256"] == first["sha256"]
+    assert states[run.name].read_bytes() == half
 
 
 def test_the_twin_has_no_documents(home, small, tmp_path):
