@@ -85,7 +85,7 @@ def evaluate(tmp_path_factory):
     return call
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux alone")
 def test_memory_of_an_evaluation(evaluate):
     """Minutes: 2,000 and 8,000 pictures, by moments alone and with what needs rows.

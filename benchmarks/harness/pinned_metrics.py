@@ -62,7 +62,10 @@ BESIDE = (
     Beside(
         "fd_dinov2", "FD-DINOv2", "dino_weights", "dinov2", "dinov2_vitl14_pretrain.pth", "dinov2"
     ),
-    Beside("cmmd", "CMMD", "cmmd_weights", f"{TOWER}ViT-L-14-336-quickgelu", "ViT-L-14-336px.pt"),
+    Beside(
+        "cmmd", "CMMD", "cmmd_weights", f"{TOWER}ViT-L-14-336-quickgelu", "ViT-L-14-336px.pt",
+        "clip-openai-l14-336",
+    ),
     Beside(
         "clip_score", "CLIP score", "clip_weights", f"{TOWER}ViT-B-32-quickgelu", "ViT-B-32.pt",
         "clip-openai",
