@@ -74,7 +74,7 @@ def arms(steps: int) -> dict[str, Recipe]:
     train = replace(
         full.train, steps=steps, batch=BATCH, warmup=steps // 10, eval_every=steps, save_every=100
     )
-    default = replace(full, train=train)
+    default = replace(full, train=train, again=None)
 
     def objective(**changes) -> Recipe:
         return replace(default, objective=replace(default.objective, **changes))

@@ -156,7 +156,8 @@ def test_what_is_not_measured_is_said_with_its_way(options, tmp_path):
         "not measured: rFID: the system has no image tokenizer",
         "not measured: FD-DINOv2: name dinov2_vitl14_pretrain.pth by --dino-weights or "
         "CM3LEON_DINOV2",
-        "not measured: CMMD: name ViT-L-14-336px.pt by --cmmd-weights or CM3LEON_CLIP_OPENAI_L14_336",
+        "not measured: CMMD: name ViT-L-14-336px.pt by --cmmd-weights or "
+        "CM3LEON_CLIP_OPENAI_L14_336",
         "not measured: CLIP score: name ViT-B-32.pt by --clip-weights or CM3LEON_CLIP_OPENAI",
     ]
     quick, _ = fid_coco.fid_coco(options(quick=True, n=None), Tinted())

@@ -8,14 +8,17 @@ prompts, K seeds, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.harness import paired
 from benchmarks.harness.images import Pictures
 from benchmarks.harness.prompts import Prompt
-from cm3leon.clip import Clip, load_clip
 from cm3leon.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.harness import paired
+    from cm3leon.clip import Clip
 
 MEASURES = "scenes"  # the CLIP that scores
 SAME = (
@@ -26,6 +29,8 @@ SAME = (
 
 def judge_beside(picker_sha256: str) -> tuple[Clip | None, list[str]]:
     """The CLIP that measures, or None and a line that says why not: it is the picker, or absent."""
+    from cm3leon.clip import load_clip
+
     try:
         clip = load_clip(MEASURES)
     except UserError as error:
@@ -51,5 +56,7 @@ def score_picked(
     clip, said = judge_beside(picker)
     if clip is None:
         return {}, said
+    from benchmarks.harness import paired
+
     near_KP = [cosines(clip, prompts, np.concatenate([*one.batches()])) for one in drawn]
     return {"clip": paired.mean(np.mean(near_KP, axis=0))}, said
