@@ -192,6 +192,7 @@ def device_facts() -> list[Fact]:
         way = "see constraints.txt for a version that fits"
         return [Fact("fault", "machine", "torch", f"cannot be imported: {error}", way)]
     from cm3leon.config import TrainConfig
+    from cm3leon.fused_step import compiled
     from cm3leon.train import precision
 
     cuda = torch.cuda.is_available()
@@ -201,6 +202,7 @@ def device_facts() -> list[Fact]:
         "device": f"{'cuda' if cuda else 'cpu'} ({name})",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "bfloat16": "in hardware" if able else "not in hardware: training uses float32",
+        "drawing": "steps in C" if compiled() else "steps by torch: no C compiler (cc, or $CC)",
     }
     return [Fact("fine", "machine", name, text) for name, text in found.items()]
 

@@ -18,6 +18,7 @@ from cm3leon.doctor import (
     Fact,
     Need,
     benchmark_facts,
+    device_facts,
     file_facts,
     known_facts,
     lacks,
@@ -134,3 +135,10 @@ def test_the_page_and_its_json_say_the_same(home, monkeypatch, capsys, baselines
 @pytest.mark.parametrize("name", ["torch", "no-such-package"])
 def test_installed(name):
     assert doctor.installed(name) == (name == "torch")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_compiler_is_told(there, monkeypatch):
+    monkeypatch.setattr("cm3leon.fused_step.compiled", lambda: object() if there else None)
+    (found,) = [fact.text for fact in device_facts() if fact.name == "drawing"]
+    assert found.startswith("steps in C" if there else "steps by torch: no C compiler")
