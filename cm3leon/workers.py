@@ -38,6 +38,12 @@ def side_by_side(
 
 
 def portions(count: int, most: int, workers: int) -> list[slice]:
-    """range(count) as slices, about equal, so many that no `workers` at once hold above `most`."""
-    size = max(1, min(-(-count // workers), most // workers)) if count else 1
+    """range(count) as slices, about equal: `workers` at once hold no more than `most`, and, where
+    there are as many, each worker gets the same number of them.
+    """
+    if not count:
+        return []
+    size = max(1, min(-(-count // workers), most // workers))
+    rounds = -(-count // (size * workers))
+    size = -(-count // (rounds * workers))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -18,6 +18,12 @@ def test_portions_cover_everything_in_order(count, most, workers):
     assert all(sizes)
     assert max(sizes, default=1) * workers <= max(most, workers)
     assert not sizes or max(sizes) - min(sizes[:-1] or sizes) == 0  # only the last one is smaller
+    rounds, room = -(-len(sizes) // workers), max(1, most // workers)
+    assert rounds == -(-count // (room * workers))  # as few as the room allows
+
+
+def test_no_worker_waits_for_one_portion_more():
+    assert [part.stop - part.start for part in portions(150, 64, 2)] == [25] * 6
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, None])
