@@ -1,6 +1,6 @@
 """What each part of retrieval is worth, in a world where the answer is known (Table 1, 2.1).
 
-    nox -s ablate_retrieval             scenes-s-documents, 128 captions a split, three seeds
+    nox -s ablate_retrieval             scenes-s-documents, 120 captions a split, three seeds
     nox -s ablate_retrieval -- --quick  24 captions, one seed: a look, and another protocol
 
 Cost on 2 cores: nine minutes. A killed run keeps its drawings. Every arm draws the
@@ -46,7 +46,7 @@ class Options:
     system: str = "scenes-s-documents"
     """a system with a memory bank"""
     n: int | None = None
-    """captions of each split; left out: 128"""
+    """captions of each split; left out: 120"""
     seeds: tuple[int, ...] | None = None
     """sampling seeds of the arms that hypotheses compare, the first alone of the others"""
     only: str = ""
@@ -74,7 +74,7 @@ class Options:
     @property
     def captions(self) -> int:
         """Of each split."""
-        return self.n or (24 if self.quick else 128)
+        return self.n or (24 if self.quick else 120)
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """All of them for what the hypotheses compare."""
