@@ -36,8 +36,8 @@ from cm3leon.vq import VQ
 PAIR = 79  # tokens that a caption, a picture and their two <break> take, on average
 KEPT = 87  # positions that training on pairs has taught well
 HELD_OUT = 96  # pictures of `stock`, `val` behind the held-out losses, and as many of `tail`
-AGAIN_FOLDER = "again"  # of a run: its second leg
 TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation
+AGAIN_FOLDER = "again"  # of a run: its second leg
 
 
 def load_tokenizers(out: Path) -> tuple[TextTokenizer, VQ]:
@@ -137,9 +137,8 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
             among=np.arange(recipe.first, recipe.pictures),
         )
         about, loss = identity(recipe, shop), pair_loss(vocabulary)
-        seconds += train(model, loss, batches, config, leg, evaluate=evaluate, about=about)[
-            "seconds"
-        ]
+        done = train(model, loss, batches, config, leg, evaluate=evaluate, about=about)
+        seconds += done["seconds"]
     return model, seconds
 
 

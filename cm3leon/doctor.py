@@ -202,7 +202,9 @@ def device_facts() -> list[Fact]:
         "device": f"{'cuda' if cuda else 'cpu'} ({name})",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "bfloat16": "in hardware" if able else "not in hardware: training uses float32",
-        "drawing": "steps in C" if compiled() else "steps by torch: no C compiler (cc, or $CC)",
+        "drawing": "steps in C"
+        if compiled()
+        else "steps by torch: no C compiler (cc, or $CC), or it failed",
     }
     return [Fact("fine", "machine", name, text) for name, text in found.items()]
 

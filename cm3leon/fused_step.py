@@ -63,9 +63,12 @@ def fastest_step(
     plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in weights)
     if not plain or sum(one.nbytes for one in weights) > MOST_BYTES or compiled() is None:
         return by_torch()
-    fused, config = Fused(model, start, end), model.config
+    config, outputs = model.config, len(model.table(start, end))
     rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
-    key = (config.layers, config.width, config.heads, fused.outputs, rows, torch.get_num_threads())
+    key = (config.layers, config.width, config.heads, outputs, rows, torch.get_num_threads())
+    if _faster.get(key) is False:  # nothing is packed for a way that lost
+        return by_torch()
+    fused = Fused(model, start, end)
     if key not in _faster:
         _faster[key] = timed(model, rows, fused) < timed(model, rows, by_torch())
     return fused if _faster[key] else by_torch()

@@ -5,6 +5,7 @@ Nothing needs them: where there is no compiler, what they do is done by torch.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -31,9 +32,10 @@ def library(name: str) -> ctypes.CDLL | None:
     if compiler is None or not source.is_file():
         return None
     path = cache_folder() / f"{name}-{stamp(source, compiler)}.so"
+    with contextlib.suppress(OSError):  # it is not there yet, or is damaged
+        return ctypes.CDLL(str(path))
     try:
-        if not path.is_file():
-            build(source, path, compiler)
+        build(source, path, compiler)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
