@@ -3,7 +3,7 @@
     nox -s ablate_retrieval             scenes-s-documents, 120 captions a split, three seeds
     nox -s ablate_retrieval -- --quick  24 captions, one seed: a look, and another protocol
 
-Cost on 2 cores: nine minutes. A killed run keeps its drawings. Every arm draws the
+Cost on 2 cores: eight to nine minutes. A killed run keeps its drawings. Every arm draws the
 same captions with the same seeds and differs from `documents-2`, the default, in one thing: how
 many documents stand before a caption, what finds them, what is kept of them, how alike they may be,
 how many there are to choose from, how good they are. FID is by the scenes features against 1,000
