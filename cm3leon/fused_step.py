@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
 MATRICES = ("qkv", "out", "up", "down")  # of a block, in the order of step.c
-DEFINED = {torch.float32: (), torch.bfloat16: ("BFLOAT16",)}  # of step.c, by type of the weights
+FLAGS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}  # of step.c, by type of the weights
+CONTRACTED = "-ffp-contract=fast"  # a product and a sum are rounded once
 MOST_SIZE = 512  # of a head, as in step.c
 MOST_BYTES = 2 << 30  # of weights: what takes more is not copied
 SLOTS = 64  # of the cache in which the two ways are timed
@@ -38,8 +39,8 @@ _faster: dict[tuple, bool] = {}
 
 @lru_cache
 def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
-    """step.c for weights of a type, with the types of its functions; None where it cannot be had."""
-    found = library("step", *DEFINED[dtype]) if dtype in DEFINED else None
+    """step.c for a type of weights, its functions declared; None where it cannot be had."""
+    found = library("step", CONTRACTED, *FLAGS[dtype]) if dtype in FLAGS else None
     if found is None:
         return None
     pointer, count = ctypes.c_void_p, ctypes.c_int64

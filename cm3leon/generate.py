@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cm3leon.decode import choose, combine
+from cm3leon.decode import combine
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.fused_draw import choose
 from cm3leon.kv_cache import Cache
 from cm3leon.sequence import Vocabulary
 from cm3leon.transformer import Transformer

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import check
-from cm3leon.decode import choose, combine, guide_edit
+from cm3leon.decode import combine, guide_edit
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.fused_draw import choose
 from cm3leon.infill import apart, opened
 from cm3leon.objective import Span
 from cm3leon.seeds import derive, uniforms

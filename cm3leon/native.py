@@ -18,26 +18,26 @@ from pathlib import Path
 from cm3leon.files import sha256_bytes
 
 COMPILERS = ("cc", "gcc", "clang")  # after $CC
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 SHARED = ("-shared", "-fPIC")
 PARALLEL = ("-fopenmp",)  # tried first; without it a library works on one thread
 SECONDS = 60  # for a compilation
 
 
 @lru_cache
-def library(name: str, *defined: str) -> ctypes.CDLL | None:
-    """The compiled `cm3leon/<name>.c`, with some names defined; None where it cannot be compiled
-    or loaded.
+def library(name: str, *flags: str) -> ctypes.CDLL | None:
+    """The compiled `cm3leon/<name>.c`, with flags of its own; None where it cannot be compiled or
+    loaded.
     """
     source = Path(__file__).with_name(f"{name}.c")
     compiler = find_compiler()
     if compiler is None or not source.is_file():
         return None
-    path = cache_folder() / f"{name}-{stamp(source, compiler, *defined)}.so"
+    path = cache_folder() / f"{name}-{stamp(source, compiler, *flags)}.so"
     with contextlib.suppress(OSError):  # it is not there yet, or is damaged
         return ctypes.CDLL(str(path))
     try:
-        build(source, path, compiler, *defined)
+        build(source, path, compiler, *flags)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
@@ -55,9 +55,9 @@ def cache_folder() -> Path:
     return Path(home) / "cm3leon"
 
 
-def stamp(source: Path, compiler: str, *defined: str) -> str:
+def stamp(source: Path, compiler: str, *flags: str) -> str:
     """What a library depends on, as 16 digits: its source, flags, compiler and processor."""
-    about = [platform.platform(), platform.machine(), processor(), compiler, *FLAGS, *defined]
+    about = [platform.platform(), platform.machine(), processor(), compiler, *FLAGS, *flags]
     return sha256_bytes(source.read_bytes() + "\0".join(about).encode())[:16]
 
 
@@ -70,7 +70,7 @@ def processor() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
-def build(source: Path, path: Path, compiler: str, *defined: str) -> None:
+def build(source: Path, path: Path, compiler: str, *flags: str) -> None:
     """Compile to `path`, which holds a whole library or nothing.
 
     Raises OSError (no place to write) or subprocess.SubprocessError (the compiler failed).
@@ -78,8 +78,7 @@ def build(source: Path, path: Path, compiler: str, *defined: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        names = [f"-D{name}" for name in defined]
-        command = [compiler, *FLAGS, *names, *SHARED, str(source), "-o", str(made), "-lm"]
+        command = [compiler, *FLAGS, *flags, *SHARED, str(source), "-o", str(made), "-lm"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": SECONDS}
         try:
             subprocess.run([*command, *PARALLEL], check=True, **quiet)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import check
-from cm3leon.decode import choose, combine
+from cm3leon.decode import combine
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.fused_draw import choose
 from cm3leon.sequence import Vocabulary
 from cm3leon.streams import Streams, limits
 from cm3leon.transformer import Transformer

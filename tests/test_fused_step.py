@@ -16,6 +16,11 @@ from cm3leon.transformer import Transformer
 pytestmark = pytest.mark.skipif(compiled() is None, reason="no C compiler here")
 
 
+needs_bfloat16 = pytest.mark.skipif(
+    compiled(torch.bfloat16) is None, reason="no bfloat16 in this processor"
+)
+
+
 def small(layers: int = 2, width: int = 48, heads: int = 3) -> Transformer:
     config = replace(MODELS["scenes-xs"](), layers=layers, width=width, heads=heads, context=40)
     model = Transformer(config, torch_generator(0, "init")).eval().requires_grad_(False)
@@ -34,7 +39,7 @@ def read(model: Transformer, lengths: list[int], capacity: int = 20):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=14),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=27),
     shape=st.sampled_from([(48, 3), (32, 1), (64, 2), (40, 5), (128, 1)]),
     ids=st.sampled_from([(0, None), (512, 512 + 64), (3, 10), (7, 8), (500, 561)]),
 )
@@ -66,6 +71,66 @@ def agree(lengths: list[int], shape: tuple, ids: tuple, threads: int) -> None:
         torch.testing.assert_close(ours.kv, theirs.kv, rtol=1e-5, atol=1e-5)
     finally:
         torch.set_num_threads(before)
+
+
+@needs_bfloat16
+@settings(deadline=None, max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=27),
+    shape=st.sampled_from([(48, 3), (32, 1), (64, 2), (40, 5), (128, 1)]),
+    ids=st.sampled_from([(0, None), (512, 512 + 64), (3, 10), (7, 8), (500, 561)]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_bfloat16_is_nearer_to_float32_than_torch(lengths, shape, ids, threads):
+    """Of weights that bfloat16 holds: sums and the residual stream are float32 here."""
+    model = small(2, *shape).bfloat16()
+    exact = small(2, *shape)
+    exact.load_state_dict(model.float().state_dict())
+    model.bfloat16()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = []
+        for one, way in ((model, Fused), (model, None), (exact, None)):
+            cache = read(one, lengths)
+            cache.kv.copy_(read(exact, lengths).kv)
+            advance = way(one, *ids) if way else one._by_torch(len(lengths), *ids)
+            cache.ways[ids] = advance
+            tokens = (torch.arange(len(lengths)) * 7 + step for step in range(3))
+            found.append(torch.stack([one.step(ids_B % 500, cache, *ids) for ids_B in tokens]))
+    finally:
+        torch.set_num_threads(before)
+    ours, theirs, wanted = (one.float() for one in found)
+    scale = wanted.std(correction=0) + 0.1
+    assert found[0].dtype == torch.float32
+    assert (ours - wanted).abs().mean() <= (theirs - wanted).abs().mean() + 1e-3 * scale
+    assert (ours - wanted).abs().max() < 0.1 * scale
+
+
+@needs_bfloat16
+def test_what_bfloat16_keeps_is_rounded_to_even():
+    """Keys and values in the cache are the float32 ones, rounded as torch rounds."""
+    model = small(1, 32, 1).bfloat16()
+    cache = read(model, [3])
+    Fused(model, 0, None)(torch.linspace(-1, 1, 32).bfloat16()[None], cache)
+    x_BD = torch.nn.functional.layer_norm(torch.linspace(-1, 1, 32).bfloat16().float(), (32,))
+    wanted = (x_BD.bfloat16().double() @ model.blocks[0].qkv.weight.double().T)[32:]
+    kept = cache.kv[0, :, 0, 0, 3].reshape(-1)
+    torch.testing.assert_close(kept.double(), wanted.float().bfloat16().double(), rtol=1e-2, atol=0)
+    assert (kept == wanted.float().bfloat16()).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["qkv", "out", "up", "down"])
+def test_a_weight_that_is_no_number_is_not_hidden(dtype, name):
+    if compiled(dtype) is None:
+        pytest.skip("no bfloat16 in this processor")
+    model = small().to(dtype)
+    getattr(model.blocks[0], name).weight[3, 2] = torch.nan
+    logits_BV = Fused(model, 0, None)(
+        torch.ones(2, 48, dtype=dtype), read(small().to(dtype), [3, 4])
+    )
+    assert logits_BV.isnan().any(1).all()
 
 
 def test_the_logits_of_the_whole_row():
@@ -118,13 +183,17 @@ def test_the_timing_itself():
     assert fused_step.timed(model, 2, Fused(model, 0, None)) > 0
 
 
-@pytest.mark.parametrize("why", ["no library", "double", "too large"])
+@pytest.mark.parametrize("why", ["no library", "double", "mixed", "too large", "a large head"])
 def test_torch_where_it_is_not_for(why, monkeypatch):
     model = small()
     if why == "no library":
-        monkeypatch.setattr(fused_step, "compiled", lambda: None)
+        monkeypatch.setattr(fused_step, "compiled", lambda dtype: None)
     elif why == "double":
         model.double()
+    elif why == "mixed":
+        model.blocks[1].up.bfloat16()
+    elif why == "a large head":
+        monkeypatch.setattr(fused_step, "MOST_SIZE", 15)
     else:
         monkeypatch.setattr(fused_step, "MOST_BYTES", 1000)
     assert fastest_step(model, 2, 0, None, lambda: "torch") == "torch"

@@ -29,7 +29,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
     {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
-    | {"image_tokenizer"},
+    | {"image_tokenizer", "fused_draw"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}
     | {"accumulate", "source_captions", "training_bank"},
