@@ -2,10 +2,10 @@
 
 Its `generate` runs as published, beside ours with the same guidance, top-p and number of tokens.
 It differs in this: the prompt is one class token; both streams are rows of one batch; it draws from
-the image vocabulary alone and sorts it for top-p; layers have SwiGLU, rounded up to 256, 1.02 to
-1.08 times the weights of ours from a width of 256 on; the head is not tied. Each call lays out its
-caches anew, as long as what it draws, and attends to all of them: in a drawing cut by the budget
-its steps are shorter than in a whole one. Weights are random, as ours are.
+the image vocabulary alone and sorts it for top-p; layers have SwiGLU, rounded up to 256: 1.08 times
+the weights of ours at widths 256 and 512, 1.02 at 1024; the head is not tied. Each call lays out
+its caches anew, as long as what it draws, and attends to all of them: in a drawing cut by the
+budget its steps are shorter than in a whole one. Weights are random, as ours are.
 """
 
 from __future__ import annotations
