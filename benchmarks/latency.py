@@ -3,6 +3,7 @@
     nox -s latency                                       every size and type at hand
     nox -s latency -- --quick                            two sizes, short: a look, another protocol
     nox -s latency -- --sizes 12x512x8 --batches 1 8 32 --peers   beside Hugging Face's generate
+    nox -s latency -- --llamagen FOLDER                  beside LlamaGen's loop, of its checkout
     nox -s latency -- --sizes 7b --dtypes bfloat16       the paper's largest, on a GPU
 
 The paper's Figure 10 (one image) and Figure 11 (batches of 1 to 256). Cost on 2 cores: about ten
@@ -17,15 +18,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import core, opt_peer, rounds
+from benchmarks.harness import core, rounds
 from benchmarks.harness.ceilings import Ceilings
 from benchmarks.harness.configurations import Row, Runner, numbers, rows_of
 from benchmarks.harness.load import Gate
+from benchmarks.harness.peers import Peer, find_peers
 from benchmarks.harness.progress import progress
 from benchmarks.harness.subjects import PROMPT, STATE_BYTES, Subject, find_subject
 from cm3leon.cli import parse
@@ -72,6 +74,8 @@ class Options:
     """cpu, cuda, cuda:1; auto is CUDA where there is one"""
     peers: bool = False
     """time Hugging Face's OPTForCausalLM.generate in turn with ours"""
+    llamagen: Path | None = None
+    """a checkout of FoundationVision/LlamaGen, whose loop is timed in turn with ours"""
     quick: bool = False
     """two sizes, two batches, 32 tokens: another protocol"""
     results: Path = core.RESULTS
@@ -94,6 +98,8 @@ class Options:
                 raise UserError(f"unknown dtype {dtype!r}; known are {', '.join(STATE_BYTES)}")
         if self.budget is not None and not 0 < self.budget < math.inf:
             raise UserError(f"--budget must be positive seconds, got {self.budget}")
+        if self.llamagen is not None and self.guidance < 1:
+            raise UserError(f"--llamagen needs --guidance of at least 1, got {self.guidance}")
         DecodeConfig(guidance=self.guidance, top_p=self.top_p)  # checks both
 
 
@@ -104,13 +110,12 @@ def latency(options: Options) -> tuple[dict, Path]:
     device = usable_device(options.device)
     options = resolved(options, device)
     subjects = [find_subject(name, options.new) for name in options.sizes]
-    if options.peers:
-        opt_peer.check_installed()
+    peers = find_peers(options.peers, options.llamagen)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     protocol = protocol_of(options, subjects) | {"machine": machine(device)}
-    bench = replace(BENCH, measure=partial(measure, options, subjects, device))
-    return core.run(bench, Timed(subjects), protocol, options.results)
+    bench = replace(BENCH, measure=partial(measure, options, subjects, peers, device))
+    return core.run(bench, Timed(subjects, peers), protocol, options.results)
 
 
 def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
@@ -124,8 +129,8 @@ def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
         "prompt_tokens": PROMPT,
         "rounds": options.repeats,
         "budget_s": options.budget,
-        "peers": options.peers,
-    }
+        "peers": options.peers,  # Hugging Face's
+    } | ({"llamagen": True} if options.llamagen is not None else {})
 
 
 def machine(device: str) -> dict:
@@ -173,7 +178,7 @@ class Timed:
 
     name = "cm3leon"
 
-    def __init__(self, subjects: Sequence[Subject]):
+    def __init__(self, subjects: Sequence[Subject], peers: Mapping[str, Peer] | None = None):
         from cm3leon.checkpoint import digest
         from cm3leon.config import to_dict
 
@@ -182,12 +187,16 @@ class Timed:
             | ({"weights": digest(subject.folder)} if subject.folder else {})
             for subject in subjects
         }
+        for name, peer in (peers or {}).items():
+            if peer.sha256 is not None:
+                self.config[name] = {"sha256": peer.sha256}
         self.weights_sha256 = None  # several, or random ones; those of baselines are in `config`
 
 
 def measure(
-    options: Options, subjects: Sequence[Subject], device: str, system, protocol, phases
-) -> core.Measurement:
+    options: Options, subjects: Sequence[Subject], peers: Mapping[str, Peer], device: str,
+    system, protocol, phases,
+) -> core.Measurement:  # fmt: skip
     """Every configuration in turn; the numbers of those that ran, the notes of all."""
     import torch
 
@@ -196,7 +205,7 @@ def measure(
     gate.total_s = QUICK_WAIT_S if options.quick else gate.total_s
     runner = Runner(
         device, gate, Ceilings(device), options.guidance, options.top_p, options.batches,
-        options.repeats, options.budget, options.peers,
+        options.repeats, options.budget, peers,
     )  # fmt: skip
     found: list[Row] = []
     total = len(subjects) * len(options.dtypes) * len(options.batches)

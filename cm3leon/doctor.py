@@ -59,6 +59,10 @@ FILES: dict[str, str] = {  # the user's own: name -> what it is and how to get i
         "hf download google/flan-t5-xl --local-dir FOLDER/t5 && "
         "cm3leon convert-tokenizer vq_ds16_t2i.pt --out FOLDER/vq"
     ),
+    "LlamaGen's code": (
+        "a checkout, for --llamagen FOLDER; "
+        "git clone https://github.com/FoundationVision/LlamaGen FOLDER"
+    ),
     "tokenizer": (
         "vqgan_gumbel_f8 or another of https://github.com/CompVis/taming-transformers, LlamaGen's "
         "or Chameleon's; cm3leon convert-tokenizer last.ckpt --out FOLDER"
@@ -94,6 +98,9 @@ NEEDS: dict[str, Need] = {
     "latency": Need(shipped=("scenes-s", *TOKENIZERS)),
     "latency --peers": Need(
         FOREIGN, "bench,report,transformers", shipped=("scenes-s", *TOKENIZERS)
+    ),
+    "latency --llamagen FOLDER": Need(
+        shipped=("scenes-s", *TOKENIZERS), files=("LlamaGen's code",)
     ),
     "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
     "ablate_decoding": Need(

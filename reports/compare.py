@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import extra, guarded, own
+from reports.latency import PEERS
 from reports.store import RESULTS, ReportError, column, device, read, read_files
 from reports.tables import Table, number, span
 
@@ -78,7 +79,9 @@ def direction(measure: str, record: Mapping) -> str:
     """ "lower" or "higher": which way the measure is better."""
     if measure == "value":
         return record["better"]
-    name = measure.rsplit(".", 1)[-1].removesuffix("_hf")  # of a peer timed beside
+    name = measure.rsplit(".", 1)[-1]
+    for peer in PEERS:  # timed beside
+        name = name.removesuffix(f"_{peer}")
     return "lower" if name in LOWER or name.startswith("fid_at_") else "higher"
 
 

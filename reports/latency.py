@@ -17,6 +17,13 @@ from reports.tables import Table, number, span
 QUOTED = "Fig. 10"  # the paper's table of seconds an image
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222", "#6e6e6e")
 LEGEND_COLUMNS = 4
+PEERS = {  # end of a peer's numbers -> its name in protocols and of its table, column, loop, notes
+    "hf": ("peers", "HF", "Hugging Face's OPTForCausalLM.generate (same shape)", ()),
+    "llamagen": (
+        "llamagen", "LlamaGen", "LlamaGen's own loop (same layers, width and heads; its SwiGLU)",
+        ("its prompt is one class token, its caches are as long as what it draws",),
+    ),
+}  # fmt: skip
 LINES = {"float32": ("-", "o"), "bfloat16": ("--", "s"), "int8": (":", "^")}
 
 
@@ -28,9 +35,12 @@ def latency_tables(record: Mapping, published: Mapping) -> dict[str, Table]:
         "roofline": roofline_table(record),
         "ceilings": ceilings_table(record),
     }
-    if record["protocol"]["peers"]:
-        tables["peers"] = peers_table(record)
-    return tables
+    return tables | {PEERS[peer][0]: peer_table(record, peer) for peer in timed_peers(record)}
+
+
+def timed_peers(record: Mapping) -> list[str]:
+    """Those that were timed in turn with ours; records from before a peer do not know its name."""
+    return [peer for peer, (named, *_) in PEERS.items() if record["protocol"].get(named)]
 
 
 def configurations(record: Mapping) -> Iterator[tuple[str, str, int, str]]:
@@ -98,7 +108,7 @@ def one_image_table(record: Mapping, published: Mapping) -> Table:
 def throughput_table(record: Mapping) -> Table:
     """Figure 11: seconds and pictures a second against the batch, memory, load, what was cut."""
     measures = ("images_per_s", "tokens_per_s", "seconds_per_batch", "peak_memory_gib")
-    rows = []
+    rows, timed = [], timed_peers(record)
     for size, dtype, batch, name in configurations(record):
         seconds, interval = _value(record, name)
         load = extra(record, f"{name}.load_of_others")
@@ -113,7 +123,7 @@ def throughput_table(record: Mapping) -> Table:
         notes=(
             f"{device(record)}; {_how(record)}",
             "peak GiB: of the device, on a processor of the whole process"
-            + (" with the peer in it" if record["protocol"]["peers"] else "")
+            + (f" with the peer{'s' * (len(timed) - 1)} in it" if timed else "")
             + "; others: share of the processors that other programs used meanwhile",
         ),
         numbers=frozenset(range(2, 10)),
@@ -148,24 +158,26 @@ def roofline_table(record: Mapping) -> Table:
     )  # fmt: skip
 
 
-def peers_table(record: Mapping) -> Table:
-    """Decoding alone of ours and of Hugging Face's generate, timed in turn."""
+def peer_table(record: Mapping, peer: str) -> Table:
+    """Decoding alone of ours and of a peer's loop, timed in turn."""
+    _, column, loop, known = PEERS[peer]
     rows = []
     for size, dtype, batch, name in configurations(record):
-        gain = extra(record, f"{name}.gain_over_hf")
+        gain = extra(record, f"{name}.gain_over_{peer}")
         if gain is not None:
-            speeds = (_cell(record, f"{name}.decode_tokens_per_s{end}") for end in ("", "_hf"))
+            speeds = (_cell(record, f"{name}.decode_tokens_per_s{end}") for end in ("", f"_{peer}"))
             rows.append(
                 (size, dtype, str(batch), *speeds, f"{gain['value']:.2f}x",
                  span(gain["value"], gain["low"], gain["high"]))
             )  # fmt: skip
     return Table(
-        headers=("size", "dtype", "batch", "ours, tokens/s", "HF, tokens/s", "gain", "interval"),
+        headers=("size", "dtype", "batch", "ours, tokens/s", f"{column}, tokens/s", "gain",
+                 "interval"),
         rows=tuple(rows),
-        caption="Decoding alone beside Hugging Face's OPTForCausalLM.generate (same shape)",
-        notes=("rounds in turn; the gain is of each round's pair of steps",),
+        caption=f"Decoding alone beside {loop}",
+        notes=("rounds in turn; the gain is of each round's pair of steps", *known),
         numbers=frozenset({2, 3, 4, 5}),
-    )
+    )  # fmt: skip
 
 
 def ceilings_table(record: Mapping) -> Table:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from llamagen_code import written_checkout
 
 from benchmarks import latency as bench
 from benchmarks.harness import ceilings, configurations, core, load, memory
+from benchmarks.harness.peers import find_peers
 from benchmarks.harness.subjects import find_subject
 from cm3leon.errors import UserError
 from reports import extra, store
@@ -176,6 +178,31 @@ def test_peers_are_timed_in_turn(options):
         assert theirs["low"] / ours["high"] <= gain["value"] <= theirs["high"] / ours["low"]
 
 
+def test_llamagen_is_timed_in_turn(options, tmp_path):
+    """Its numbers, its gain and the digest of its code are in the record, its place is not."""
+    folder = written_checkout(tmp_path / "checkout")
+    record, path = bench.latency(replace(options, llamagen=folder, new=16))
+    name = "2x32x2.float32.b2"
+    for measure in ("seconds_per_image_llamagen", "decode_tokens_per_s_llamagen"):
+        assert extra(record, f"{name}.{measure}")["value"] > 0
+    assert extra(record, f"{name}.gain_over_llamagen")["value"] > 0
+    assert record["protocol"]["llamagen"] is True and record["protocol"]["peers"] is False
+    assert len(record["system"]["config"]["llamagen"]["sha256"]) == 64
+    assert "checkout" not in path.read_text()
+    assert not any(key.endswith("_hf") for key in record["extra"])
+    alone = bench.protocol_of(bench.resolved(options, "cpu"), [])
+    assert "llamagen" not in alone and alone["peers"] is False  # the digests of before
+
+
+def test_no_peer_beside_int8(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(configurations, "make_model", lambda *_: "ours")
+    found = find_peers(False, written_checkout(tmp_path / "checkout"))
+    runner = configurations.Runner("cpu", None, None, 3.0, 0.9, (1,), 1, 1.0, found)
+    subject = find_subject("2x32x2", 16)
+    assert configurations.models(runner, subject, "int8") == ("ours", {}, "")
+    assert list(configurations.models(runner, subject, "float32")[1]) == ["llamagen"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_a_gpu(options):
@@ -223,6 +250,11 @@ def test_the_largest_sizes_are_a_gpus(monkeypatch):
         (["--new", "3"], "--new must be at least 8, got 3"),
         (["--top-p", "0"], "decode.top_p must lie in (0, 1], got 0.0"),
         (["--guidance", "inf"], "decode.guidance must be finite"),
+        (
+            ["--llamagen", "nowhere"],
+            "nowhere has no autoregressive/models/gpt.py; --llamagen takes",
+        ),
+        (["--llamagen", ".", "--guidance", "0"], "--llamagen needs --guidance of at least 1, got"),
         (["--sizes", "2x32x2", "--new", "9999"], "has room for 2016 tokens"),
     ],
 )

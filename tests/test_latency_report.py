@@ -51,18 +51,21 @@ def speeds(seconds: float = 2.0, batch: int = 1) -> dict:
     }
 
 
-def made(peers: bool = False, **changes) -> dict:
+def made(peers: bool = False, llamagen: bool = False, **changes) -> dict:
     """Two sizes of which the larger fits one batch of three; int8 could not be had."""
     protocol = {
         "sizes": {"scenes-s": 64, "7b": 1024}, "batches": [1, 8, 64],
         "dtypes": ["float32", "int8"], "guidance": 3.0, "top_p": 0.9, "prompt_tokens": 32,
         "rounds": 5, "budget_s": 10.0, "peers": peers, "value_of": "scenes-s.float32.b1",
     }  # fmt: skip
+    protocol |= {"llamagen": True} if llamagen else {}
     extra = {"ceiling.read_gb_per_s.65536KiB": 60.5, "ceiling.gflop_per_s.float32": 420.0}
     for batch in protocol["batches"]:
         own = speeds(0.5 / batch, batch)
         if peers:
             own |= {"gain_over_hf": triple(3.5), "decode_tokens_per_s_hf": triple(10.0)}
+        if llamagen:
+            own |= {"gain_over_llamagen": triple(2.5), "decode_tokens_per_s_llamagen": triple(7.0)}
         extra |= {f"scenes-s.float32.b{batch}.{name}": value for name, value in own.items()}
     extra |= {f"7b.float32.b1.{name}": value for name, value in speeds(40.0).items()}
     warnings = ["scenes-s.float32.b8: 3 of 5 rounds"]
@@ -139,11 +142,24 @@ def test_ceilings_and_peers():
     assert tables["peers"].rows[0] == (
         "scenes-s", "float32", "1", "140.00", "10.00", "3.50x", "[3.15, 4.20]",
     )  # fmt: skip
-    assert "peers" not in latency_tables(made(), PUBLISHED)
+    assert not {"peers", "llamagen"} & set(latency_tables(made(), PUBLISHED))
+
+
+def test_llamagen_has_a_table_of_its_own():
+    tables = latency_tables(made(llamagen=True), PUBLISHED)
+    assert "peers" not in tables and "LlamaGen's own loop" in tables["llamagen"].caption
+    assert tables["llamagen"].headers[4] == "LlamaGen, tokens/s"
+    assert tables["llamagen"].rows[0] == (
+        "scenes-s", "float32", "1", "140.00", "7.00", "2.50x", "[2.25, 3.00]",
+    )  # fmt: skip
+    both = latency_tables(made(peers=True, llamagen=True), PUBLISHED)
+    assert both["peers"].rows == latency_tables(made(peers=True), PUBLISHED)["peers"].rows
+    assert any("the peers in it" in one for one in both["throughput"].notes)
+    assert any("the peer in it" in one for one in tables["throughput"].notes)
 
 
 def test_tables_survive_every_form():
-    for table in latency_tables(made(peers=True), PUBLISHED).values():
+    for table in latency_tables(made(peers=True, llamagen=True), PUBLISHED).values():
         read = list(csv.reader(io.StringIO(table.to_csv())))
         assert len(read) == 1 + len(table.rows)
         assert table.to_latex().count("\\\\") == 1 + len(table.rows)
@@ -185,8 +201,10 @@ def test_less_time_is_better():
     lower = {"seconds_per_image", "seconds_per_batch", "decode_ms", "peak_memory_gib"}
     higher = {"images_per_s", "tokens_per_s", "decode_tokens_per_s", "roofline_share"}
     assert lower | higher < set(speeds())
-    for name in (*lower, *higher, "seconds_per_image_hf", "gain_over_hf"):
-        wanted = "lower" if name.removesuffix("_hf") in lower else "higher"
+    for name in (*lower, *higher, "seconds_per_image_hf", "gain_over_hf", "decode_ms_llamagen",
+                 "gain_over_llamagen"):  # fmt: skip
+        own = name.removesuffix("_hf").removesuffix("_llamagen")
+        wanted = "lower" if own in lower else "higher"
         assert direction(f"12x512x8.float32.b8.{name}", made()) == wanted
 
 

@@ -6,12 +6,13 @@ What cannot be timed, or only in part, says so in its row's note; the others go 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.harness import memory, opt_peer, rounds
+from benchmarks.harness import memory, rounds
 from benchmarks.harness.ceilings import Ceilings, Work
 from benchmarks.harness.load import Gate, Load
+from benchmarks.harness.peers import Peer
 from benchmarks.harness.subjects import COMPUTE, PROMPT, Drawing, Subject, make_model
 from cm3leon.errors import UserError
 
@@ -50,10 +51,10 @@ class Runner:
     batches: tuple[int, ...]
     repeats: int  # rounds asked for
     budget: float  # seconds of one configuration
-    peers: bool = False
+    peers: Mapping[str, Peer] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)  # of our loop: tokens computed
 
-    def row(self, subject: Subject, dtype: str, batch: int, model, peer) -> Row:
+    def row(self, subject: Subject, dtype: str, batch: int, model, networks) -> Row:
         """Time one configuration; used-up memory and too much work become its note."""
         row = Row(subject, dtype, batch)
         drawing = Drawing(model, subject, batch, self.guidance, self.top_p, self.counters)
@@ -61,9 +62,9 @@ class Runner:
         if row.note:
             return row
         engines = {OURS: drawing.draw}
-        if peer is not None:
+        for name, network in networks.items():
             settings = self.guidance, self.top_p
-            engines[opt_peer.NAME] = opt_peer.opt_drawing(peer, batch, *settings)
+            engines[name] = self.peers[name].drawing(network, batch, *settings)
         try:
             self.time(row, engines)
         except (RuntimeError, MemoryError) as error:
@@ -120,31 +121,32 @@ class Runner:
 
 def rows_of(runner: Runner, subject: Subject, dtype: str) -> Iterator[Row]:
     """One model's rows, batch after batch; a model that cannot be made gives rows that say why."""
-    model, peer, why = models(runner, subject, dtype)
+    model, networks, why = models(runner, subject, dtype)
     for batch in runner.batches:
         row = Row(subject, dtype, batch, why)
-        yield row if why else runner.row(subject, dtype, batch, model, peer)
+        yield row if why else runner.row(subject, dtype, batch, model, networks)
         free_memory()
 
 
 def models(runner: Runner, subject: Subject, dtype: str) -> tuple:
-    """(our model, the peer's or None, why there is none or nothing)."""
+    """(our model, the peers' by name, why there is none or nothing)."""
     free_memory()  # of the model before
-    copies = 1 + (runner.peers and dtype != "int8")
-    need, free = copies * subject.weights_bytes(dtype), memory.free_bytes(runner.device)
+    peers = {} if dtype == "int8" else runner.peers
+    need = (1 + len(peers)) * subject.weights_bytes(dtype)
+    free = memory.free_bytes(runner.device)
     if free is not None and 1.1 * need > free:
         sizes = f"{need / memory.GIB:.1f} GiB, {free / memory.GIB:.1f} are free"
-        return None, None, f"out of memory: the weights need {sizes}"
+        return None, {}, f"out of memory: the weights need {sizes}"
     try:
         model = make_model(subject, dtype, runner.device)
-        peer = opt_peer.make_opt(subject, dtype, runner.device) if copies > 1 else None
+        networks = {name: peer.make(subject, dtype, runner.device) for name, peer in peers.items()}
     except UserError as error:
-        return None, None, str(error)
+        return None, {}, str(error)
     except (RuntimeError, MemoryError) as error:
         if not memory.out_of_memory(error):
             raise
-        return None, None, said(error)
-    return model, peer, ""
+        return None, {}, said(error)
+    return model, networks, ""
 
 
 def said(error: BaseException) -> str:
@@ -180,9 +182,10 @@ def numbers(row: Row, ceilings: Ceilings) -> dict:
         batch_s = rounds.batch_s(times, row.plan.tokens, row.subject.tokens)
         found |= speeds(row, batch_s, steps[name], best.step_s, end)
         found[f"first_call_s{end}"] = times.first_s
-    if opt_peer.NAME in steps and min(steps[OURS], default=0) > 0:
-        pairs = zip(steps[opt_peer.NAME], steps[OURS], strict=True)
-        found["gain_over_hf"] = rounds.spread([theirs / ours for theirs, ours in pairs])
+    for name, theirs in steps.items():
+        if name != OURS and min((*theirs, *steps[OURS]), default=0) > 0:
+            gains = [peer / own for peer, own in zip(theirs, steps[OURS], strict=True)]
+            found[f"gain_over_{name}"] = rounds.spread(gains)
     return found
 
 
