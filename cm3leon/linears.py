@@ -66,7 +66,8 @@ def kept(module: nn.Module, name: str, make: Callable[[], object]) -> object:
     """What `make` made from the module's weights, under a name; weights that were changed in place
     or replaced since then are its reason to be made anew.
     """
-    stamp = tuple((one.data_ptr(), version(one)) for one in module.parameters())
+    held = [part for weight in module.parameters() for part in parts(weight)]
+    stamp = tuple((one.data_ptr(), version(one)) for one in held)
     with _lock:
         prepared = _prepared.get(module)
         if prepared is None or prepared.stamp != stamp:
@@ -84,6 +85,15 @@ def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int)
     """
     way = fastest_way(weights, rows)
     return kept(module, f"{name} {way}", lambda: [WAYS[way](weight) for weight in weights])
+
+
+def parts(weight: Tensor) -> list[Tensor]:
+    """The tensors in which a weight's numbers lie: itself, or those that a wrapper of another type
+    holds, such as whole numbers and their scales; a wrapper has no address of its own.
+    """
+    if type(weight) in (Tensor, nn.Parameter):
+        return [weight]
+    return [one for one in vars(weight).values() if isinstance(one, Tensor)] or [weight]
 
 
 def version(weight: Tensor) -> int:
