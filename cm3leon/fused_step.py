@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cm3leon.kv_cache import Cache
-from cm3leon.linears import kept
+from cm3leon.linears import kept, parts
 from cm3leon.native import library
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def fastest_step(
     by_torch: Callable[[], Advance],
 ) -> Advance:
     """The faster of step.c and what `by_torch` makes, timed once for a shape, rows and threads."""
-    weights = [*model.parameters()]
+    weights = [part for weight in model.parameters() for part in parts(weight)]
     plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in weights)
     if not plain or sum(one.nbytes for one in weights) > MOST_BYTES or compiled() is None:
         return by_torch()
