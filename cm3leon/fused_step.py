@@ -1,7 +1,8 @@
 """A step of generation as one call of step.c, where that is faster than torch.
 
-In float32 on a CPU, from copies of the matrices in the order in which it reads them. The logits
-are those of the same step by torch up to rounding.
+On a CPU, in float32 or, where the processor multiplies it, in bfloat16, from copies of the matrices
+in the order in which it reads them. The logits are float32, those of the same step by torch up to
+rounding: between products nothing is rounded to bfloat16 but what is multiplied or kept.
 
 Axes: B rows, D width, V logits.
 """
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
 MATRICES = ("qkv", "out", "up", "down")  # of a block, in the order of step.c
+DEFINED = {torch.float32: (), torch.bfloat16: ("BFLOAT16",)}  # of step.c, by type of the weights
+MOST_SIZE = 512  # of a head, as in step.c
 MOST_BYTES = 2 << 30  # of weights: what takes more is not copied
 SLOTS = 64  # of the cache in which the two ways are timed
 REPEATS = 3
@@ -34,9 +37,9 @@ _faster: dict[tuple, bool] = {}
 
 
 @lru_cache
-def compiled() -> ctypes.CDLL | None:
-    """step.c with the types of its functions; None where it cannot be had."""
-    found = library("step")
+def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
+    """step.c for weights of a type, with the types of its functions; None where it cannot be had."""
+    found = library("step", *DEFINED[dtype]) if dtype in DEFINED else None
     if found is None:
         return None
     pointer, count = ctypes.c_void_p, ctypes.c_int64
@@ -59,13 +62,12 @@ def fastest_step(
     by_torch: Callable[[], Advance],
 ) -> Advance:
     """The faster of step.c and what `by_torch` makes, timed once for a shape, rows and threads."""
-    weights = [part for weight in model.parameters() for part in parts(weight)]
-    plain = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in weights)
-    if not plain or sum(one.nbytes for one in weights) > MOST_BYTES or compiled() is None:
+    if not possible(model):
         return by_torch()
-    config, outputs = model.config, len(model.table(start, end))
+    config, table_VD = model.config, model.table(start, end)
     rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
-    key = (config.layers, config.width, config.heads, outputs, rows, torch.get_num_threads())
+    shape = (config.layers, config.width, config.heads, len(table_VD))
+    key = (*shape, table_VD.dtype, rows, torch.get_num_threads())
     if _faster.get(key) is False:  # nothing is packed for a way that lost
         return by_torch()
     fused = Fused(model, start, end)
@@ -74,13 +76,29 @@ def fastest_step(
     return fused if _faster[key] else by_torch()
 
 
+def possible(model: Transformer) -> bool:
+    """Whether step.c can take this model's steps: its type and shape, a CPU, no weights too large
+    to be copied, a compiler.
+    """
+    weights = [part for weight in model.parameters() for part in parts(weight)]
+    config = model.config
+    dtype = weights[0].dtype
+    return (
+        all(one.device.type == "cpu" and one.dtype == dtype for one in weights)
+        and config.width % 2 == 0  # bfloat16 is multiplied in pairs
+        and config.width // config.heads <= MOST_SIZE
+        and sum(one.nbytes for one in weights) <= MOST_BYTES
+        and compiled(dtype) is not None
+    )
+
+
 def timed(model: Transformer, rows: int, advance: Advance) -> float:
     """Median seconds of a step on a cache that is nearly full."""
     cache = model.cache(rows, min(SLOTS, model.config.context))
     cache.start(torch.full((rows,), cache.capacity - 1), cache.capacity - 1, even=True)
     seconds = []
     for _ in range(REPEATS + 1):
-        x_BD = torch.ones(rows, model.config.width)
+        x_BD = torch.ones(rows, model.config.width, dtype=cache.kv.dtype)
         started = time.perf_counter()
         advance(x_BD, cache)
         seconds.append(time.perf_counter() - started)
@@ -103,7 +121,8 @@ class Fused:
 
     def __call__(self, x_BD: Tensor, cache: Cache) -> Tensor:
         """Write the tokens' keys and values behind what the rows hold, attend; logits [B, V]."""
-        code, config, threads = compiled(), self.config, torch.get_num_threads()
+        code, config, threads = compiled(cache.kv.dtype), self.config, torch.get_num_threads()
+        x_BD = x_BD.float()
         rows, capacity = cache.batch, cache.capacity
         logits_BV = torch.empty(rows, self.outputs)
         work = torch.empty(code.work_size(rows, config.width, capacity, threads))
@@ -130,7 +149,7 @@ class Fused:
 
 def packed(weight_NK: Tensor) -> Tensor:
     """A copy in the order of step.c."""
-    code, weight_NK = compiled(), weight_NK.detach().contiguous()
-    copy = torch.empty(code.packed_size(*weight_NK.shape))
+    code, weight_NK = compiled(weight_NK.dtype), weight_NK.detach().contiguous()
+    copy = torch.empty(code.packed_size(*weight_NK.shape), dtype=weight_NK.dtype)
     code.pack(weight_NK.data_ptr(), copy.data_ptr(), *weight_NK.shape)
     return copy

@@ -25,17 +25,19 @@ SECONDS = 60  # for a compilation
 
 
 @lru_cache
-def library(name: str) -> ctypes.CDLL | None:
-    """The compiled `cm3leon/<name>.c`; None where it cannot be compiled or loaded."""
+def library(name: str, *defined: str) -> ctypes.CDLL | None:
+    """The compiled `cm3leon/<name>.c`, with some names defined; None where it cannot be compiled
+    or loaded.
+    """
     source = Path(__file__).with_name(f"{name}.c")
     compiler = find_compiler()
     if compiler is None or not source.is_file():
         return None
-    path = cache_folder() / f"{name}-{stamp(source, compiler)}.so"
+    path = cache_folder() / f"{name}-{stamp(source, compiler, *defined)}.so"
     with contextlib.suppress(OSError):  # it is not there yet, or is damaged
         return ctypes.CDLL(str(path))
     try:
-        build(source, path, compiler)
+        build(source, path, compiler, *defined)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
@@ -53,9 +55,9 @@ def cache_folder() -> Path:
     return Path(home) / "cm3leon"
 
 
-def stamp(source: Path, compiler: str) -> str:
+def stamp(source: Path, compiler: str, *defined: str) -> str:
     """What a library depends on, as 16 digits: its source, flags, compiler and processor."""
-    about = [platform.platform(), platform.machine(), processor(), compiler, *FLAGS]
+    about = [platform.platform(), platform.machine(), processor(), compiler, *FLAGS, *defined]
     return sha256_bytes(source.read_bytes() + "\0".join(about).encode())[:16]
 
 
@@ -68,7 +70,7 @@ def processor() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
-def build(source: Path, path: Path, compiler: str) -> None:
+def build(source: Path, path: Path, compiler: str, *defined: str) -> None:
     """Compile to `path`, which holds a whole library or nothing.
 
     Raises OSError (no place to write) or subprocess.SubprocessError (the compiler failed).
@@ -76,7 +78,8 @@ def build(source: Path, path: Path, compiler: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [compiler, *FLAGS, *SHARED, str(source), "-o", str(made), "-lm"]
+        names = [f"-D{name}" for name in defined]
+        command = [compiler, *FLAGS, *names, *SHARED, str(source), "-o", str(made), "-lm"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": SECONDS}
         try:
             subprocess.run([*command, *PARALLEL], check=True, **quiet)
