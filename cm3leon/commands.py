@@ -40,6 +40,8 @@ class Draw:
     """what `cm3leon encode` made, to retrieve from; left out: the shipped memory bank"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """of the transformer; int8 needs torchao and halves what bfloat16 takes, for large models"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -53,8 +55,9 @@ class Draw:
         if self.count < 1:
             raise UserError(f"count must be at least 1, got {self.count}")
         system = load_system(
-            self.system, device=self.device, documents=self.documents, bank=self.bank
-        )
+            self.system, device=self.device, documents=self.documents, bank=self.bank,
+            weights=self.weights,
+        )  # fmt: skip
         system = system.with_decode(replace(system.decode, **self.decode.given))
         if self.samples != 1:
             system = Reranked(system, load_clip("scenes"), self.samples)

@@ -102,6 +102,9 @@ NEEDS: dict[str, Need] = {
     "latency --llamagen FOLDER": Need(
         shipped=("scenes-s", *TOKENIZERS), files=("LlamaGen's code",)
     ),
+    "latency --dtypes int8": Need(
+        (*BENCH, "torchao"), "bench,report,int8", shipped=("scenes-s", *TOKENIZERS)
+    ),
     "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
     "ablate_decoding": Need(
         shipped=("scenes-xs", "scenes-s", "scenes-s-documents", "features", *RETRIEVAL)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cm3leon.kv_cache import Cache
-from cm3leon.linears import kept
+from cm3leon.linears import kept, parts
 from cm3leon.native import library
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def possible(model: Transformer) -> bool:
     """Whether step.c can take this model's steps: its type and shape, a CPU, no weights too large
     to be copied, a compiler.
     """
-    weights, config = [*model.parameters()], model.config
+    weights = [part for weight in model.parameters() for part in parts(weight)]
+    config = model.config
     dtype = weights[0].dtype
     return (
         all(one.device.type == "cpu" and one.dtype == dtype for one in weights)

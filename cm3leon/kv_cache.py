@@ -20,6 +20,20 @@ def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
 
 
+def attend_newest(q_BHK: Tensor, kv_2BHLK: Tensor, mask_B1L: Tensor | None) -> Tensor:
+    """Attention of one token a row over L slots, [B, D]; the mask is added to the scores."""
+    rows, heads, size = q_BHK.shape
+    keys, values = kv_2BHLK.flatten(1, 2)  # of rows and heads, [B H, L, K]
+    query = (q_BHK * size**-0.5).view(rows * heads, 1, size)
+    # Two matrix products: with one query the CPU's fused attention is several times slower.
+    scores_BHL = torch.bmm(query, keys.mT).view(rows, heads, -1)
+    if mask_B1L is not None:
+        scores_BHL += mask_B1L
+    weights_BHL = scores_BHL.softmax(-1, dtype=torch.float32).to(values.dtype)
+    seen = torch.bmm(weights_BHL.view(rows * heads, 1, -1), values)
+    return seen.view(rows, heads * size)
+
+
 class Cache:
     """Keys and values of B rows, each filled to its own length.
 
@@ -65,19 +79,13 @@ class Cache:
 
     def extend(self, layer: int, qkv_BM: Tensor) -> Tensor:
         """Store one token a row and attend to the row's filled part: [B, 3 D] -> [B, D]."""
-        _, rows, heads, capacity, size = self.kv[layer].shape
+        kv_2BHLK = self.kv[layer]
+        _, rows, heads, _, size = kv_2BHLK.shape
         qkv_B3HK = qkv_BM.view(rows, 3, heads, size)
-        self.kv[layer, :, :, :, self.longest] = qkv_B3HK[:, 1:].transpose(0, 1)
+        kv_2BHLK[:, :, :, self.longest] = qkv_B3HK[:, 1:].transpose(0, 1)
         filled = self.longest + 1
-        keys, values = self.kv[layer].view(2, rows * heads, capacity, size)[:, :, :filled]
-        query = (qkv_B3HK[:, 0] * size**-0.5).view(rows * heads, 1, size)
-        # Two matrix products: with one query the CPU's fused attention is several times slower.
-        scores_BHL = torch.bmm(query, keys.mT).view(rows, heads, filled)
-        if self.mask_B1L is not None:
-            scores_BHL += self.mask_B1L[:, :, :filled]
-        weights_BHL = scores_BHL.softmax(-1, dtype=torch.float32).to(values.dtype)
-        seen = torch.bmm(weights_BHL.view(rows * heads, 1, filled), values)
-        return seen.view(rows, heads * size)
+        mask_B1L = None if self.mask_B1L is None else self.mask_B1L[:, :, :filled]
+        return attend_newest(qkv_B3HK[:, 0], kv_2BHLK[:, :, :, :filled], mask_B1L)
 
     def append(
         self,

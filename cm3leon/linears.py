@@ -3,7 +3,8 @@
 A step of generation multiplies few rows by every matrix of the model. On a CPU the library that
 torch takes by itself is up to several times slower at this than one that has the weights laid out
 for it beforehand; which way wins depends on the processor, the sizes and the threads, so it is
-measured, once for each shape. The ways differ by rounding only.
+measured, once for each shape. The ways differ by rounding only. Weights in int8 have ways of their
+own on every device (quantise.py).
 
 Axes: M rows, N outputs, K inputs.
 """
@@ -11,18 +12,18 @@ Axes: M rows, N outputs, K inputs.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cm3leon import quantise
+from cm3leon.capture import capture, seconds
+
 Product = Callable[[Tensor], Tensor]  # [M, K] -> [M, N]
 SAMPLED = 4  # weights of a shape that are timed: together more than the nearest caches hold
-REPEATS = 5
 GAIN = 0.93  # another way than the plain one must take at most this share of its time
 
 
@@ -66,7 +67,8 @@ def kept(module: nn.Module, name: str, make: Callable[[], object]) -> object:
     """What `make` made from the module's weights, under a name; weights that were changed in place
     or replaced since then are its reason to be made anew.
     """
-    stamp = tuple((one.data_ptr(), version(one)) for one in module.parameters())
+    held = [part for weight in module.parameters() for part in parts(weight)]
+    stamp = tuple((one.data_ptr(), version(one)) for one in held)
     with _lock:
         prepared = _prepared.get(module)
         if prepared is None or prepared.stamp != stamp:
@@ -80,10 +82,27 @@ def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int)
     """The product of each of the module's `weights` [N, K], all of one shape, for `rows` rows.
 
     `name` tells this list of weights from the module's others. A copy of a matrix is made for the
-    ways in use. On other devices than a CPU the plain way is taken.
+    ways in use. On other devices than a CPU the plain way is taken for all but int8.
     """
     way = fastest_way(weights, rows)
-    return kept(module, f"{name} {way}", lambda: [WAYS[way](weight) for weight in weights])
+    make = ways_for(weights[0], rows)[way]
+    return kept(module, f"{name} {way}", lambda: [make(weight) for weight in weights])
+
+
+def ways_for(weight: Tensor, rows: int) -> dict[str, Callable[[Tensor], Product]]:
+    """The ways that such weights have."""
+    if parts(weight)[0] is not weight:
+        return {"plain": plain, **quantise.ways(weight, rows)}
+    return WAYS if weight.device.type == "cpu" else {"plain": plain}
+
+
+def parts(weight: Tensor) -> list[Tensor]:
+    """The tensors in which a weight's numbers lie: itself, or those that a wrapper of another type
+    holds, such as whole numbers and their scales; a wrapper has no address of its own.
+    """
+    if type(weight) in (Tensor, nn.Parameter):
+        return [weight]
+    return [one for one in vars(weight).values() if isinstance(one, Tensor)] or [weight]
 
 
 def version(weight: Tensor) -> int:
@@ -94,12 +113,14 @@ def version(weight: Tensor) -> int:
 def fastest_way(weights: Sequence[Tensor], rows: int) -> str:
     """The name of the way that is fastest for such weights and so many rows, on this thread."""
     weight = weights[0]
-    if weight.device.type != "cpu":
-        return "plain"
     rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
-    key = (tuple(weight.shape), weight.dtype, rows, torch.get_num_threads())
+    ways = ways_for(weight, rows)
+    if len(ways) == 1:
+        return "plain"
+    place = weight.device, torch.get_num_threads()
+    key = (tuple(weight.shape), type(weight), weight.dtype, rows, *place)
     if key not in _chosen:
-        _chosen[key] = choose_way(timed(weights[:SAMPLED], rows))
+        _chosen[key] = choose_way(timed(weights[:SAMPLED], rows, ways))
     return _chosen[key]
 
 
@@ -109,22 +130,27 @@ def choose_way(seconds: dict[str, float]) -> str:
     return best if seconds[best] < GAIN * seconds["plain"] else "plain"
 
 
-def timed(weights: Sequence[Tensor], rows: int) -> dict[str, float]:
+def timed(weights: Sequence[Tensor], rows: int, ways: dict | None = None) -> dict[str, float]:
     """Way -> median seconds of a pass over the weights; a way the machine lacks is absent."""
-    x_MK = torch.ones(rows, weights[0].shape[1], dtype=weights[0].dtype)
-    seconds = {}
-    for name, way in WAYS.items():
+    device = weights[0].device
+    x_MK = torch.ones(rows, weights[0].shape[1], dtype=weights[0].dtype, device=device)
+    found = {}
+    for name, way in (ways or WAYS).items():
         try:
-            ready = [way(weight) for weight in weights]
-            found = [_pass(ready, x_MK) for _ in range(REPEATS + 1)]
+            found[name] = _pass([way(weight) for weight in weights], x_MK)
         except (RuntimeError, AttributeError):  # no such operator in this build of torch
             continue
-        seconds[name] = median(found[1:])
-    return seconds
+    return found
 
 
 def _pass(ready: Sequence[Product], x_MK: Tensor) -> float:
-    started = time.perf_counter()
-    for product in ready:
-        product(x_MK)
-    return time.perf_counter() - started
+    """Median seconds of all products; on a GPU without the starting of kernels, which a graph of
+    the step does not pay either.
+    """
+
+    def run() -> Tensor:
+        return [product(x_MK) for product in ready][-1]
+
+    if x_MK.is_cuda:
+        run = capture(run, x_MK.device).replay
+    return seconds(run, x_MK.device)

@@ -13,6 +13,7 @@ from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.pipeline import System
+from cm3leon.quantise import with_weights
 from cm3leon.retriever import load_retriever
 from cm3leon.text import TextTokenizer
 from cm3leon.transformer import Transformer
@@ -26,6 +27,7 @@ def load_system(
     device: str = "cpu",
     documents: int | None = None,
     bank: Path | None = None,
+    weights: str = "float32",
 ) -> System:
     """Load a shipped system by name ("scenes-s") or any model folder by path.
 
@@ -34,8 +36,9 @@ def load_system(
     `cm3leon train` names them in its config.json. `decode`:
     by default as the checkpoint says, else the defaults of DecodeConfig. `documents`
     is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
-    encode` to retrieve from instead. Raises UserError for an unknown name, a broken checkpoint, or
-    other tokenizers than the model was trained with.
+    encode` to retrieve from instead. `weights`: the transformer's, in float32, bfloat16 or int8
+    (quantise.py); the pictures of two types differ. Raises UserError for an unknown name, a broken
+    checkpoint, other tokenizers than the model was trained with, or int8 without torchao.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -57,7 +60,7 @@ def load_system(
         name=folder.name,
         weights_sha256=sha256_bytes(together.encode()),
         text=text,
-        model=model.to(device),
+        model=with_weights(model.to(device), weights),
         vq=vq.to(device),
         decode=decode or from_dict(DecodeConfig, extra.get("decode", {})),
         retriever=retriever,

@@ -24,6 +24,7 @@ from cm3leon.errors import UserError
 from cm3leon.generate import generate_images
 from cm3leon.infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
 from cm3leon.inpaint import EditGuidance, Hole, fill_holes
+from cm3leon.quantise import kind
 from cm3leon.retrieve import Query, select
 from cm3leon.retriever import Retriever
 from cm3leon.seeds import uniforms
@@ -249,7 +250,7 @@ class System:
             "documents": self.retriever.config.documents if self.retriever else 0,
             "retrieval": self.retriever.about if self.retriever else None,
             "size": self.size,
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": kind(self.model),
         }
 
     @property

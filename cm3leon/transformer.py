@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.fused_step import MATRICES, Advance, fastest_step
+from cm3leon.graph_step import graphed_step
 from cm3leon.kv_cache import Cache, causal
 from cm3leon.linears import products
 from cm3leon.seeds import torch_generator
@@ -271,7 +272,8 @@ class Transformer(nn.Module):
         cache.open()
         if (start, end) not in cache.ways:
             by_torch = partial(self._by_torch, cache.batch, start, end)
-            cache.ways[start, end] = fastest_step(self, cache.batch, start, end, by_torch)
+            fastest = graphed_step if cache.kv.is_cuda else fastest_step
+            cache.ways[start, end] = fastest(self, cache.batch, start, end, by_torch)
         x_BD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
         logits = cache.ways[start, end](x_BD, cache)
         cache.close()

@@ -24,8 +24,10 @@ STATISTICS = {
     "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
-    {"errors", "files", "seeds", "config", "drawing", "workers", "native"} | {"known_weights"},
+    {"errors", "files", "seeds", "config", "drawing", "workers", "native"}
+    | {"known_weights", "capture"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
+    | {"graph_step", "quantise"}
     | {"pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
     {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}

@@ -1,6 +1,7 @@
 """The speed benchmark in miniature: from options to a record, tables and a plot."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -32,7 +33,8 @@ def folders(options) -> list[str]:
     return ["--results", str(options.results), "--reports", str(options.reports)]
 
 
-def test_a_whole_run(options, capsys):
+def test_a_whole_run(options, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)  # as if it were not installed
     argv = ["--sizes", "2x32x2", "--batches", "4", "1", "--dtypes", "float32", "int8"]
     argv += ["--new", "16", "--repeats", "2", "--device", "cpu", *folders(options)]
     assert bench.main(argv) == 0
@@ -52,7 +54,7 @@ def test_a_whole_run(options, capsys):
         seconds = measures["seconds_per_batch"]
         assert measures["seconds_per_image"] == pytest.approx(seconds / batch)
         assert measures["tokens_per_s"] == pytest.approx(16 * measures["images_per_s"])
-    why = "int8 needs torchao, which is not installed"
+    why = "int8 needs torchao, which is not installed; pip install -e '.[int8]'"
     assert record["warnings"] == [f"2x32x2.int8.b{batch}: {why}" for batch in (1, 4)]
     said = capsys.readouterr().out
     assert "CM3Leon-7B, BF16" in said and "NOT comparable" in said and why in said

@@ -1,11 +1,14 @@
 """What is timed: names, shapes, weights made where they are used, prompts."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.harness import subjects
 from benchmarks.harness.subjects import Drawing, find_subject, make_model
+from cm3leon import transformer
 from cm3leon.errors import UserError
 from cm3leon.loading import model_names
 from cm3leon.transformer import parameter_count, vocabulary_size
@@ -56,12 +59,10 @@ def test_random_weights_are_the_same_each_time(dtype):
     assert len(rows) == len(one.token_embedding.weight)  # no two ids are alike
 
 
-def test_int8_without_its_package_is_one_line():
-    try:
-        import torchao  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="int8 needs torchao"):
-            make_model(find_subject("2x32x2"), "int8", "cpu")
+def test_int8_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(UserError, match="int8 needs torchao"):
+        make_model(find_subject("2x32x2"), "int8", "cpu")
 
 
 @pytest.mark.parametrize("guidance,streams", [(3.0, (32, 3)), (1.0, (32,))])
@@ -76,6 +77,20 @@ def test_a_drawing_is_what_was_asked(guidance, streams):
     assert (whole[:, :4] == few).all() and (drawing.draw(16) == whole).all()
     rows = 3 * len(streams)
     assert counters["step_tokens"] == rows * (15 + 3 + 15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_way_of_a_step_by_name(dtype, monkeypatch):
+    subject, took = find_subject("2x32x2", 16), []
+    drawing = Drawing(make_model(subject, dtype, "cpu"), subject, 3, 3.0, 0.9, {})
+
+    def torch_alone(model, rows, start, end, by_torch):
+        took.append((rows, start, end))
+        return by_torch()
+
+    assert drawing.way() in ("torch", "c")
+    monkeypatch.setattr(transformer, "fastest_step", torch_alone)
+    assert drawing.way() == "torch" and took == [(6, 512, 512 + 4076)]
 
 
 def test_work_counts_both_streams():

@@ -52,7 +52,7 @@ class Runner:
     repeats: int  # rounds asked for
     budget: float  # seconds of one configuration
     peers: Mapping[str, Peer] = field(default_factory=dict)
-    counters: dict[str, int] = field(default_factory=dict)  # of our loop: tokens computed
+    counters: dict[str, int] = field(default_factory=dict)  # tokens computed by our loop; ways
 
     def row(self, subject: Subject, dtype: str, batch: int, model, networks) -> Row:
         """Time one configuration; used-up memory and too much work become its note."""
@@ -74,6 +74,7 @@ class Runner:
             return row
         lengths = [length + (rounds.FEW + row.plan.tokens) / 2 for length in drawing.streams]
         row.work = subject.work(dtype, batch, tuple(lengths))
+        self.counters[f"{row.name}.steps_by_{drawing.way()}"] = 1
         self.ceilings.look(COMPUTE[dtype], row.work.bytes)
         return row
 

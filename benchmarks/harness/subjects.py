@@ -119,6 +119,7 @@ def make_model(subject: Subject, dtype: str, device: str):
 
     from cm3leon.config import ModelConfig
     from cm3leon.loading import load_module
+    from cm3leon.quantise import quantised
     from cm3leon.transformer import Transformer
 
     state = getattr(torch, COMPUTE[dtype])
@@ -146,16 +147,6 @@ def fill(module, name: str) -> None:
             flat, part = weight.view(-1), noise.to(weight.device, weight.dtype)
             for start in range(0, len(flat), NOISE):
                 flat[start : start + NOISE] = part[: len(flat) - start]
-
-
-def quantised(model):
-    """The model with its layers' weights in int8, by torchao."""
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError:
-        raise UserError("int8 needs torchao, which is not installed") from None
-    quantize_(model, Int8WeightOnlyConfig())
-    return model
 
 
 @dataclass(frozen=True)
@@ -203,3 +194,21 @@ class Drawing:
             self.model, vocabulary, prompts, free, uniforms_BN, decode, self.counters
         )
         return codes_BN.cpu().numpy()
+
+    def way(self) -> str:
+        """What takes the steps of this batch: "torch", "c" (step.c) or "graph" (a CUDA graph)."""
+        import torch
+
+        from cm3leon.fused_step import Fused
+        from cm3leon.graph_step import BUCKET
+        from cm3leon.sequence import Vocabulary
+
+        vocabulary = Vocabulary.from_config(self.subject.config.vocabulary)
+        images = vocabulary.image_start, vocabulary.image_end
+        slots = min(BUCKET, self.subject.config.context)
+        cache = self.model.cache(self.batch * len(self.streams), slots)
+        ids_RT = torch.zeros(cache.batch, 1, dtype=torch.int64, device=cache.kv.device)
+        self.model.prefill(ids_RT, torch.ones(cache.batch, dtype=torch.int64), cache, *images)
+        self.model.step(ids_RT[:, 0], cache, *images)
+        (way,) = cache.ways.values()
+        return "c" if isinstance(way, Fused) else getattr(way, "name", "torch")
