@@ -45,6 +45,7 @@ QUICK = {
     "new": 32,
 }
 LEAST_TOKENS = 8
+INSTRUCTIONS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")  # that torch can tell of
 QUICK_WAIT_S = 5.0  # for a quiet machine, in all
 
 
@@ -134,9 +135,15 @@ def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
 
 
 def machine(device: str) -> dict:
-    """Processor, device and threads: timings of two machines never stand in one column."""
+    """Processor, device, threads and what the processor multiplies with, as one name may stand for
+    several generations: timings of two machines never stand in one column.
+    """
+    import torch
+
     found = core.environment_of(None if device == "cpu" else device)
-    return {key: found[key] for key in ("cpu", "device", "threads")}
+    able = torch.cpu.get_capabilities()
+    known = [name for name in INSTRUCTIONS if able.get(name)]
+    return {key: found[key] for key in ("cpu", "device", "threads")} | {"instructions": known}
 
 
 def usable_device(name: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cm3leon.config import ModelConfig, VocabularyConfig
+from cm3leon.decode import widen
 from cm3leon.errors import UserError
 from cm3leon.fused_step import MATRICES, Advance, fastest_step
 from cm3leon.graph_step import graphed_step
@@ -205,7 +206,8 @@ class Transformer(nn.Module):
         start: int = 0,
         end: int | None = None,
     ) -> Tensor:
-        """Read the prompts and return the logits [B, end - start] after each row's last token.
+        """Read the prompts and return the logits [B, end - start] after each row's last token, at
+        least float32.
 
         `ids_BT` is padded on the right with any valid id; row b counts to `lengths_B[b]`.
         `cache` is filled from its beginning, whatever it held.
@@ -229,7 +231,7 @@ class Transformer(nn.Module):
             for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest))
         ]
         cache.start(lengths_B, longest, even=shortest == longest)
-        return self.logits(torch.cat(states), start, end)
+        return widen(self.logits(torch.cat(states), start, end))
 
     @torch.inference_mode()
     def extend(
@@ -260,11 +262,12 @@ class Transformer(nn.Module):
             place = partial(cache.append, rows=rows, starts_B=starts_B, lengths_B=lengths_B[rows])
             states.append(self._read(ids_BT[rows, :longest], lengths_B[rows], starts_B, place))
         cache.start(after_B, most, even=least == most)
-        return self.logits(torch.cat(states), start, end)
+        return widen(self.logits(torch.cat(states), start, end))
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor, cache: Cache, start: int = 0, end: int | None = None) -> Tensor:
-        """Append one token to every row and return the logits [B, end - start] after it.
+        """Append one token to every row and return the logits [B, end - start] after it, at least
+        float32.
 
         The same logits as `forward` over the whole row gives at its last token. The ids are
         not checked again: they come from a draw over a range of this vocabulary.
@@ -291,7 +294,7 @@ class Transformer(nn.Module):
             for layer, (qkv, out, up, down) in enumerate(layers):
                 x_BD = x_BD + out(cache.extend(layer, qkv(norm(x_BD))))
                 x_BD = x_BD + down(up(norm(x_BD)).relu_())
-            return head(norm(x_BD))
+            return widen(head(norm(x_BD)))
 
         return advance
 

@@ -28,9 +28,9 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"known_weights", "capture"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
     | {"graph_step", "quantise"}
-    | {"pictures", "pixels", "convert_tokenizer", "public_weights"}
+    | {"decode", "pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
-    {"objective", "decode", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
+    {"objective", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer", "fused_draw"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}

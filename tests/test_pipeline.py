@@ -78,20 +78,28 @@ def test_pictures_and_their_types(system):
     assert len({image.tobytes() for image in images}) == 5
 
 
+def same(images, others) -> bool:
+    """Equal pictures: a processor may sum the decoder's convolutions of another batch in another
+    order, which moves few pixels by one step of 255; another code moves a whole cell by more.
+    """
+    steps = np.abs(images.astype(int) - others.astype(int))
+    return steps.max() <= 1 and np.count_nonzero(steps) <= 1e-3 * steps.size
+
+
 @pytest.mark.parametrize("size", [1, 2, 32])
 def test_batch_size_cannot_be_seen(folder, system, size):
     images = load_system(folder, batch_size=size).draw(PROMPTS, SEEDS)
-    assert np.array_equal(images, system.draw(PROMPTS, SEEDS))
+    assert same(images, system.draw(PROMPTS, SEEDS))
 
 
 def test_a_picture_depends_on_its_prompt_and_seed_alone(system):
     images = system.draw(PROMPTS, SEEDS)
-    assert np.array_equal(system.draw(PROMPTS[::-1], SEEDS[::-1]), images[::-1])
-    assert np.array_equal(system.draw(PROMPTS[3:4], SEEDS[3:4]), images[3:4])
+    assert same(system.draw(PROMPTS[::-1], SEEDS[::-1]), images[::-1])
+    assert same(system.draw(PROMPTS[3:4], SEEDS[3:4]), images[3:4])
     other_seed = system.draw(PROMPTS[:1], [99])
     other_prompt = system.draw(PROMPTS[1:2], SEEDS[:1])
-    assert not np.array_equal(other_seed[0], images[0])
-    assert not np.array_equal(other_prompt[0], images[0])
+    assert not same(other_seed[0], images[0])
+    assert not same(other_prompt[0], images[0])
 
 
 @pytest.mark.parametrize(
