@@ -100,14 +100,16 @@ INLINE void put(vector y, void *out, int64_t at, int64_t count, int how) {
     }
 }
 
-/* MB rows of x times PB panels of w, of whose outputs, from n on, the first `count` are real. */
+/* MB rows of x times PB panels of w, of whose outputs, from n on, the first `count` are real.
+ * Meanwhile a part of the next panels is fetched, `stride` bytes an input, if there is a `soon`. */
 INLINE void tile(const number *x, const number *w, void *out, int64_t K, int64_t N, int64_t n,
-                 int64_t count, int how, int MB, int PB) {
+                 int64_t count, int how, const char *soon, int64_t stride, int MB, int PB) {
     vector sum[ROWS][4];
     for (int m = 0; m < MB; m++)
         for (int p = 0; p < 2 * PB; p++) sum[m][p] = (vector){0};
     for (int64_t k = 0; k < K; k += DEPTH) {
         weights outputs[4];
+        if (soon) __builtin_prefetch(soon + k * stride, 0, 2);
         for (int p = 0; p < 2 * PB; p++)
             outputs[p] = load(w + (p / 2 * K + k) * PANEL + p % 2 * LANES * DEPTH);
         for (int m = 0; m < MB; m++)
@@ -121,8 +123,8 @@ INLINE void tile(const number *x, const number *w, void *out, int64_t K, int64_t
 
 /* M rows of x, from row m on, as many as fit the registers; two panels only of few rows. */
 INLINE void tile_of(int rows, const number *x, const number *w, void *out, int64_t K, int64_t N,
-                    int64_t n, int64_t count, int how, int PB) {
-#define CASE(MB) case MB: tile(x, w, out, K, N, n, count, how, MB, PB); break;
+                    int64_t n, int64_t count, int how, const char *soon, int64_t stride, int PB) {
+#define CASE(MB) case MB: tile(x, w, out, K, N, n, count, how, soon, stride, MB, PB); break;
     switch (rows) {
         CASE(1) CASE(2) CASE(3)
 #if ROWS > 6
@@ -148,14 +150,19 @@ static void product(const number *x, const number *w, void *out, int64_t M, int6
     const int PB = M <= ROWS / 2 ? 2 : 1; /* few rows take two panels at once, or sums would wait */
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < panels_of(N); panel += PB) {
-        const int64_t n = panel * PANEL;
+        const int64_t n = panel * PANEL, stride = PB * PANEL * sizeof(number) / tiles;
         for (int64_t part = 0; part < tiles; part++) {
             const int64_t m = part * M / tiles, rows = (part + 1) * M / tiles - m;
             char *row = (char *)out + m * N * step;
-            if (PB == 2 && N - n > PANEL)
-                tile_of(rows, x + m * K, w + n * K, row, K, N, n, N - n, how, 2);
-            else
-                tile_of(rows, x + m * K, w + n * K, row, K, N, n, N - n, how, 1);
+            /* With one tile memory is read all the time, with many there is time enough. */
+            const char *soon = tiles == 1 || tiles > 3
+                ? 0 : (const char *)(w + (n + PB * PANEL) * K) + part * K * stride;
+#define TILE(soon, PB) \
+    tile_of(rows, x + m * K, w + n * K, row, K, N, n, N - n, how, soon, stride, PB)
+            if (PB == 2 && N - n > PANEL) TILE(0, 2);
+            else if (soon) TILE(soon, 1);
+            else TILE(0, 1); /* a loop of its own: asking costs a register */
+#undef TILE
         }
     }
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.metrics.frechet import frechet_distance, moments
-from cm3leon import decode, objective
+from cm3leon import decode, fused_draw, objective
 from cm3leon.bank import MemoryBank
 from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig
 from cm3leon.drawing import DecodeConfig
@@ -61,6 +61,10 @@ def test_guide(benchmark, logits):
     benchmark(decode.guide, *logits.chunk(2), 3.0)
 
 
+def test_contrast(benchmark, logits):
+    benchmark(decode.contrast, *logits.chunk(2), 0.1, 8)
+
+
 def test_top_p(benchmark, logits):
     benchmark(decode.top_p, logits, 0.9)
 
@@ -68,6 +72,12 @@ def test_top_p(benchmark, logits):
 def test_draw(benchmark, logits):
     uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
     benchmark(decode.draw, logits, uniforms)
+
+
+def test_choose(benchmark, logits):
+    """Temperature, top-p and draw together, as generation calls them."""
+    uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
+    benchmark(fused_draw.choose, logits, uniforms, DecodeConfig(temperature=1.0, top_p=0.9))
 
 
 def test_rotate(benchmark):
