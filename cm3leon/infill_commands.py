@@ -42,6 +42,8 @@ class Caption:
     """most tokens of a caption"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """of the transformer; int8 needs torchao"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -64,7 +66,7 @@ class Caption:
                 f"--samples {self.samples} would all be the same; give --temperature, no --beam"
             )
         pixels = [read_picture(path) for path in self.pictures]
-        system = load_system(self.system, device=self.device)
+        system = load_system(self.system, device=self.device, weights=self.weights)
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
         captions = system.caption(
@@ -81,7 +83,7 @@ class Caption:
 class Infill:
     """Fill in what is hidden: a box of a picture, or `<mask>` in its caption.
 
-    `cm3leon infill photo.png --box 16 8 40 32 --caption "a red star on the sand" --out new.png`
+    `cm3leon infill photo.png --box 8 0 48 40 --caption "a red star on the sand" --out new.png`
     draws the box anew. `cm3leon infill photo.png --text "a large <mask> on the sand"` prints the
     caption with every <mask> filled in; without a picture the text alone decides.
     """
@@ -120,6 +122,8 @@ class Infill:
     """retrieved documents, 0 to 4; left out: of --box as many as the model's recipe, of --text 0"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """of the transformer; int8 needs torchao"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -145,7 +149,7 @@ class Infill:
                 f"--samples {self.samples} would all be the same; give --temperature, no --beam"
             )
         pixels = None if self.picture is None else read_picture(self.picture)
-        system = load_system(self.system, device=self.device)
+        system = load_system(self.system, device=self.device, weights=self.weights)
         images_BHW3 = None
         if pixels is not None:
             images_BHW3 = np.stack([crop_square(pixels, system.size)] * self.samples)
@@ -169,7 +173,9 @@ class Infill:
         if self.caption is not None and not self.caption.strip():
             raise UserError("--caption is empty; leave it out to let the picture alone decide")
         edit, pixels = self._edit(), read_picture(self.picture)
-        system = load_system(self.system, device=self.device, documents=self.documents)
+        system = load_system(
+            self.system, device=self.device, documents=self.documents, weights=self.weights
+        )
         system = system.with_decode(replace(system.decode, **self.decode.given))
         image_HW3 = crop_square(pixels, system.size)
         box = box_in_crop(self.box, pixels.shape[:2], system.size)

@@ -64,6 +64,12 @@ def test_captions(run, system):
     assert run("caption", "a.png", *options)[1] == f"{beam}\n"
 
 
+def test_the_type_of_the_weights(run, home):
+    half = load_system(home / "scenes" / "scenes-s", weights="bfloat16")
+    caption = one_line(half.caption(IMAGES[:1])[0])
+    assert run("caption", "a.png", "--weights", "bfloat16") == (0, f"{caption}\n", "")
+
+
 def test_sampled_captions(run, system):
     decode = replace(GREEDY, temperature=0.8, guidance=1.5)
     seeds = [derive(7, "caption", k) for k in range(2)]
