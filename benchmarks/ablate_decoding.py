@@ -116,10 +116,7 @@ class Run:
     def drawn(self, system, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list:
         """One set of pictures a seed."""
         one = replace(system, batch_size=self.options.batch_size)
-        sets = [
-            images.draw(one, prompts, seed, self.options.cache, self.options.batch_size)
-            for seed in seeds
-        ]
+        sets = images.draw_sets(one, prompts, seeds, self.options.cache, self.options.batch_size)
         for each in sets:
             self.counters["drawn"] += each.drawn
             self.counters["reused"] += each.reused

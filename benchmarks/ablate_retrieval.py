@@ -192,10 +192,8 @@ def pictures(
     options: Options, system: ArmSystem, arm: Arm, prompts: Sequence[Prompt]
 ) -> list[images.Pictures]:
     """One set of drawings a seed."""
-    return [
-        images.draw(system, prompts, seed, options.cache, options.batch_size)
-        for seed in options.seeds_of(arm)
-    ]
+    seeds = options.seeds_of(arm)
+    return images.draw_sets(system, prompts, seeds, options.cache, options.batch_size)
 
 
 def write_page(options: Options, split: str, drawn: dict) -> None:

@@ -67,6 +67,20 @@ def test_killed_and_continued(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
+def test_seeds_of_a_prompt_are_drawn_one_after_the_other(tmp_path):
+    alone = [images.draw(Stub(), PROMPTS, seed, tmp_path / "a") for seed in (0, 5, 2)]
+    images.draw(Stub(), PROMPTS[:4], 5, tmp_path / "b")
+    stub = Stub()
+    sets = images.draw_sets(stub, PROMPTS, (0, 5, 2), tmp_path / "b", batch_size=7)
+    for ours, wanted in zip(sets, alone, strict=True):
+        assert np.array_equal(pixels(ours), pixels(wanted))
+    assert [(one.drawn, one.reused) for one in sets] == [(10, 0), (6, 4), (10, 0)]
+    counts = [2] * 4 + [3] * 6
+    captions = [prompt.caption for prompt in PROMPTS]
+    assert stub.drawn == [text for text, n in zip(captions, counts, strict=True) for _ in range(n)]
+    assert images.draw_sets(Stub(), PROMPTS, (), tmp_path / "b") == []
+
+
 def test_everything_that_moves_a_drawing_has_its_own_file(tmp_path):
     base = Stub()
     images.draw(base, PROMPTS[:1], 0, tmp_path)

@@ -75,33 +75,51 @@ def draw(
     The sample's own seed is `derive(seed, prompt.id)`. Raises UserError for a kept picture that is
     torn or of another size, and for a system that returns something else than uint8 [B, H, W, 3].
     """
+    return draw_sets(system, prompts, [seed], folder, batch_size)[0]
+
+
+def draw_sets(
+    system,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    folder: str | Path | None = None,
+    batch_size: int = 32,
+) -> list[Pictures]:
+    """What `draw` gives for each seed. The seeds of a prompt are drawn one after the other, so that
+    a system may read it, and the documents before it, once for them all.
+    """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
     home = Path(folder or cache_folder()) / safe(system.name) / key(system)
-    paths = [home / file_name(prompt, seed) for prompt in prompts]
-    size = kept_size(home)
-    missing = {
-        path: prompt for path, prompt in zip(paths, prompts, strict=True) if not path.exists()
+    wanted = {
+        home / file_name(prompt, seed): (prompt, seed) for prompt in prompts for seed in seeds
     }
-    for path in set(paths) - set(missing):
+    size = kept_size(home)
+    waiting = [(path, *about) for path, about in wanted.items() if not path.exists()]
+    missing = {path for path, *_ in waiting}
+    for path in wanted.keys() - missing:
         check_png(path, size)
-    kept = len(set(paths)) - len(missing)
-    with progress(len(set(paths)), f"draw {system.name}, seed {seed}", kept) as bar:
-        waiting = list(missing.items())
+    named = f"seed {', '.join(map(str, seeds))}"
+    with progress(len(wanted), f"draw {system.name}, {named}", len(wanted) - len(missing)) as bar:
         for start in range(0, len(waiting), batch_size):
             part = waiting[start : start + batch_size]
-            size = draw_batch(system, part, seed, home, size)
+            size = draw_batch(system, part, home, size)
             bar.update(len(part))
+    sets = [tuple(home / file_name(prompt, seed) for prompt in prompts) for seed in seeds]
     read = partial(read_kept, size=size)
-    return Pictures(tuple(paths), read, len(missing), kept)
+    drawn = [len(missing.intersection(paths)) for paths in sets]
+    return [
+        Pictures(paths, read, count, len(set(paths)) - count)
+        for paths, count in zip(sets, drawn, strict=True)
+    ]
 
 
 def draw_batch(
-    system, part: Sequence[tuple[Path, Prompt]], seed: int, home: Path, size: list[int] | None
+    system, part: Sequence[tuple[Path, Prompt, int]], home: Path, size: list[int] | None
 ) -> list[int]:
-    """Draw one batch and write its pictures; returns their size [H, W]."""
-    captions = [prompt.caption for _, prompt in part]
-    images_BHW3 = system.draw(captions, [derive(seed, prompt.id) for _, prompt in part])
+    """Draw one batch of (path, prompt, seed) and write its pictures; returns their size [H, W]."""
+    captions = [prompt.caption for _, prompt, _ in part]
+    images_BHW3 = system.draw(captions, [derive(seed, prompt.id) for _, prompt, seed in part])
     check_drawing(system, images_BHW3, len(part), size)
     if size is None:
         size = list(images_BHW3.shape[1:3])
@@ -113,7 +131,7 @@ def draw_batch(
             "size": size,
         }
         write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
-    for (path, prompt), image in zip(part, images_BHW3, strict=True):
+    for (path, prompt, seed), image in zip(part, images_BHW3, strict=True):
         about = {"prompt": prompt.caption, "seed": str(seed)}
         write_png(path, image, about, durable=False)  # a torn one is found out by check_png
     return size
