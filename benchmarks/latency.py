@@ -7,10 +7,10 @@
     nox -s latency -- --sizes 7b --dtypes bfloat16       the paper's largest, on a GPU
 
 The paper's Figure 10 (one image) and Figure 11 (batches of 1 to 256). Cost on 2 cores: about ten
-minutes; --quick less than one. A size is a shipped baseline, a shape (layers x width x heads) or a
-size of the paper's Table 3; all but the baselines have random weights. Measured is the drawing of a
-picture's tokens under guidance, without documents and without the image tokenizer. Ceilings come
-from the same run: `roofline_share` is the ideal decode step (harness/ceilings.py) over the measured
+minutes a type; --quick less than one in float32. A size is a shipped baseline, a shape (layers x
+width x heads) or one of the paper's Table 3; all but the baselines have random weights. Measured is
+the drawing of a picture's tokens under guidance, without documents and without the image tokenizer.
+Ceilings come from the same run: `roofline_share` is the ideal decode step (harness/ceilings.py) over the measured
 one. Timings are the machine's: compare them inside one record.
 """
 
@@ -135,13 +135,13 @@ def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
 
 
 def machine(device: str) -> dict:
-    """Processor, device, threads and what the processor multiplies with, as one name may stand for
-    several generations: timings of two machines never stand in one column.
+    """Processor, device, threads and what a processor that computes multiplies with, as one name
+    may stand for several generations: timings of two machines never stand in one column.
     """
     import torch
 
     found = core.environment_of(None if device == "cpu" else device)
-    able = torch.cpu.get_capabilities()
+    able = torch.cpu.get_capabilities() if device == "cpu" else {}  # older torch cannot tell
     known = [name for name in INSTRUCTIONS if able.get(name)]
     return {key: found[key] for key in ("cpu", "device", "threads")} | {"instructions": known}
 

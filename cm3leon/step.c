@@ -54,12 +54,12 @@ INLINE number narrow(float x) {
     return x == x ? nearest : 0x7fc0;
 }
 
-INLINE float wide(number x) {
+INLINE float widen(number x) {
     const union { uint32_t bits; float value; } all = {(uint32_t)x << 16};
     return all.value;
 }
 
-INLINE vector wides(const number *x) {
+INLINE vector widen_all(const number *x) {
     return (vector)(__builtin_convertvector(*(const halves *)x, words) << 16);
 }
 #else
@@ -70,8 +70,8 @@ typedef vector weights;
 INLINE weights load(const number *w) { return *(const vector *)w; }
 INLINE vector multiply_add(const number *x, weights w, vector sum) { return *x * w + sum; }
 INLINE number narrow(float x) { return x; }
-INLINE float wide(number x) { return x; }
-INLINE vector wides(const number *x) { return *(const vector *)x; }
+INLINE float widen(number x) { return x; }
+INLINE vector widen_all(const number *x) { return *(const vector *)x; }
 #endif
 
 static int64_t panels_of(int64_t N) { return (N + PANEL - 1) / PANEL; }
@@ -121,7 +121,7 @@ INLINE void tile(const number *x, const number *w, void *out, int64_t K, int64_t
             put(sum[m][p], out, m * N + n + p * LANES, count - p * LANES, how);
 }
 
-/* M rows of x, from row m on, as many as fit the registers; two panels only of few rows. */
+/* A tile of so many rows; two panels only of few. */
 INLINE void tile_of(int rows, const number *x, const number *w, void *out, int64_t K, int64_t N,
                     int64_t n, int64_t count, int how, const char *soon, int64_t stride, int PB) {
 #define CASE(MB) case MB: tile(x, w, out, K, N, n, count, how, soon, stride, MB, PB); break;
@@ -225,10 +225,10 @@ INLINE void scores_of(const float *query, const number *keys, const number *valu
         if (size % LANES == 0) {
             vector sums = {0};
             for (int64_t k = 0; k < size; k += LANES)
-                sums += *(const vector *)(query + k) * wides(keys + k);
+                sums += *(const vector *)(query + k) * widen_all(keys + k);
             sum = sum_of(sums);
         } else
-            for (int64_t k = 0; k < size; k++) sum += query[k] * wide(keys[k]);
+            for (int64_t k = 0; k < size; k++) sum += query[k] * widen(keys[k]);
         scores[slot] = sum;
     }
 }
@@ -254,14 +254,14 @@ INLINE void head_of(const float *query, const number *keys, const number *values
         for (int64_t slot = 0; slot < filled; slot++) {
             fetch(next + slot * size, size);
             for (int64_t k = 0; k < size; k += LANES)
-                held[k / LANES] += scores[slot] * wides(values + slot * size + k);
+                held[k / LANES] += scores[slot] * widen_all(values + slot * size + k);
         }
         memcpy(sums, held, size * sizeof(float));
     } else {
         memset(sums, 0, size * sizeof(float));
         for (int64_t slot = 0; slot < filled; slot++)
             for (int64_t k = 0; k < size; k++)
-                sums[k] += scores[slot] * wide(values[slot * size + k]);
+                sums[k] += scores[slot] * widen(values[slot * size + k]);
     }
     for (int64_t k = 0; k < size; k++) out[k] = narrow(sums[k] / total);
 }
