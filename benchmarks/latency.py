@@ -10,8 +10,8 @@ The paper's Figure 10 (one image) and Figure 11 (batches of 1 to 256). Cost on 2
 minutes a type; --quick less than one in float32. A size is a shipped baseline, a shape (layers x
 width x heads) or one of the paper's Table 3; all but the baselines have random weights. Measured is
 the drawing of a picture's tokens under guidance, without documents and without the image tokenizer.
-Ceilings come from the same run: `roofline_share` is the ideal decode step (harness/ceilings.py) over the measured
-one. Timings are the machine's: compare them inside one record.
+Ceilings come from the same run: `roofline_share` is the ideal decode step (harness/ceilings.py)
+over the measured one. Timings are the machine's: compare them inside one record.
 """
 
 from __future__ import annotations
