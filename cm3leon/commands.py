@@ -153,7 +153,7 @@ class ExportScenes:
     folder: tyro.conf.Positional[Path]
     """where to; made if it is not there"""
     dialect: Literal["stock", "coco"] = "coco"
-    split: Literal["train", "val", "test", "tail", "study", "bank"] = "test"
+    split: Literal["train", "val", "test", "tail", "natural", "study", "bank"] = "test"
     count: int = 100
     """how many pictures, from index 0 on"""
     size: int = 64

@@ -41,6 +41,7 @@ SPLITS = {
     "val": 5_000,
     "test": 30_000,
     "tail": 2_000,
+    "natural": 30_000,
     "study": 44_000,
     "bank": 44_000,
 }  # None: endless
@@ -172,6 +173,7 @@ class _Named:
 def scene(dialect: str, split: str, index: int, size: int = 64) -> Scene:
     """The scene with this address; size in pixels, a multiple of 8 from 32 to 256.
 
+    `natural` asks for entities as often as `stock`, `train` shows them, in either dialect.
     `tail`: even indices ask for entities that occur in `train`, odd ones for the 200 that never do.
     `study` (to train on) and `bank` (to retrieve from): 20,000 plain scenes, then 6 for each
     entity: among other objects in `study`, in `bank` alone, small and once on each place. Raises
@@ -224,7 +226,8 @@ def _draw_entity(split: str, index: int, world: World, generator) -> Entity | No
         return entities()[int(generator.integers(low, high))]
     if split in ("study", "bank") and index >= PLAIN:
         return entities()[(index - PLAIN) // ABOUT_ONE]
-    if split == "train" and generator.random() < world.entity:
+    share = {"train": world.entity, "natural": WORLDS["stock"].entity}.get(split)
+    if share is not None and generator.random() < share:
         rank = np.exp(generator.random() * np.log(SEEN_ENTITIES + 1)) - 1  # Zipf: density 1 / rank
         return entities()[min(int(rank), SEEN_ENTITIES - 1)]
     return None

@@ -24,6 +24,7 @@ GOLDEN = {  # sha256 of the pixels of scenes 0..31; a change here changes every 
     ("coco", "test", 64): "fedee9c93afcbdbbf59edb539c02c451a10042af18e360321605f86da6f0725f",
     ("coco", "tail", 64): "367bc65af3340335f51d344a9be28a065620462e9aa080e00775314484614bd3",
     ("stock", "study", 32): "deb0ec49b1c1d90511da24abdd413fe6631bfb32211cca49f80b34862fc5901a",
+    ("coco", "natural", 64): "030c8b6b2a3d132e4391f2dbbd02685f57c236ac0793031cf0e7013e54c67eaf",
     ("stock", "bank", 32): "ff1a018fd059b7f47ab60f7c3a88f4ca6dec1134e44d9bd76fa69c9e9d02e861",
 }
 GOLDEN_CAPTIONS = (
@@ -151,6 +152,24 @@ def test_entities_are_all_different_and_the_last_200_never_seen_in_training():
     for index, things in enumerate(asked):
         names = {thing[4] for thing in things if thing[4]}
         assert len(names) == 1 and (names <= unseen) == (index % 2 == 1)
+
+
+def test_natural_asks_for_entities_as_often_as_train_shows_them():
+    """Shares and ranks agree within sampling error; no unseen entity; the rest are plain scenes."""
+    rank = {entity.name: k for k, entity in enumerate(entities())}
+    drawn = {}
+    for dialect, split in (("stock", "train"), ("coco", "natural")):
+        plans = [scene(dialect, split, index).plan for index in range(6000)]
+        drawn[split] = [rank[t[4]] for plan in plans for t in plan.things if t[4]]
+    shares = {split: len(ranks) / 6000 for split, ranks in drawn.items()}
+    error = np.sqrt(2 * 0.04 * 0.96 / 6000)
+    assert abs(shares["natural"] - shares["train"]) < 4 * error
+    assert abs(shares["natural"] - 0.04) < 4 * error  # and it is no accident of two wrong ones
+    assert max(drawn["natural"]) < SEEN_ENTITIES
+    # Zipf: equal mass below and above the median rank of `train`'s law, sqrt(3801) - 1 = 60.7
+    common = np.mean(np.array(drawn["natural"]) <= 60)
+    assert abs(common - 0.5) < 4 * 0.5 / np.sqrt(len(drawn["natural"]))
+    assert len({scene("coco", "natural", k).image.tobytes() for k in range(50)}) == 50
 
 
 def test_study_and_bank_end_with_six_scenes_an_entity_and_the_bank_shows_it_alone():
