@@ -1,5 +1,6 @@
 """Lists of prompts: laws of the seeded list, files there and back, and lists that do not fit."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cm3leon.files import sha256_file
 from cm3leon.seeds import derive
 
 CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "prompts" / "coco_captions_30k.csv"
+PARTI = CSV.with_name("parti_prompts.tsv")
 
 entries = st.dictionaries(st.integers(1, 10**6), st.integers(1, 5), min_size=1, max_size=30).map(
     lambda found: [
@@ -63,7 +65,7 @@ def test_written_and_read_again(tmp_path_factory, found):
 def test_another_digest_is_another_list(tmp_path):
     path = tmp_path / "prompts.jsonl"
     sha256 = write_list(path, [Prompt("1", "a star", "5")])
-    assert read_list(path, sha256[:10]).sha256 == sha256
+    assert read_list(path, sha256.upper()).sha256 == sha256
     with pytest.raises(UserError, match=f"SHA-256 {sha256[:12]}, expected 000000000000: it is an"):
         read_list(path, "0" * 64)
     path.write_text(path.read_text().replace("star", "ring"))
@@ -112,6 +114,17 @@ def test_lines_are_captions_whatever_they_hold(tmp_path, heading):
         ("a.csv", "Prompt\n", "has no prompts"),
         ("a.csv", "a\n\nb\n", "line 2: a caption must be words"),
         ("a.csv", b"\xff\xfe", "is not UTF-8"),
+        ("a.txt", "a\rb\rc", "ends lines with CR alone"),
+        ("a.json", '["a"]', "is no list of prompts by its name"),
+        ("prompts", "a", "is no list of prompts by its name"),
+        ("a.csv", "7,a dog\n8,a cat\n", "has 2 columns .by comma. and no heading"),
+        ("a.tsv", "7\ta dog\n8\ta cat\n", "has 2 columns .by tab. and no heading"),
+        ("a.csv", "id,caption\n7,a dog, alone\n", "line 2: 3 cells under 2 headings"),
+        ("a.csv", "prompt,caption\na,b\n", "has the columns prompt, caption; leave one"),
+        ("a.csv", "image_id,caption\n1,a\n1,b\n", "line 3: image_id 1 occurs twice"),
+        ("a.csv", "image_id,caption\n,a\n", "line 2: an id is empty"),
+        ("a.jsonl", '{"image_id": null, "caption_id": 2, "caption": "a"}', "ids are numbers or"),
+        ("a.jsonl", '{"image_id": 1, "caption_id": 2, "caption": "a \\ud83d"}', "half a character"),
     ],
 )
 def test_lists_that_do_not_fit(tmp_path, name, text, message):
@@ -120,6 +133,93 @@ def test_lists_that_do_not_fit(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as error:
         read_list(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+PLAIN = ["a red dog on the sand", "a green kite, high", "a blue dog"]
+
+
+def captions_of(path) -> list[str]:
+    return [prompt.caption for prompt in read_list(path).prompts]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.txt", "a.tsv"])
+def test_marks_and_line_ends_do_not_move_a_caption(tmp_path, name, end, encoding):
+    path = tmp_path / name
+    path.write_bytes((end.join(["Caption", *PLAIN]) + end).encode(encoding))
+    assert captions_of(path) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+)
+def test_no_other_mark_ends_a_line(tmp_path, mark):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\n".join([PLAIN[0].replace(" on", f"{mark}on"), *PLAIN[1:]]).encode())
+    assert captions_of(path) == PLAIN
+    rows = [
+        json.dumps({"image_id": k, "caption_id": k, "caption": f"a{mark}b"}, ensure_ascii=False)
+        for k in range(2)
+    ]
+    path = tmp_path / "a.JSONL"
+    path.write_bytes("\ufeff".encode() + "\r\n".join(rows).encode())
+    found = read_list(path)
+    assert found.pictured and len(found.prompts) == 2
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+@given(st.lists(st.tuples(captions, captions), min_size=1, max_size=5))
+def test_a_table_is_what_the_csv_module_writes(tmp_path_factory, delimiter, rows):
+    path = tmp_path_factory.mktemp("list") / "a.csv"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([("Category", "Prompt"), *rows, ('x"', 'one "two\nthree", four')])
+    found = read_list(path)
+    assert [prompt.caption for prompt in found.prompts] == [
+        *(caption for _, caption in rows),
+        'one "two three", four',
+    ]
+    assert not found.pictured
+    assert found.warnings[0] == "a.csv: columns left out: category"
+    assert found.warnings[1] == f"1 captions run over several lines, first line {len(rows) + 2}"
+
+
+def test_ids_of_a_table_name_pictures(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('image_id,caption\n7,"a, b"\n9,c\n')
+    found = read_list(path)
+    assert found.pictured and not found.warnings
+    assert found.prompts == [Prompt("7", "a, b", "7"), Prompt("9", "c", "9")]
+    path.write_text("caption_id,image_id,caption\n3,7,a\n4,9,c\n")
+    assert read_list(path).prompts == [Prompt("3", "a", "7"), Prompt("4", "c", "9")]
+
+
+def test_flickr_s_table_gives_its_captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("image,caption\n1_a.jpg,A child .\n1_a.jpg,A girl .\n")
+    found = read_list(path)
+    assert [prompt.caption for prompt in found.prompts] == ["A child .", "A girl ."]
+    assert found.warnings == ("captions.txt: columns left out: image",)
+
+
+@pytest.mark.parametrize("text", ["", "half a0b1", "0" * 63, "\x00"])
+def test_a_promised_digest_that_is_none_is_refused(tmp_path, text):
+    path = tmp_path / "prompts.jsonl"
+    write_list(path, [Prompt("1", "a star", "5")])
+    (tmp_path / "prompts.jsonl.sha256").write_text(text)
+    with pytest.raises(UserError, match=r"prompts.jsonl.sha256 holds no SHA-256"):
+        read_list(path)
+    with pytest.raises(UserError, match="--prompts-sha256 holds no SHA-256"):
+        read_list(path, text)
+
+
+@pytest.mark.skipif(not PARTI.is_file(), reason="PartiPrompts are not on this machine")
+def test_parti_prompts_are_prompts_alone():
+    found = read_list(PARTI)
+    assert len(found.prompts) == 1632
+    assert found.prompts[0].caption == "bond"
+    assert all("\t" not in prompt.caption for prompt in found.prompts)
 
 
 def test_no_file(tmp_path):

@@ -68,6 +68,7 @@ def read_task(
         wanted = wanted_count(protocol, n, len(found.prompts))
         prompts = found.prompts[: checked_count(wanted, len(found.prompts), str(prompts_file))]
         name, pictured = found.name, found.pictured
+        said += found.warnings
     if len(prompts) != protocol.n:
         said.append(f"a trial, not {protocol.name}: n={len(prompts)} of {protocol.n}")
     entries, own_N = reference_pictures(protocol, entries, prompts, pictured, statistics)
