@@ -6,7 +6,7 @@ Never pickle. A folder that does not fit what was asked for gives one line and n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,11 +122,13 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     identity: dict,
     position: dict,
+    keep: bool = False,
 ) -> None:
     """Write the state of a training: tensors first, then the file that names them.
 
     `position` (with "step") is where the run stands, `identity` which run it is. A kill at any
-    moment leaves the old state or the new one; older tensors are removed at the end.
+    moment leaves the old state or the new one; older tensors are removed at the end, but for
+    those of a state that was written with `keep`: `state-<step>.json` names them too.
     """
     names = {parameter: name for name, parameter in module.named_parameters()}
     tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
@@ -135,29 +137,36 @@ def save_state(
     name = f"state-{position['step']:08d}.safetensors"
     digest = write_tensors(folder / name, tensors)
     about = {"tensors": name, "sha256": digest, "position": position, "identity": identity}
-    write_atomic(folder / STATE, json.dumps(about, indent=1) + "\n")
+    text = json.dumps(about, indent=1) + "\n"
+    if keep:
+        write_atomic(folder / Path(name).with_suffix(".json"), text)
+    write_atomic(folder / STATE, text)
     for old in [*folder.glob("state-*.safetensors"), *folder.glob(".state*")]:
-        if old.name != name:
+        if old.name != name and not old.with_suffix(".json").exists():
             old.unlink(missing_ok=True)
 
 
 def load_state(
-    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict
+    path: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict,
+    check: Callable[[dict, dict, Path], None] | None = None,
 ) -> dict | None:
-    """Restore module and optimiser from `save_state` and return the position; None when new.
+    """Restore module and optimiser from a state's file, or from that in a folder of `save_state`,
+    and return the position; None when there is none.
 
-    Raises UserError naming the first field in which the stored identity differs, or for a
-    damaged state.
+    Raises UserError naming the first field in which the stored identity differs (or what
+    `check(state, identity, folder)` raises instead), or for a damaged state.
     """
-    path = folder / STATE
+    path = path / STATE if path.is_dir() else path
     if not path.exists():
         return None
-    about = read_json(path)
-    kinds = {"tensors": str, "sha256": str, "position": dict, "identity": dict}
-    for key, expected in kinds.items():
-        if not isinstance(about.get(key), expected):
-            raise UserError(f"{path} has no {expected.__name__} {key!r}; name a new folder")
-    _refuse_other(about["identity"], identity, folder)
+    about, folder = read_state(path), path.parent
+    if check:
+        check(about, identity, folder)
+    else:
+        refuse_other(about["identity"], identity, folder)
     tensors = read_tensors(folder / about["tensors"], about["sha256"])
     load_into(module, _below(tensors, "module/"))
     for name, parameter in module.named_parameters():
@@ -166,6 +175,16 @@ def load_state(
                 key: _like(parameter, value) for key, value in found.items()
             }
     return about["position"]
+
+
+def read_state(path: Path) -> dict:
+    """The checked content of a state's file, without reading its tensors."""
+    about = read_json(path)
+    kinds = {"tensors": str, "sha256": str, "position": dict, "identity": dict}
+    for key, expected in kinds.items():
+        if not isinstance(about.get(key), expected):
+            raise UserError(f"{path} has no {expected.__name__} {key!r}; name a new folder")
+    return about
 
 
 def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
@@ -186,12 +205,12 @@ def _below(tensors: Mapping[str, torch.Tensor], start: str) -> dict[str, torch.T
     return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}
 
 
-def _refuse_other(stored: dict, wanted: dict, folder: Path, above: str = "") -> None:
+def refuse_other(stored: dict, wanted: dict, folder: Path, above: str = "") -> None:
     """Raise for the first field, in the order of the new identity, that differs."""
     for key in [*wanted, *(key for key in stored if key not in wanted)]:
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            _refuse_other(old, new, folder, f"{above}{key}.")
+            refuse_other(old, new, folder, f"{above}{key}.")
         elif old != new:
             raise UserError(
                 f"{folder} was begun with {above}{key} = {old!r}, this run has {new!r}; "

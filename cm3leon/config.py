@@ -290,13 +290,17 @@ class VQConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; schedule: linear warm-up, then linear to `final` of the peak (A10)."""
+    """One training run. Its rate (`schedule.py`): linear warm-up, then linear to `final` of the
+    peak, at once (A10) or in the last `decay` steps alone ("wsd": warm-up, stable, decay).
+    """
 
     steps: int = 1000
     batch: int = 32  # samples a step
     rate: float = 2e-3  # peak learning rate
     warmup: int = 100  # steps
     final: float = 0.1  # last learning rate as a share of the peak
+    schedule: str = "linear"  # or "wsd"
+    decay: int = 0  # wsd: steps of the decay; with 0 the stable part stays open-ended
     betas: tuple[float, float] = (0.9, 0.98)  # A9
     weight_decay: float = 0.1
     clip: float = 1.0  # L2 norm of the whole gradient
@@ -305,6 +309,7 @@ class TrainConfig:
     precision: str = "auto"  # "auto": bf16 where the device has it; "float32"; "bfloat16"
     seed: int = 0
     save_every: int = 200  # steps between checkpoints
+    keep_every: int = 0  # wsd: steps between states of the stable part that stay; 0: its last alone
     eval_every: int = 200  # steps between held-out losses
     log_every: int = 20
 
@@ -313,7 +318,26 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every", "eval_every", "log_every"):
             check(getattr(self, name) >= 1, f"train.{name}", "be at least 1", getattr(self, name))
         check(
-            0 <= self.warmup <= self.steps, "train.warmup", "lie in [0, train.steps]", self.warmup
+            self.schedule in ("linear", "wsd"),
+            "train.schedule",
+            "be 'linear' or 'wsd'",
+            self.schedule,
+        )
+        for name in ("decay", "keep_every"):
+            value = getattr(self, name)
+            check(value >= 0, f"train.{name}", "not be negative", value)
+            check(
+                value == 0 or self.schedule == "wsd",
+                f"train.{name}",
+                "be 0 unless train.schedule is 'wsd'",
+                value,
+            )
+        room = "train.steps - train.decay" if self.decay else "train.steps"
+        check(
+            0 <= self.warmup <= self.steps - self.decay,
+            "train.warmup",
+            f"lie in [0, {room}]",
+            self.warmup,
         )
         check(self.rate > 0 and math.isfinite(self.rate), "train.rate", "be positive", self.rate)
         check(0 <= self.final <= 1, "train.final", "lie in [0, 1]", self.final)
@@ -343,6 +367,17 @@ class TrainConfig:
             "be 'auto', 'float32' or 'bfloat16'",
             self.precision,
         )
+
+    @property
+    def decay_start(self) -> int:
+        """The last step at the peak rate."""
+        return self.warmup if self.schedule == "linear" else self.steps - self.decay
+
+    def keeps(self, step: int) -> bool:
+        """Whether the state of a step stays for later branches: one of the stable part."""
+        if self.schedule == "linear" or not self.warmup <= step <= self.decay_start:
+            return False
+        return step == self.decay_start or bool(self.keep_every and step % self.keep_every == 0)
 
 
 def to_dict(config) -> dict:

@@ -101,13 +101,14 @@ class Estimate:
         ids = vocabulary_size(model.vocabulary)
         at_once = f", in {self.accumulate} pieces" if self.accumulate > 1 else ""
         seen = train.steps * train.batch
+        falls = f", falling in the last {train.decay:,}" if train.decay else ""
         epochs = f", {seen / self.documents:,.2f} epochs" if self.documents else ""
         return [
             f"model {model.name}: {self.parameters / 1e6:,.1f}M parameters, {ids:,} ids, context "
             f"{model.context:,}; weights, gradients and optimiser {self.bytes_gb:,.2f} GB",
             f"step: {train.batch:,} rows of about {self.row:,.0f} tokens, "
             f"{train.batch * self.row:.3g} tokens{at_once}; learning rate {train.rate:g} after "
-            f"{train.warmup:,} steps",
+            f"{train.warmup:,} steps{falls}",
             f"run: {train.steps:,} steps, {self.tokens:.3g} tokens{epochs}; 6ND {self.flops:.3g} "
             "FLOP",
         ]

@@ -196,10 +196,13 @@ def first_of(held: TokenCache, count: int | None, cache: TokenCache) -> Stretch:
     return Stretch(held, 0, min(len(held), count or HELD_OUT))
 
 
-def pretrain(recipe: Recipe, corpus: Corpus, out: Path, device: str) -> dict:
+def pretrain(
+    recipe: Recipe, corpus: Corpus, out: Path, device: str, start: Path | None = None
+) -> dict:
     """Train, or go on where `out` was left, and write the model; "step", "seconds" and "loss".
 
-    Raises UserError as `train.train`, and when `out` holds other tokenizers.
+    `start` is the state that a branch begins from (`schedule.decay_from`). Raises UserError as
+    `train.train`, and when `out` holds other tokenizers.
     """
     place_tokenizers(corpus.home, out)
     near, held_near = neighbours(recipe, corpus, out / RUN, device)
@@ -232,7 +235,7 @@ def pretrain(recipe: Recipe, corpus: Corpus, out: Path, device: str) -> dict:
     about = identity(recipe, corpus)
     done = train(
         model.to(device), loss, batches, recipe.train, out / RUN,
-        parts=parts, evaluate=evaluate, about=about,
+        parts=parts, evaluate=evaluate, about=about, start=start,
     )  # fmt: skip
     write_model(model, recipe, corpus, out, done["seconds"], device)
     return done

@@ -22,10 +22,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cm3leon.checkpoint import load_state, save_state
-from cm3leon.config import TrainConfig, to_dict
+from cm3leon.checkpoint import STATE, load_state, save_state
+from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.optimizer import make_optimizer
+from cm3leon.schedule import check_same_run, learning_rate, run_settings
 
 Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
 LOG = "log.jsonl"
@@ -44,33 +45,35 @@ def train(
     about: Mapping | None = None,
     flops_per_token: float = 0.0,
     device_flops: float = 0.0,
+    start: Path | None = None,
 ) -> dict:
     """Train `module` in place for `config.steps` updates; continues where `folder` stopped.
 
     `loss(module, batch, step)` gives a scalar to minimise and a dict of scalars to log: each is
     averaged over the steps since the last record, except "tokens", which is summed and becomes
-    tokens_per_s. `batch(step)` is a tensor, or a dict, tuple or list of tensors, and must depend
-    on nothing but the step. `parts(batch)`, if given, cuts a batch into pieces whose losses and
-    scalars are summed: gradient accumulation (`accumulate.py`). `evaluate(module)` gives held-out
-    numbers every `eval_every` steps. `about` is whatever else names this run (model configuration,
-    digests of the data); a folder begun with another one is refused. With `flops_per_token`
-    (forward and backward) and `device_flops` (peak FLOP/s) the log holds the model FLOPs
-    utilisation, `mfu`.
+    tokens_per_s and "tokens", those of all steps so far. `batch(step)` is a tensor, or a dict,
+    tuple or list of tensors, and must depend on nothing but the step. `parts(batch)`, if given,
+    cuts a batch into pieces whose losses and scalars are summed: gradient accumulation
+    (`accumulate.py`). `evaluate(module)` gives held-out numbers every `eval_every` steps. `about`
+    is whatever else names this run (model configuration, digests of the data); a folder begun with
+    another one is refused. With `flops_per_token` (forward and backward) and `device_flops` (peak
+    FLOP/s) the log holds the model FLOPs utilisation, `mfu`. `start` is the file of a state, of
+    another folder, that a run begins from (`schedule.decay_from`); its log comes along.
 
     Returns {"step", "seconds", "loss"} at the end. SIGTERM and SIGINT finish the step, save and
     raise SystemExit(128 + signal). Raises UserError for another configuration in `folder`, for a
     loss or gradient that is not finite (the last good state stays), and for a full disk.
     """
     folder = Path(folder)
-    identity = json.loads(json.dumps({"train": to_dict(config), **(about or {})}, default=str))
-    device = next(module.parameters()).device
+    identity = _identity(config, about)
+    device, optimizer = next(module.parameters()).device, make_optimizer(module, config)
     cast = precision(config, device)
-    optimizer = make_optimizer(module, config)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
     with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
-        run = _Run(load_state(folder, module, optimizer, identity))
-        log.cut(run.step)
+        source = start if start and not (folder / STATE).exists() else folder
+        run = _Run(load_state(source, module, optimizer, identity, check_same_run))
+        log.begin(run.step, None if source == folder else source.parent / LOG)
         bar.start(run.step)
         module.train()
         for step in range(run.step + 1, config.steps + 1):
@@ -81,7 +84,7 @@ def train(
             ends = step == config.steps
             evaluates = evaluate and (ends or step % config.eval_every == 0)
             logs = evaluates or ends or step == 1 or step % config.log_every == 0
-            saves = ends or stop or step % config.save_every == 0
+            saves = ends or stop or config.keeps(step) or step % config.save_every == 0
             if logs or saves:
                 run.settle()
             if logs:
@@ -93,23 +96,14 @@ def train(
                 bar.show(step, record)
             if saves:
                 log.sync()
-                save_state(folder, module, optimizer, identity, run.position())
+                keep = config.keeps(step)
+                save_state(folder, module, optimizer, identity, run.position(), keep)
             if stop:
                 break
     if run.step < config.steps:
         print(f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr)
         raise SystemExit(128 + stop)
     return {"step": run.step, "seconds": run.seconds(), "loss": run.loss}
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear from 0 to the peak at step == warmup, then linear to `final` of it (A10)."""
-    if step < config.warmup:
-        return config.rate * step / config.warmup
-    if config.steps == config.warmup:
-        return config.rate
-    done = min(1.0, (step - config.warmup) / (config.steps - config.warmup))
-    return config.rate * (1 + (config.final - 1) * done)
 
 
 def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:
@@ -134,6 +128,12 @@ def precision(config: TrainConfig, device: torch.device | str) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def _identity(config: TrainConfig, about: Mapping | None) -> dict:
+    """What names a run, in JSON's types."""
+    named = {"train": run_settings(config), **(about or {})}
+    return json.loads(json.dumps(named, default=str))
 
 
 def _update(module, optimizer, loss: Loss, pieces, step: int, config: TrainConfig, cast) -> dict:
@@ -185,6 +185,7 @@ class _Run:
     def __init__(self, position: dict | None):
         was = position or {}
         self.step, self.loss = was.get("step", 0), was.get("loss", math.nan)
+        self.tokens = was.get("tokens", math.nan if was else 0)  # older states do not say
         self.count, self.sums = was.get("count", 0), dict(was.get("sums", {}))
         self.spent = was.get("seconds", 0.0)  # in earlier processes
         self.window_spent = was.get("window_seconds", 0.0)  # of those, since the last record
@@ -196,6 +197,7 @@ class _Run:
         return {
             "step": self.step,
             "loss": self.loss,
+            "tokens": self.tokens,
             "count": self.count,
             "sums": self.sums,
             "seconds": self.seconds(),
@@ -231,6 +233,7 @@ class _Run:
                 )
         self.step, self.loss = step, values["loss"]
         self.count += 1
+        self.tokens += round(values.get("tokens", 0))
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -245,6 +248,7 @@ class _Run:
             **means,
         }
         if "tokens" in self.sums:
+            record["tokens"] = self.tokens
             record["tokens_per_s"] = round(self.sums["tokens"] / window, 1)
             if mfu_per_token_s:
                 record["mfu"] = record["tokens_per_s"] * mfu_per_token_s
@@ -281,8 +285,15 @@ class _Log:
     def __exit__(self, *error) -> None:
         self.file.close()
 
-    def cut(self, step: int) -> None:
-        """Drop what follows `step`, and a torn tail: the resumed run logs those steps again."""
+    def begin(self, step: int, other: Path | None) -> None:
+        """Drop what follows `step`, and a torn tail: the resumed run logs those steps again.
+
+        With `other`, the log of the run that this one branches from is taken over first.
+        """
+        if other and other.exists():
+            with self._writing():
+                self.file.truncate(0)
+                self.file.write(other.read_bytes())
         self.file.seek(0)
         size = 0
         for line in self.file:

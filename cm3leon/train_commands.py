@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cm3leon.config import ModelConfig, ObjectiveConfig, RetrievalConfig
+from cm3leon.config import ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
@@ -70,6 +70,10 @@ class TrainChanges:
     """steps up to the peak; left out: 1,500, but no more than a tenth of the steps"""
     final: float | None = None
     """last learning rate as a share of the peak"""
+    schedule: str | None = None
+    """linear from the peak on, or wsd: warm-up, stable, and a decay in the last --decay steps"""
+    decay: int | None = None
+    """wsd: steps of the decay; 0, the default, leaves the stable part to be made longer"""
     optimizer: str | None = None
     """adamw, or muon for the matrices of the blocks"""
     weight_decay: float | None = None
@@ -80,6 +84,8 @@ class TrainChanges:
     """of weights, order, masks and documents"""
     save_every: int | None = None
     """steps between states from which a killed run goes on"""
+    keep_every: int | None = None
+    """wsd: steps between states of the stable part that stay, to --decay-from"""
     eval_every: int | None = None
     """steps between held-out losses"""
     log_every: int | None = None
@@ -126,6 +132,8 @@ class Train:
     """another token cache to hold out instead (its first --hold-out documents, or 256)"""
     tokens: float | None = None
     """tokens to read in all; left out: the paper's for its sizes"""
+    decay_from: str | None = None
+    """MODEL[@STEP]: begin from a kept state of its stable part and decay for --decay steps"""
     accumulate: int | None = None
     """pieces of a batch, one after the other; left out: of about 32,768 tokens each"""
     recompute: bool = False
@@ -151,8 +159,19 @@ class Train:
             raise UserError(f"hold_out must be at least 1, got {self.hold_out}")
         if self.bank is None and any((self.documents or ())[1:]):
             raise UserError(f"--documents {self.documents} needs a --bank to retrieve from")
+        if self.decay_from is not None:
+            self.check_branch()
         if self.cache is None and (self.bank or self.held_out):
             raise UserError("--bank and --held-out need the token cache to learn from; give it")
+
+    def check_branch(self) -> None:
+        """Raise UserError for options that a branch of another training cannot take."""
+        if not self.training.decay or self.training.decay < 1:
+            raise UserError(f"--decay-from {self.decay_from} needs --decay: the steps of the decay")
+        if self.tokens is not None or self.training.steps is not None:
+            raise UserError("--decay-from says where the decay begins: give --decay, not --steps")
+        if self.out is None:
+            raise UserError("--decay-from needs --out: the folder of the decayed model")
 
     def run(self) -> int:
         """Check, count, train, write, print the folder."""
@@ -167,13 +186,13 @@ class Train:
         corpus = None
         if self.tokenizers is not None or self.cache is not None:
             model, corpus = self.opened(model)
-        recipe, estimate = self.planned(model, corpus)
+        recipe, estimate, start = self.planned(model, corpus)
         for line in self.told(corpus, recipe, estimate):
             print(line)
         if self.dry_run:
             print("dry run: nothing was trained")
             return 0
-        done = pretrain(recipe, corpus, self.out, device)
+        done = pretrain(recipe, corpus, self.out, device, start)
         print(
             f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, loss {done['loss']:.4f}"
         )
@@ -214,8 +233,12 @@ class Train:
                 check_clip(cache, clip)
         return model, Corpus(cache, trained, held, text, home, bank, clip)
 
-    def planned(self, model: ModelConfig, corpus: Corpus | None) -> tuple[Recipe, Estimate]:
-        """What to train and what it costs; UserError where rows do not fit the context."""
+    def planned(
+        self, model: ModelConfig, corpus: Corpus | None
+    ) -> tuple[Recipe, Estimate, Path | None]:
+        """What to train, what it costs and from which state it branches, if from any; UserError
+        where rows do not fit the context.
+        """
         from cm3leon.estimate import (
             Estimate,
             check_row,
@@ -240,14 +263,32 @@ class Train:
                 f"{self.retrieval.documents}; raise it"
             )
         row = row_tokens(pair, sum(at * share for at, share in enumerate(shares)))
-        train = schedule(self.model, row, self.tokens, self.training.given)
+        start = None
+        if self.decay_from is None:
+            train = schedule(self.model, row, self.tokens, self.training.given)
+        else:
+            train, start = self.branched()
         pieces = pieces_of(train.batch, row) if self.accumulate is None else self.accumulate
         if not 1 <= pieces <= train.batch:
             raise UserError(f"accumulate must lie in 1..{train.batch} (the batch), got {pieces}")
         recipe = Recipe(
             model, train, self.objective, tuple(shares), self.retrieval, pieces, self.recompute
         )
-        return recipe, Estimate(model, train, row, pieces, corpus.trained if corpus else None)
+        trained = corpus.trained if corpus else None
+        return recipe, Estimate(model, train, row, pieces, trained), start
+
+    def branched(self) -> tuple[TrainConfig, Path | None]:
+        """The settings of a branch, those of its stem with what was given, and its first state."""
+        from cm3leon.pretrain import RUN
+        from cm3leon.schedule import decay_from
+
+        stem, _, step = self.decay_from.partition("@")
+        if step and not step.isdecimal():
+            raise UserError(f"--decay-from must be MODEL or MODEL@STEP, got {self.decay_from!r}")
+        train, start = decay_from(
+            Path(stem) / RUN, self.training.decay, self.out / RUN, int(step) if step else None
+        )
+        return replace(train, **self.training.given), start
 
     def told(self, corpus: Corpus | None, recipe: Recipe, estimate: Estimate) -> list[str]:
         """The plan as lines."""

@@ -137,6 +137,37 @@ def test_another_training_in_the_same_folder_is_refused(run):
     assert code == 0 and "first: 2 steps" in out
 
 
+def test_a_decay_from_a_stable_training_is_the_training_planned_so(run, place):
+    plain = [word for word in TRAIN if word not in ("--steps", "8")]
+    wsd = [*plain, "--schedule", "wsd", "--warmup", "1"]
+    assert run(*wsd, "--steps", "7", "--keep-every", "2", "--out", "stable")[0] == 0
+    assert run(*wsd, "--steps", "6", "--decay", "2", "--out", "planned")[0] == 0
+    for out in ("branch", "branch"):  # the same command again leaves it as it is
+        code, said, _ = run(*plain, "--decay-from", "stable@4", "--decay", "2", "--out", out)
+        assert code == 0 and "branch: 6 steps" in said
+    digests = [read_about(place / name)["sha256"] for name in ("planned", "branch", "stable")]
+    assert digests[0] == digests[1] != digests[2]
+    code, said, _ = run(*plain, "--decay-from", "stable", "--decay", "3", "--out", "last")
+    assert code == 0 and "last: 10 steps" in said
+    assert run(*wsd, "--steps", "9", "--keep-every", "2", "--out", "stable")[0] == 0
+    assert read_about(place / "stable")["extra"]["train"]["steps"] == 9
+    for options, message in (
+        (["--decay-from", "stable@5"], "step 5 of stable/run is not kept"),
+        (["--decay-from", "planned@6"], "step 6 of planned/run lies outside of the stable part"),
+        (["--decay-from", "stable@x"], "must be MODEL or MODEL@STEP, got 'stable@x'"),
+        (["--decay-from", "nowhere"], "nowhere/run holds no state of a training"),
+        (["--decay-from", "stable", "--seed", "3"], "begun with train.seed = 0, this run has 3"),
+        (["--decay-from", "stable", "--hold-out", "4"], "begun with trained = 21"),
+        (["--decay-from", "stable", "--tokens", "99"], "give --decay, not --steps"),
+    ):
+        code, _, err = run(*plain, *options, "--decay", "2", "--out", "x")
+        assert (code, err.count("\n")) == (2, 1) and message in err
+        assert not (place / "x/model.safetensors").exists()
+        shutil.rmtree(place / "x", ignore_errors=True)
+    code, _, err = run(*plain, "--decay-from", "stable", "--out", "x")
+    assert (code, err.count("\n")) == (2, 1) and "needs --decay" in err
+
+
 def test_a_text_tokenizer_of_a_source(run, place, tmp_path):
     write_tar(tmp_path / "0.tar", range(30))
     code, out, err = run("train-text", tmp_path, "--out", tmp_path / "text", "--size", "290")
