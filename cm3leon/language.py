@@ -39,6 +39,7 @@ class Meaning:
     objects: tuple[Said, ...]
     relation: tuple[int, str, int] | None = None
     place: str | None = None
+    sign: str | None = None  # the letters of a sign
 
 
 class _Dice:
@@ -218,3 +219,32 @@ def captions(dialect: str, things, groups, relations, place, generator) -> tuple
     uniforms = generator.random((5, DRAWS))
     pairs = [caption(dialect, things, groups, relations, place, _Dice(row)) for row in uniforms]
     return tuple(text for text, _ in pairs), tuple(meaning for _, meaning in pairs)
+
+
+_SIGN_NOUNS = ("sign", "white sign", "board", "white board")
+_SIGN_SAYS = ("that says", "reading", "with the text")
+
+
+def _sign_phrase(text: str, dice: _Dice) -> str:
+    """`white sign that says "MORN"`; no article."""
+    says = _SIGN_SAYS if len(text) > 1 else (*_SIGN_SAYS, "with the letter")
+    return f'{dice.pick(_SIGN_NOUNS)} {dice.pick(says)} "{text}"'
+
+
+def sign_captions(dialect: str, text: str, things, groups, place, generator) -> tuple[tuple, tuple]:
+    """Five captions of a scene with a sign and their five Meanings: all quote the letters."""
+    pairs = [
+        _sign_caption(dialect, text, things, groups, place, _Dice(row))
+        for row in generator.random((5, DRAWS))
+    ]
+    return tuple(text for text, _ in pairs), tuple(meaning for _, meaning in pairs)
+
+
+def _sign_caption(dialect, text, things, groups, place, dice) -> tuple[str, Meaning]:
+    detail = 1.0 if dice.chance(0.5) else 0.6
+    told = groups if dice.chance(0.8) else ()
+    said = [_said(things[index], count, dice, detail) for index, count in told]
+    told_place = place if dice.chance(0.85 if dialect == "coco" else 0.75) else None
+    phrases = [_sign_phrase(text, dice), *(noun_phrase(one, dice) for one in said)]
+    words = (_coco if dialect == "coco" else _stock)(phrases, None, told_place, dice)
+    return words, Meaning(tuple(said), None, told_place, text)

@@ -17,7 +17,7 @@ import numpy as np
 
 from cm3leon import seeds
 from cm3leon.errors import UserError
-from cm3leon.language import Meaning, captions
+from cm3leon.language import Meaning, captions, sign_captions
 from cm3leon.sprites import (
     CELLS,
     COLOURS,
@@ -33,6 +33,7 @@ from cm3leon.sprites import (
     place_picture,
     sprite,
 )
+from cm3leon.world.boards import Sign, put_up
 
 ROOT = 0  # the world's seed; raise it and every picture changes
 DIALECTS = ("stock", "coco")
@@ -106,6 +107,7 @@ class Plan:
         tuple, ...
     ]  # (shape, colour, size, pattern or None, entity or None, (column, row))
     groups: tuple[tuple[int, int], ...]  # (index of a thing, how many are alike)
+    sign: Sign | None = None  # stands behind everything else
 
 
 class Scene:
@@ -120,6 +122,8 @@ class Scene:
     def image(self) -> np.ndarray:
         """uint8 [S,S,3]."""
         picture = place_picture(self.place, self.size).copy()
+        if self.plan.sign:
+            put_up(picture, self.plan.sign)
         for thing in self.plan.things:
             left, top, piece = _piece(thing, self.size)
             lay(picture, left, top, piece)
@@ -147,6 +151,9 @@ class Scene:
         stream = STREAMS.get(self.split, self.split)
         generator = seeds.generator(ROOT, "captions", self.dialect, stream, self.index)
         named = [_Named(*thing[:5]) for thing in self.plan.things]
+        if self.plan.sign:
+            text, groups = self.plan.sign.text, self.plan.groups
+            return sign_captions(self.dialect, text, named, groups, self.place, generator)
         relations = clear_relations(self.plan)
         return captions(self.dialect, named, self.plan.groups, relations, self.place, generator)
 
@@ -258,7 +265,7 @@ def _layouts(sizes: tuple[str, ...]) -> np.ndarray:
     return found
 
 
-def _cut(probabilities, uniform: float) -> int:
+def draw_index(probabilities, uniform: float) -> int:
     """Index drawn from probabilities by one uniform."""
     return int(
         min(np.searchsorted(np.cumsum(probabilities), uniform, "right"), len(probabilities) - 1)
@@ -281,8 +288,8 @@ def _plan(world: World, split: str, index: int, generator) -> Plan:
     """Draw what stands where."""
     entity = _draw_entity(split, index, world, generator)
     u = generator.random(6)
-    count = 1 + _cut(world.counts, u[0])
-    place = PLACES[_cut(world.places, u[1])]
+    count = 1 + draw_index(world.counts, u[0])
+    place = PLACES[draw_index(world.places, u[1])]
     portrait = split == "bank" and entity is not None
     if portrait:
         count, place = 1, PLACES[(index - PLAIN) % ABOUT_ONE]

@@ -29,7 +29,8 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
     | {"graph_step", "quantise"}
     | {"decode", "pictures", "pixels", "convert_tokenizer", "public_weights"}
-    | {"sprites", "language", "scenes", "scene_files"},  # its door: scenes.export_coco
+    | {"sprites", "language", "scenes", "scene_files"}  # its door: scenes.export_coco
+    | {"world.boards", "world.signs", "world.conditions"},
     {"objective", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer", "fused_draw"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
