@@ -13,20 +13,22 @@ from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, VQConfig, to_dict
 from cm3leon.files import write_atomic
-from cm3leon.scenes import scene
+from cm3leon.scenes import PLAIN, SEEN, Scene, scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
 from cm3leon.vq import VQ, to_unit
-from cm3leon.vq_loss import VQLossConfig, VQTraining, merge_codes
+from cm3leon.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
+from cm3leon.world.conditions import CONDITIONS
+from cm3leon.world.signs import sign_scene
 
 TEXT_SIZE = 512
 TEXT_PICTURES = 20_000  # five captions each
 VQ_SHAPE = VQConfig(
-    channels=8, multipliers=(1, 2, 4, 8), attention=(), codebook_size=1024, reach="cell"
+    channels=8, multipliers=(1, 2, 4, 8), attention=(), codebook_size=2048, reach="cell"
 )
-VQ_LOSS = VQLossConfig(plain_steps=700, freeze_step=4500)
+VQ_LOSS = VQLossConfig(plain_steps=700, freeze_step=6000, decay=0.99, revive_below=0.004)
 VQ_TRAIN = TrainConfig(
-    steps=6000,
+    steps=9000,
     batch=8,
     rate=2.5e-3,
     warmup=200,
@@ -37,8 +39,16 @@ VQ_TRAIN = TrainConfig(
     eval_every=1500,
     log_every=50,
 )
-MERGE_RADIUS = 2.2  # codes nearer than this become one: 631 of 1,024 are left, read back as well
-MERGE_PICTURES = 2_000  # of `stock`, `train`, over which the codes' use is counted
+# What a picture of the image tokenizer's training shows, in turn: of 20 ten `telling` scenes, four
+# tail entities, four conditions (two of them edges), two signs.
+SHOWN = ("telling", "entity", "telling", "condition", "telling") * 3 + (
+    *("telling", "sign", "condition", "sign", "entity"),
+)
+# Edges are the finest of the conditions and have the most cells.
+CONDITIONED = ("edges", "segmentation", "edges", "scribble", "edges", "depth")
+MERGE_RADIUS = 1.5  # codes nearer than this become one
+MERGE_PICTURES = 4_000  # over which the codes' use is counted, those of the first steps
+ROUND_TO = 64  # the codebook's size after merging is a multiple of it
 HELD_OUT = 128  # pictures of `val`
 
 
@@ -72,22 +82,46 @@ def train_text(folder: Path) -> TextTokenizer:
     return tokenizer
 
 
-def telling(index: int) -> np.ndarray:
-    """A picture that teaches much: every third one shows a tail entity, if one of 24 neighbours
+def telling(index: int) -> Scene:
+    """A scene that teaches much: every third one shows a tail entity, if one of 24 neighbours
     does; of the others the one of two neighbours with more objects.
     """
     if index % 3 == 0:
         for number in range(24 * index, 24 * index + 24):
             found = scene("stock", "train", number)
             if any(thing[4] for thing in found.plan.things):  # the entity's name
-                return found.image
+                return found
     pair = [scene("stock", "train", 2 * index + k) for k in range(2)]
-    return max(pair, key=lambda one: len(one.plan.things)).image
+    return max(pair, key=lambda one: len(one.plan.things))
+
+
+def about_an_entity(index: int) -> Scene:
+    """A scene about a tail entity of the training, each as often: in company (`study`) or alone
+    (`bank`); never about one of those that training must not show.
+    """
+    number = seeds.derive(0, "entity", index) % (SEEN - PLAIN)
+    return scene("stock", ("study", "bank")[index % 2], PLAIN + number)
+
+
+def shown(index: int) -> np.ndarray:
+    """Picture `index` of the image tokenizer's training, uint8 [64,64,3]."""
+    turn, place = divmod(index, len(SHOWN))
+    what = SHOWN[place]
+    number = turn * SHOWN.count(what) + SHOWN[:place].count(what)  # the how-manieth of its kind
+    if what == "telling":
+        return telling(number).image
+    if what == "entity":
+        return about_an_entity(number).image
+    if what == "sign":
+        return sign_scene("stock", "train", number).image
+    turn, place = divmod(number, len(CONDITIONED))
+    truth = sign_scene("stock", "train", turn) if turn % 6 == 0 else telling(number)
+    return CONDITIONS[CONDITIONED[place]](truth)
 
 
 def picture_batch(step: int, batch: int) -> torch.Tensor:
     """Pictures of one step, [B,3,64,64] in [-1,1]."""
-    images = np.stack([telling((step - 1) * batch + k) for k in range(batch)])
+    images = np.stack([shown((step - 1) * batch + k) for k in range(batch)])
     return to_unit(images).contiguous(memory_format=torch.channels_last)
 
 
@@ -120,14 +154,21 @@ def make_vq(config: VQConfig = VQ_SHAPE, seed: int = 0) -> VQ:
         return VQ(config).to(memory_format=torch.channels_last)
 
 
-def merge(vq: VQ) -> int:
-    """Merge codes that are nearly one; how many are left."""
-    counts = torch.zeros(vq.config.codebook_size, dtype=torch.int64)
+def merge(vq: VQ, radius: float = MERGE_RADIUS) -> VQ:
+    """The tokenizer with codes that are nearly one merged and unused ones dropped."""
+    counts_K = count_codes(vq)
+    merge_codes(vq, counts_K, radius)
+    return compact_codes(vq, count_codes(vq), ROUND_TO)
+
+
+def count_codes(vq: VQ) -> torch.Tensor:
+    """How often each code is used in the first pictures of the training, int64 [K]."""
+    counts_K = torch.zeros(vq.config.codebook_size, dtype=torch.int64)
     for start in range(0, MERGE_PICTURES, 100):
-        images = np.stack([scene("stock", "train", start + k).image for k in range(100)])
+        images = np.stack([shown(start + k) for k in range(100)])
         codes = vq.encode(images).flatten().cpu()
-        counts += torch.bincount(codes, minlength=len(counts))
-    return merge_codes(vq, counts, MERGE_RADIUS)
+        counts_K += torch.bincount(codes, minlength=len(counts_K))
+    return counts_K
 
 
 def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAIN) -> None:
@@ -142,13 +183,14 @@ def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAI
         evaluate=evaluate_vq,
         about={"vq": to_dict(VQ_SHAPE), "loss": to_dict(VQ_LOSS)},
     )
+    merged = merge(training.vq)
     extra = {
         "recipe": to_dict(config),
         "loss": to_dict(VQ_LOSS),
         "merge_radius": MERGE_RADIUS,
-        "codes_left": merge(training.vq),
+        "codes_left": len(merged.quantize.embedding.weight.unique(dim=0)),
         "seconds": round(done["seconds"]),
         "device": device_name(device),
     }
     write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
-    save(folder, "vq", VQ_SHAPE, training.vq.state_dict(), extra)
+    save(folder, "vq", merged.config, merged.state_dict(), extra)

@@ -12,7 +12,7 @@ Axes: B batch, C channels, H height, W width, M vectors, K codes, D width of a c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,24 @@ def merge_codes(vq: VQ, counts_K: Tensor, radius: float) -> int:
         else:
             table[code] = table[kept[int(near.argmin())]]
     return len(kept)
+
+
+@torch.no_grad()
+def compact_codes(vq: VQ, counts_K: Tensor, multiple: int) -> VQ:
+    """A copy of the tokenizer with the used codes alone, the commonest first.
+
+    The codebook's size is a multiple of `multiple`; the rows that fill it up equal the first, whose
+    code is the lowest of theirs, so that `encode` never names them and `decode` knows them all.
+    """
+    order = counts_K.argsort(descending=True, stable=True)
+    used = order[: max(1, int((counts_K > 0).sum()))]
+    size = math.ceil(len(used) / multiple) * multiple
+    rows = torch.cat([used, used[:1].expand(size - len(used))])
+    smaller = VQ(replace(vq.config, codebook_size=size))
+    tensors = dict(vq.state_dict())
+    tensors["quantize.embedding.weight"] = tensors["quantize.embedding.weight"][rows]
+    smaller.load_state_dict(tensors)
+    return smaller.to(vq.device)
 
 
 class VQTraining(nn.Module):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cm3leon.loading import load_system
 from cm3leon.scenes import PLAIN, SEEN, SPLITS, scene
 from cm3leon.seeds import torch_generator
 from cm3leon.vq import VQ
+from cm3leon.world.conditions import SCRIBBLE_COLOURS
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = Recipe(
@@ -82,9 +84,10 @@ def test_an_unknown_recipe_is_one_line(make, name):
 
 
 def test_the_tokenizers_fit_the_models():
+    shipped = checkpoint.read_about(baselines_folder() / "scenes" / "vq")["config"]
     for name in ("scenes-xs", "scenes-s", "scenes-m"):
         vocabulary = MODELS[name]().vocabulary
-        assert vocabulary.image_size == tokenizers.VQ_SHAPE.codebook_size
+        assert vocabulary.image_size == shipped["codebook_size"]
         assert vocabulary.text_size == tokenizers.TEXT_SIZE
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
     roles = ("", "-documents", "-plain")
@@ -114,20 +117,31 @@ def test_the_text_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp_
     assert (tmp_path / "tokenizer.json").is_file()
 
 
-def test_the_image_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp_path):
+def test_the_image_tokenizer_learns_on_what_training_may_show(asked, monkeypatch, tmp_path):
+    """`stock`, `train`, and entities that training knows; all that it shows at one step."""
+    signs, sign_of = [], tokenizers.sign_scene
+
+    def sign(dialect, split, index):
+        signs.append((dialect, split, index))
+        return sign_of(dialect, split, index)
+
+    monkeypatch.setattr(tokenizers, "sign_scene", sign)
+
     def keep(training, loss, batch, config, run, *, evaluate, about):
         for step in (1, 2):
             pictures = batch(step)
             assert pictures.shape == (config.batch, 3, 64, 64)
             assert pictures.min() >= -1 and pictures.max() <= 1
-        value, _ = loss(training, batch(3), 3)
+        value, _ = loss(training, batch(1), 3)
         assert torch.isfinite(value)
-        assert {address[:2] for address in asked} == {("stock", "train")}
-        assert {index for _, _, index in asked} >= set(range(2, 6 * config.batch)) - {6, 7}
+        allowed = {("stock", split) for split in ("train", "study", "bank")}
+        assert {address[:2] for address in asked} == allowed
+        others = [index for _, split, index in asked if split != "train"]
+        assert all(PLAIN <= index < SEEN for index in others)
+        assert {address[:2] for address in signs} == {("stock", "train")}
         asked.clear()
         assert set(evaluate(training)) == {"psnr", "codes_used"}
         assert {address[:2] for address in asked} == {("stock", "val")}
-        asked.clear()
         run.mkdir()
         (run / "log.jsonl").write_bytes(b"{}\n")
         return {"seconds": 2.4}
@@ -136,15 +150,32 @@ def test_the_image_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp
     monkeypatch.setattr(tokenizers, "train", keep)
     monkeypatch.setattr(tokenizers, "MERGE_PICTURES", 100)
     monkeypatch.setattr(tokenizers, "held_out_pictures", lambda: held_out(4))
-    config = replace(tokenizers.VQ_TRAIN, batch=2)
+    config = replace(tokenizers.VQ_TRAIN, batch=2 * len(tokenizers.SHOWN))
     tokenizers.train_vq(tmp_path / "run", tmp_path / "vq", "cpu", config)
-    assert asked == [("stock", "train", index) for index in range(100)]  # for merging codes
     config, tensors, extra = checkpoint.load(tmp_path / "vq", "vq")
-    assert from_dict(VQConfig, config) == tokenizers.VQ_SHAPE
+    found = from_dict(VQConfig, config)
+    assert replace(found, codebook_size=2048) == tokenizers.VQ_SHAPE
+    assert 0 <= found.codebook_size - extra["codes_left"] < 64 and found.codebook_size % 64 == 0
     rows = tensors["quantize.embedding.weight"]
     assert len(rows.unique(dim=0)) == extra["codes_left"] >= 1
-    checkpoint.load_into(VQ(tokenizers.VQ_SHAPE), tensors)
-    assert extra["seconds"] == 2 and extra["recipe"]["batch"] == 2
+    checkpoint.load_into(VQ(found), tensors)
+    assert extra["seconds"] == 2 and extra["recipe"]["batch"] == 2 * len(tokenizers.SHOWN)
+
+
+def test_the_image_tokenizer_is_shown_all_kinds_and_every_entity_as_often():
+    assert Counter(tokenizers.SHOWN) == {"telling": 10, "entity": 4, "condition": 4, "sign": 2}
+    named = Counter(
+        next(thing[4] for thing in tokenizers.about_an_entity(k).plan.things if thing[4])
+        for k in range(4000)
+    )
+    assert len(named) > 2200 and max(named.values()) < 9  # 3,800 (1 - 1/e) of them expected
+    cycle = len(tokenizers.SHOWN)
+    pictures = [tokenizers.shown(k) for k in range(3 * cycle)]
+    assert len({picture.tobytes() for picture in pictures}) > 2.8 * cycle
+    slate = tuple(SCRIBBLE_COLOURS[0])
+    black = sum(1 for one in pictures if not one[0, 0].any() and not one[-1, -1].any())
+    scribbled = sum(1 for one in pictures if tuple(one[0, 0]) == slate)
+    assert scribbled == 2 and 6 <= black <= 10  # of 12 conditions
 
 
 def test_first_weights_are_seeded_and_leave_torch_alone():
@@ -157,7 +188,7 @@ def test_first_weights_are_seeded_and_leave_torch_alone():
 
 
 def test_of_two_neighbours_the_fuller_picture_is_shown(asked):
-    image = tokenizers.telling(7)
+    image = tokenizers.telling(7).image
     assert asked == [("stock", "train", 14), ("stock", "train", 15)]
     pair = [tokenizers.scene("stock", "train", index) for index in (14, 15)]
     fullest = max(len(one.plan.things) for one in pair)
@@ -168,7 +199,7 @@ def test_every_third_picture_shows_an_entity_where_one_is_near(asked):
     near = 0
     for index in range(0, 30, 3):
         asked.clear()
-        image = tokenizers.telling(index)
+        image = tokenizers.telling(index).image
         around = [tokenizers.scene("stock", "train", 24 * index + k) for k in range(24)]
         named = [one for one in around if any(thing[4] for thing in one.plan.things)]
         near += bool(named)

@@ -12,7 +12,7 @@ from cm3leon import seeds
 from cm3leon.config import VQConfig
 from cm3leon.errors import UserError
 from cm3leon.vq import VQ
-from cm3leon.vq_loss import VQLossConfig, VQTraining, kmeans, merge_codes
+from cm3leon.vq_loss import VQLossConfig, VQTraining, compact_codes, kmeans, merge_codes
 
 SHAPE = VQConfig(8, 8, (1, 2), 1, (), 6, 8, 4)
 LOSS = VQLossConfig(plain_steps=3, freeze_step=6, decay=0.5, revive_every=100)
@@ -256,6 +256,31 @@ def test_merging_leaves_codes_that_lie_apart(places, seed):
     assert ((after - before).norm(dim=1) < 1.3).all()  # nobody goes far
     assert (after[counts.argmax()] == before[counts.argmax()]).all()  # the commonest stays
     assert merge_codes(vq, counts, radius=1.3) == left  # and once is enough
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=10), st.integers(0, 9))
+def test_compacting_renames_codes_and_changes_no_picture(places, seed):
+    """Merged, then compacted: the same rows decoded, few codes, none named that fills up."""
+    vq = table_of([place / 2 for place in places])
+    random = seeds.generator(seed, "use")
+    z_MD = torch.zeros(40, vq.config.code_dim)
+    z_MD[:, 0] = torch.from_numpy(random.uniform(0, 15, 40)).float()
+    merge_codes(vq, torch.from_numpy(random.integers(0, 5, len(places))), radius=1.3)
+    codes = vq.quantize.codes(z_MD)
+    counts = torch.bincount(codes, minlength=len(places))
+    smaller = compact_codes(vq, counts, multiple=4)
+    renamed = smaller.quantize.codes(z_MD)
+    assert torch.equal(smaller.quantize.vectors(renamed), vq.quantize.vectors(codes))
+    left, size = int((counts > 0).sum()), smaller.config.codebook_size
+    assert size % 4 == 0 and size - 4 < left <= size == len(smaller.quantize.embedding.weight)
+    assert int(renamed.max()) == left - 1 and len(renamed.unique()) == left
+    assert (torch.bincount(renamed).diff() <= 0).all()  # the commonest first
+    spare = smaller.quantize.embedding.weight[left:]
+    assert torch.equal(spare, smaller.quantize.embedding.weight[:1].expand_as(spare))
+    assert smaller.decode(torch.full((1, 4), size - 1)).any()
+    everything = smaller.quantize.codes(smaller.quantize.embedding.weight)
+    assert int(everything.max()) < left
 
 
 def test_a_gumbel_tokenizer_is_refused():
