@@ -46,6 +46,8 @@ KNOWN: dict[str, Known] = {
         "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
         "inception-2015-12-05.pt",
         "NVIDIA Source Code License",
+        # as k-diffusion and others who fetched it pin it; its publisher names none
+        "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     ),
     "clip": Known(
         "open_clip ViT-B-32, laion2b_s34b_b79k: retrieval and re-ranking",

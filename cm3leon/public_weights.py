@@ -134,17 +134,19 @@ def program_tensors(path: str | Path) -> dict:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as file:
                 whole = _ProgramReader(file, archive, name.removesuffix("data.pkl")).load()
-    except UserError:
-        raise
+            return dict(_named_tensors(whole, ""))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged archive makes the reader stumble over anything
         raise UserError(f"{path} is no TorchScript archive: {_line(str(error))}") from None
-    return dict(_named_tensors(whole, ""))
 
 
 class _Module:
     """A module of an archive: its attributes alone."""
 
     def __setstate__(self, state):
+        if not isinstance(state, dict):
+            raise UserError("the archive has a module that only its program can read")
         self.attributes = state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,19 @@ def loaded(files) -> dict[str, Features]:
         name: load_features(name, weights=files["inception"], sha256="any")
         for name in ("inception", "inception-clean", "inception-tf")
     }
-    return found | {"inception-jit": load_features("inception-jit", weights=files["script"])}
+    script = files["script"]
+    found["inception-jit"] = feature_networks.program_features(
+        "inception-jit", script.read_bytes(), str(script)
+    )
+    return found
+
+
+@pytest.fixture
+def published(files, monkeypatch) -> Path:
+    """The TorchScript, taken for the one that is pinned."""
+    known = replace(KNOWN["inception-jit"], sha256=sha256_file(files["script"]))
+    monkeypatch.setitem(KNOWN, "inception-jit", known)
+    return files["script"]
 
 
 def test_inceptions_differ_by_their_resize_alone(files, loaded):
@@ -165,7 +178,7 @@ def load_known(monkeypatch, name: str, path: Path) -> Features:
     return load_features(name, sha256="any")
 
 
-def test_the_variable_and_the_cache_are_looked_at(home, files, monkeypatch):  # noqa: F811
+def test_the_variable_and_the_cache_are_looked_at(home, files, published, monkeypatch):  # noqa: F811
     with pytest.raises(UserError) as error:
         load_features("inception-clean")
     told = str(error.value)
@@ -179,19 +192,66 @@ def test_the_variable_and_the_cache_are_looked_at(home, files, monkeypatch):  # 
         load_features("dinov2-s14")
 
 
-def test_a_digest_that_differs(files):
-    digest = sha256_file(files["script"])
+def test_a_digest_that_differs(files, published):
+    digest = sha256_file(published)
     for fine in (digest, digest[:8], digest.upper(), "any", None):
-        load_features("inception-jit", weights=files["script"], sha256=fine)
+        load_features("inception-jit", weights=published, sha256=fine)
     with pytest.raises(UserError) as error:
         load_features("inception", weights=files["inception"])
     told = str(error.value)
     assert "expected for inception is 6726825d; get it again: curl" in told and "\n" not in told
-    with pytest.raises(UserError, match=r"expected for inception-jit is 0123 .expect 'any'"):
-        load_features("inception-jit", weights=files["script"], sha256="0123")
+    with pytest.raises(UserError, match=r"expected for inception is 0123 .expect 'any'"):
+        load_features("inception", weights=files["inception"], sha256="0123")
+    with pytest.raises(UserError, match=r"expected for inception-jit is 0123$"):
+        load_features("inception-jit", weights=published, sha256="0123")
     for wrong in ("", "xyz"):
         with pytest.raises(UserError, match="must be hexadecimal or 'any'"):
-            load_features("inception-jit", weights=files["script"], sha256=wrong)
+            load_features("inception-jit", weights=published, sha256=wrong)
+
+
+class Harm(torch.nn.Module):
+    """A TorchScript file that writes another file when it is opened."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.path = state[0]
+        self.training = state[1]
+        torch.save(torch.ones(1), self.path)
+
+
+@pytest.fixture
+def harm(tmp_path) -> tuple[Path, Path]:
+    """A weight file that does harm, and the file by which it can be seen."""
+    path, seen = tmp_path / "harm.pt", tmp_path / "seen"
+    torch.jit.save(torch.jit.script(Harm(str(seen))), str(path))
+    seen.unlink(missing_ok=True)
+    torch.jit.load(str(path))
+    assert seen.exists()  # it would
+    seen.unlink()
+    return path, seen
+
+
+@pytest.mark.parametrize(
+    "name", ["inception", "inception-clean", "inception-jit", "dinov2-s14", "open_clip:ViT-B-32"]
+)
+@pytest.mark.parametrize("sha256", ["any", "own", None])
+def test_no_program_is_run_but_the_pinned_one(harm, name, sha256):
+    path, seen = harm
+    sha256 = sha256_file(path) if sha256 == "own" else sha256
+    with pytest.raises(UserError) as error:
+        load_features(name, weights=path, sha256=sha256)
+    assert not seen.exists() and "\n" not in str(error.value)
 
 
 def test_files_that_are_not_it(files, tmp_path):
@@ -212,9 +272,8 @@ def test_files_that_are_not_it(files, tmp_path):
         ("inception", files["script"], "script.pth"),
         ("inception", tmp_path / "none.pth", "none.pth; name their file"),
         ("inception", tmp_path / "empty", "empty holds no weights"),
-        ("inception-jit", torn, "torn.pth is not clean-fid's TorchScript"),
-        ("inception-jit", files["inception"], "is not clean-fid's TorchScript"),
-        ("inception-jit", narrow, "another network than Inception of FID: 100 features"),
+        ("inception-jit", torn, "torn.pth is a program, which is run only where its SHA-256"),
+        ("inception-jit", narrow, "published f58cb9b6ec323ed6, got"),
         ("dinov2-s14", files["inception"], "not the file of dinov2-s14"),
         ("open_clip:ViT-B-32", files["inception"], "cannot load CLIP ViT-B-32"),
         ("open_clip:no-such", files["inception"], "no CLIP 'no-such'"),
@@ -223,6 +282,12 @@ def test_files_that_are_not_it(files, tmp_path):
         with pytest.raises(UserError) as error:
             load_features(name, weights=path, sha256="any")
         assert message in str(error.value) and "\n" not in str(error.value), (name, path)
+    for path, message in (
+        (files["inception"], "is not clean-fid's TorchScript"),
+        (narrow, "another network than Inception of FID: 100 features"),
+    ):
+        with pytest.raises(UserError, match=message):
+            feature_networks.program_features("inception-jit", path.read_bytes(), str(path))
 
 
 def test_downloads_only_when_asked(home, files, monkeypatch):  # noqa: F811

@@ -3,7 +3,8 @@
 A file is the one that the caller names, else that of the environment variable, else where the
 libraries keep what they fetched (`cm3leon.known_weights`). It must have the published SHA-256, or
 the one the caller expects; "any" takes whatever it is, and the digest in the protocol tells. What
-is not here is fetched only when asked for. No pickle runs.
+is not here is fetched only when asked for. No pickle runs, and of programs (TorchScript) only the
+one whose SHA-256 is pinned in `KNOWN`; "any" does not change that.
 
 Shapes: B pictures of a batch, H x W pixels, D features.
 """
@@ -37,6 +38,7 @@ TOWERS = {  # architecture -> known weights
     "ViT-B-32-quickgelu": "clip-openai",
     "ViT-L-14-336-quickgelu": "clip-openai-l14-336",
 }
+PROGRAM = "inception-jit"  # its file is a program, and run
 DTYPES = ("float32", "bfloat16")
 ANY = "any"
 CHUNK = 32  # pictures at once on a GPU; moves memory and speed, numbers by rounding
@@ -61,7 +63,7 @@ def load_network(
     path, digest = checked_file(name, key, weights, sha256, download)
     if name in INCEPTIONS:
         return _inception(name, path, digest, device, dtype)
-    return (_jit if name == "inception-jit" else _dino)(name, path, digest, device)
+    return (_jit if name == PROGRAM else _dino)(name, path, digest, device)
 
 
 def checked_file(
@@ -87,9 +89,9 @@ def checked_file(
     wanted = (known if sha256 is None else sha256).lower()
     if wanted != ANY and not digest.startswith(wanted):
         again = f"; get it again: {how_to_get(key)}" if key and sha256 is None else ""
+        unless = "" if key == PROGRAM else f" (expect {ANY!r} to use it as it is)"
         raise UserError(
-            f"{path} has SHA-256 {digest[:16]}, expected for {name} is {wanted[:16]}{again} "
-            f"(expect {ANY!r} to use it as it is)"
+            f"{path} has SHA-256 {digest[:16]}, expected for {name} is {wanted[:16]}{again}{unless}"
         )
     return path, digest
 
@@ -190,6 +192,24 @@ def _error(embed, exact) -> float:
 
 
 def _jit(name: str, path: Path, digest: str, device: str) -> Features:
+    wanted = KNOWN[name].sha256
+    data = path.read_bytes() if digest == wanted else b""
+    if not data or sha256_bytes(data) != wanted:  # what is run are these bytes
+        raise UserError(
+            f"{path} is a program, which is run only where its SHA-256 is the published "
+            f"{wanted[:16]}, got {digest[:16]}; get it by: {how_to_get(name)} (or use "
+            "inception-clean, which reads tensors alone)"
+        )
+    return program_features(name, data, str(path), device)
+
+
+def program_features(name: str, data: bytes, path: str, device: str = "cpu") -> Features:
+    """Features of the bytes of a TorchScript file in clean-fid's form.
+
+    Its program is run, so whoever calls this answers for the bytes; `path` is for messages.
+    """
+    from io import BytesIO
+
     import torch
 
     from benchmarks.harness.inception import DIM, SIDE
@@ -198,7 +218,7 @@ def _jit(name: str, path: Path, digest: str, device: str) -> Features:
     try:
         with warnings.catch_warnings():  # torch would rather load another format
             warnings.simplefilter("ignore", FutureWarning)
-            layers = torch.jit.load(str(path), map_location=device).eval().layers
+            layers = torch.jit.load(BytesIO(data), map_location=device).eval().layers
         with torch.inference_mode():
             width = layers(torch.zeros(1, 3, SIDE, SIDE, device=device)).flatten(1).shape[1]
     except Exception as error:  # TorchScript raises many kinds for files that do not fit
@@ -210,6 +230,7 @@ def _jit(name: str, path: Path, digest: str, device: str) -> Features:
     def one(images_BHW3: np.ndarray):
         return layers(clean(images_BHW3, device)).flatten(1)
 
+    digest = sha256_bytes(data)
     return Features(name, digest, DIM, SIDE, lambda x: in_chunks(x, DIM, one, device), True)
 
 

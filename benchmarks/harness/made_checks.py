@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness.checks import Check, array_check, refusal_check
+from benchmarks.harness.feature_networks import program_features
 from benchmarks.harness.features import load_features
 from cm3leon.clip import quiet
 from cm3leon.seeds import generator, torch_default
@@ -114,7 +115,7 @@ def script_checks(weights: dict, path: Path, script: Path) -> Iterator[Check]:
     write_script(weights, script)
     images = pictures()
     wanted = load_features("inception-clean", weights=path, sha256="any")(images)
-    found = load_features("inception-jit", weights=script)(images)
+    found = program_features("inception-jit", script.read_bytes(), str(script))(images)
     yield array_check("inception-jit: made file, against inception-clean", wanted, found, ORACLE)
 
 
