@@ -132,7 +132,7 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
             recipe.objective,
             config.batch,
             config.seed,
-            context=recipe.model.context,
+            model=recipe.model,
             neighbours=near,
             among=np.arange(recipe.first, recipe.pictures),
         )
@@ -204,7 +204,7 @@ def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
             cache,
             vocabulary,
             HELD_OUT,
-            context=recipe.model.context,
+            model=recipe.model,
             neighbours=near,
             documents=2,
         )

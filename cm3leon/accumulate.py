@@ -32,14 +32,14 @@ def split(batch: dict, count: int, vocabulary: Vocabulary) -> list[dict]:
     }
     nothing = dict.fromkeys(batch["counts"], 0)
     pieces, start = [], 0
-    for ids, weights in zip(
-        ids_BT.tensor_split(count), weights_BT.tensor_split(count), strict=True
-    ):
+    tensors = (ids_BT, weights_BT, batch["positions_BT"])
+    for ids, weights, positions in zip(*(x.tensor_split(count) for x in tensors), strict=True):
         rows, start = slice(start, start + len(ids)), start + len(ids)
         pieces.append(
             {
                 "ids_BT": ids,
                 "weights_BT": weights,
+                "positions_BT": positions,
                 # What is counted is counted once, with the first piece.
                 "counts": nothing if pieces else batch["counts"],
                 "shares": {

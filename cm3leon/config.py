@@ -34,6 +34,7 @@ class VocabularyConfig:
             check(value >= 1, f"vocabulary.{field.name}", "be at least 1", value)
 
 
+POSITIONS = ("row", "anchored", "grid")
 PAPER_VOCABULARY = VocabularyConfig(56_320, 8_192, 512, multiple=512)  # pads to 65,536
 
 
@@ -45,15 +46,28 @@ class ModelConfig:
     layers: int
     width: int
     heads: int
-    context: int = 4096  # learned absolute positions, in tokens
+    context: int = 4096  # tokens of a row
     vocabulary: VocabularyConfig = PAPER_VOCABULARY
     init_std: float = 0.006  # truncated normal, cut at 3 standard deviations
     position_std: float = 0.0002
     tied: bool = True  # A2: input and output embeddings share one matrix
+    # Where a token stands (A61, `positions.py`): "row", its index in the row; "anchored", its index
+    # in its text, or its cell of its picture; "grid", the same with one vector for rows and columns.
+    positions: str = "row"
+    position_text: int = 128  # places of a text; of "anchored" and "grid"
+    position_grid: int = 32  # codes a side of a picture; likewise
+    position_pairs: int = 4  # texts with their pictures in a row; likewise
 
     def __post_init__(self):
-        for name in ("layers", "width", "heads", "context"):
+        sizes = ("layers", "width", "heads", "context")
+        for name in (*sizes, "position_text", "position_grid", "position_pairs"):
             check(getattr(self, name) >= 1, f"model.{name}", "be at least 1", getattr(self, name))
+        check(
+            self.positions in POSITIONS,
+            "model.positions",
+            f"be one of {', '.join(POSITIONS)}",
+            self.positions,
+        )
         check(
             self.width % self.heads == 0,
             "model.width",
@@ -113,6 +127,7 @@ def scenes_s() -> ModelConfig:
         vocabulary=VocabularyConfig(),
         init_std=0.02,
         position_std=0.02,
+        position_grid=8,
     )
 
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from cm3leon import seeds
 from cm3leon.cache import TokenCache
-from cm3leon.config import ObjectiveConfig
+from cm3leon.config import ModelConfig, ObjectiveConfig
 from cm3leon.neighbours import Neighbours
 from cm3leon.objective import mask_samples, rotate
+from cm3leon.positions import place
 from cm3leon.sequence import Vocabulary, build_sample
 
 if TYPE_CHECKING:
@@ -36,14 +37,15 @@ def pair_batches(
     batch: int,
     seed: int,
     *,
-    context: int | None = None,
+    model: ModelConfig | None = None,
     neighbours: Neighbours | None = None,
     among: np.ndarray | None = None,
 ) -> Callable[[int], dict]:
-    """The batch source of a transformer: step (from 1) -> {"ids_BT", "weights_BT", "counts"}.
+    """The batch source of a transformer: step (from 1) -> {"ids_BT", "weights_BT", "positions_BT",
+    "counts"}.
 
-    ids int64 and weights float32 are torch tensors padded to the longest sample, rounded up to 8
-    tokens; rows longer than `context` are cut there and counted. With `neighbours`, those of the
+    ids and positions int64 and weights float32 are torch tensors padded to the longest sample,
+    rounded up to 8 tokens; rows longer than the context of `model` are cut there and counted. With `neighbours`, those of the
     cache's documents, all samples of a step have the same number of documents before them.
     Only the documents `among` are trained on; left out: all of the cache.
     """
@@ -74,7 +76,7 @@ def pair_batches(
         samples = [sample(position, documents) for position in range(start, start + batch)]
         generator = seeds.generator(seed, "mask", step)
         rows, counts = mask_samples(samples, vocabulary, objective, generator)
-        return collate(rows, counts, vocabulary, context)
+        return collate(rows, counts, vocabulary, model)
 
     return at
 
@@ -83,20 +85,27 @@ def collate(
     rows: Sequence[tuple[np.ndarray, np.ndarray]],
     counts: dict[str, int],
     vocabulary: Vocabulary,
-    context: int | None = None,
+    model: ModelConfig | None = None,
 ) -> dict:
-    """Pad (ids, weights) rows to a batch; `counts` gains "seen" (tokens kept), "cut" (rows)."""
+    """Pad (ids, weights) rows to a batch; `counts` gains "seen" (tokens kept), "cut" (rows).
+
+    The places of the tokens are those of `model`; without one they are indices and nothing is cut.
+    """
     import torch
 
     lengths = [len(ids) for ids, _ in rows]
     longest = -(-max(lengths) // ROUND) * ROUND
-    if context is not None:
-        longest = min(longest, context)
+    if model is not None:
+        longest = min(longest, model.context)
     ids_BT = np.full((len(rows), longest), vocabulary.pad, dtype=np.int64)
     weights_BT = np.zeros((len(rows), longest), dtype=np.float32)
+    positions_BT = np.tile(np.arange(longest), (len(rows), 1))
     for row, (ids, weights) in enumerate(rows):
         kept = min(len(ids), longest)
         ids_BT[row, :kept], weights_BT[row, :kept] = ids[:kept], weights[:kept]
+        if model is not None and model.positions != "row":
+            positions_BT[row, :kept] = place(ids, vocabulary, model)[:kept]
+            positions_BT[row, kept:] = 0
     more = {
         "seen": sum(min(length, longest) for length in lengths),
         "cut": sum(length > longest for length in lengths),
@@ -104,6 +113,7 @@ def collate(
     return {
         "ids_BT": torch.from_numpy(ids_BT),
         "weights_BT": torch.from_numpy(weights_BT),
+        "positions_BT": torch.from_numpy(positions_BT),
         "counts": counts | more,
     }
 
@@ -117,7 +127,7 @@ def pair_loss(vocabulary: Vocabulary) -> Callable:
 
     def loss(module: nn.Module, batch: dict, step: int):
         ids_BT, weights_BT, counts = batch["ids_BT"], batch["weights_BT"], batch["counts"]
-        losses = module.loss_per_token(ids_BT, weights_BT)
+        losses = module.loss_per_token(ids_BT, weights_BT, batch["positions_BT"])
         weights = weights_BT[:, 1:]
         value = (losses * weights).sum() / weights.sum().clamp(min=1e-9)
         parts = _parts(losses.detach(), ids_BT[:, 1:], weights > 0, vocabulary)
@@ -140,7 +150,7 @@ def pair_held_out(
     count: int,
     *,
     batch: int = 64,
-    context: int | None = None,
+    model: ModelConfig | None = None,
     neighbours: Neighbours | None = None,
     documents: int = 3,
 ) -> Callable[[nn.Module], dict]:
@@ -168,9 +178,7 @@ def pair_held_out(
         rows["alone"] = [rotate(ids, [], vocabulary) for ids in alone]
 
     def evaluate(module: nn.Module) -> dict:
-        sums = {
-            name: _sums(module, part, vocabulary, batch, context) for name, part in rows.items()
-        }
+        sums = {name: _sums(module, part, vocabulary, batch, model) for name, part in rows.items()}
         last = documents if neighbours else 0
         text, image = sums[""]["text", last], sums[""]["image", last]
         found = {
@@ -192,17 +200,17 @@ def _mean(sums: dict, kind: str, place: int) -> float:
     return total / max(1, number)
 
 
-def _sums(module, rows, vocabulary: Vocabulary, batch: int, context: int | None) -> dict:
+def _sums(module, rows, vocabulary: Vocabulary, batch: int, model: ModelConfig | None) -> dict:
     """Per (kind of token, place of its document): (sum of nats, number of tokens) over all rows."""
     import torch
 
     device = next(module.parameters()).device
     sums = defaultdict(lambda: (0.0, 0))
     for start in range(0, len(rows), batch):
-        inputs = collate(rows[start : start + batch], {}, vocabulary, context)
+        inputs = collate(rows[start : start + batch], {}, vocabulary, model)
         ids_BT, weights_BT = inputs["ids_BT"].to(device), inputs["weights_BT"].to(device)
         with torch.no_grad():
-            losses = module.loss_per_token(ids_BT, weights_BT)
+            losses = module.loss_per_token(ids_BT, weights_BT, inputs["positions_BT"].to(device))
         # Pairs have a <break> before each segment but the first: two a document.
         places = (ids_BT[:, 1:] == vocabulary.break_).cumsum(1) // 2
         for place in range(int(places.max()) + 1):

@@ -9,15 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cm3leon.attention import causal
 from cm3leon.config import ModelConfig
 from cm3leon.errors import UserError
 
 SLACK = 4  # idle slots before the longest row are given up above this part of its length: 1/4
-
-
-def causal(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
-    """Softmax attention, scale K ** -0.5; token t sees tokens 0..t."""
-    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
 
 
 def attend_newest(q_BHK: Tensor, kv_2BHLK: Tensor, mask_B1L: Tensor | None) -> Tensor:

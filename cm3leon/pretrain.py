@@ -215,7 +215,7 @@ def pretrain(
         recipe.objective,
         recipe.train.batch,
         recipe.train.seed,
-        context=recipe.model.context,
+        model=recipe.model,
         neighbours=near,
         among=np.arange(corpus.trained),
     )
@@ -224,7 +224,7 @@ def pretrain(
         vocabulary,
         len(corpus.held),
         batch=max(1, int(PIECE_TOKENS // row_tokens(corpus.pair, recipe.documents))),
-        context=recipe.model.context,
+        model=recipe.model,
         neighbours=held_near,
         documents=recipe.documents,
     )

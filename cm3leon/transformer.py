@@ -1,9 +1,10 @@
 """The decoder-only network of Table 3.
 
 Pre-norm, no biases, LayerNorm without parameters (also at the end), ReLU, FFN 4d, learned absolute
-positions, no dropout: OPT's network with the paper's omissions. On the same weights the logits
-equal Hugging Face's `OPTForCausalLM(enable_bias=False, layer_norm_elementwise_affine=False)`.
-The position table has `context` rows; OPT's has two more in front, which an export prepends.
+positions (`positions.py` says where a token stands), no dropout: OPT's network with the paper's
+omissions. On the same weights and positions the logits equal Hugging Face's
+`OPTForCausalLM(enable_bias=False, layer_norm_elementwise_affine=False)`.
+OPT's position table has two more rows in front, which an export prepends.
 
 Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary.
 """
@@ -18,20 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cm3leon.attention import Rows, join_heads, split_heads
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.decode import widen
 from cm3leon.errors import UserError
 from cm3leon.fused_step import MATRICES, Advance, fastest_step
 from cm3leon.graph_step import graphed_step
-from cm3leon.kv_cache import Cache, causal
+from cm3leon.kv_cache import Cache
 from cm3leon.linears import products
+from cm3leon.positions import table_rows
 from cm3leon.seeds import torch_generator
 
 IGNORE = -100  # a target that carries no loss
 SPECIALS = 4  # <pad> <eos> <break> <eom>
 LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
 PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, H, T, K] -> [B, H, T, K]
+Attend = Callable[[Tensor, int], Tensor]  # queries, keys, values [.., 3 D], heads -> [.., D]
 
 
 def vocabulary_size(config: VocabularyConfig) -> int:
@@ -42,8 +45,16 @@ def vocabulary_size(config: VocabularyConfig) -> int:
 
 def parameter_count(config: ModelConfig) -> int:
     """Parameters of `Transformer(config)`; a tied head is counted once."""
-    tables = vocabulary_size(config.vocabulary) * (1 if config.tied else 2) + config.context
+    tables = vocabulary_size(config.vocabulary) * (1 if config.tied else 2)
+    tables += position_vectors(config)
     return tables * config.width + 12 * config.layers * config.width**2
+
+
+def position_vectors(config: ModelConfig) -> int:
+    """Learned position vectors: one a place, or those that the places of a grid are sums of."""
+    if config.positions != "grid":
+        return table_rows(config)
+    return config.position_text + 2 * config.position_grid + 2 * (config.position_pairs + 1)
 
 
 class Linear(nn.Linear):
@@ -79,14 +90,10 @@ class Block(nn.Module):
         self.up = Linear(width, 4 * width)
         self.down = Linear(4 * width, width)
 
-    def forward(self, x_BTD: Tensor, attend: Attend = causal) -> Tensor:
-        """One layer; `attend` decides what a token sees."""
-        batch, tokens, width = x_BTD.shape
-        qkv = self.qkv(norm(x_BTD)).view(batch, tokens, 3, self.heads, width // self.heads)
-        q_BHTK, k_BHTK, v_BHTK = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        seen_BTD = attend(q_BHTK, k_BHTK, v_BHTK).transpose(1, 2).reshape(batch, tokens, width)
-        x_BTD = x_BTD + self.out(seen_BTD)
-        return x_BTD + self.down(F.relu(self.up(norm(x_BTD))))
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """One layer on states [.., D]; `attend` decides what a token sees."""
+        x = x + self.out(attend(self.qkv(norm(x)), self.heads))
+        return x + self.down(F.relu(self.up(norm(x))))
 
 
 class Transformer(nn.Module):
@@ -102,7 +109,7 @@ class Transformer(nn.Module):
         self.recompute = False  # True: training keeps no activations inside blocks, makes them anew
         self.vocabulary_size = vocabulary_size(config.vocabulary)
         self.token_embedding = Embedding(self.vocabulary_size, config.width)
-        self.position_embedding = Embedding(config.context, config.width)
+        self.position_embedding = Embedding(position_vectors(config), config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.head = None if config.tied else Linear(config.width, self.vocabulary_size)
         self.initialise(generator)
@@ -133,26 +140,37 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits [B, T, V]; with `targets_BT` instead the losses [B, T] in nats, float32.
 
-        Position of a token: its index in the row, or `positions_BT` (packed documents). A target
-        of `IGNORE` has loss 0. Raises UserError for ids outside the vocabulary, for rows longer
-        than the context and for shapes that do not match.
+        `positions_BT` are the places of the tokens (`positions.place`); left out they are the
+        indices in the row. A target of `IGNORE` has loss 0. Raises UserError for ids outside the
+        vocabulary, for rows longer than the context and for shapes that do not match.
         """
-        hidden_BTD = self.hidden(ids_BT, positions_BT)
         if targets_BT is None:
-            return self.logits(hidden_BTD)
+            return self.logits(self.hidden(ids_BT, positions_BT))
         if targets_BT.shape != ids_BT.shape:
             raise UserError(
                 f"targets of shape {list(targets_BT.shape)} do not match ids of shape "
                 f"{list(ids_BT.shape)}"
             )
-        known_BT = targets_BT.where(targets_BT != IGNORE, 0)
-        check_range("targets", known_BT, self.vocabulary_size)
-        return self._losses(hidden_BTD.flatten(0, 1), targets_BT.flatten()).view(targets_BT.shape)
+        known_BT = targets_BT != IGNORE
+        check_range("targets", targets_BT.where(known_BT, 0), self.vocabulary_size)
+        # Behind a row's last target nothing is wanted: it is not computed.
+        real_BT = known_BT.flip(1).cummax(1).values.flip(1)
+        real_BT[:1, :1] = True  # something is computed where nothing is wanted at all
+        rows, losses_BT = (
+            Rows.of(real_BT),
+            targets_BT.new_zeros(targets_BT.shape, dtype=torch.float32),
+        )
+        hidden_ND = self._packed(ids_BT, positions_BT, real_BT, rows)
+        losses_BT[real_BT] = self._losses(hidden_ND, targets_BT[real_BT])
+        return losses_BT
 
-    def loss_per_token(self, ids_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
+    def loss_per_token(
+        self, ids_BT: Tensor, weights_BT: Tensor | None = None, positions_BT: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy in nats of predicting `ids_BT[:, 1:]`: float32 [B, T-1], not weighted.
 
         Where `weights_BT` (one weight an id, as `objective.rotate` gives) is 0 the loss is 0.
+        `positions_BT` are the places of the ids, as in `forward`.
         Logits are never held for more than `LOGITS_AT_ONCE` numbers.
         """
         targets_BT = ids_BT[:, 1:]
@@ -163,20 +181,33 @@ class Transformer(nn.Module):
                     f"{list(ids_BT.shape)}"
                 )
             targets_BT = targets_BT.masked_fill(weights_BT[:, 1:] == 0, IGNORE)
-        return self(ids_BT[:, :-1], targets_BT=targets_BT)
+        if positions_BT is not None:
+            positions_BT = positions_BT[:, :-1]
+        return self(ids_BT[:, :-1], positions_BT, targets_BT)
 
     def hidden(self, ids_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         """States after the final LayerNorm, [B, T, D]; arguments and errors as in `forward`."""
+        real_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+        return self._packed(ids_BT, positions_BT, real_BT, None).view(*ids_BT.shape, -1)
+
+    def _packed(
+        self, ids_BT: Tensor, positions_BT: Tensor | None, real_BT: Tensor, rows: Rows | None
+    ) -> Tensor:
+        """States of the real tokens, [N, D]; `rows` is where they stand, None: all are real."""
         self._check(ids_BT)
         if positions_BT is None:
-            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        else:
-            check_range("positions", positions_BT, self.config.context)
-        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
+            positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
+        check_range("positions", positions_BT, table_rows(self.config))
+        rows = rows or Rows.of(real_BT)
+        x_ND = self.token_embedding(ids_BT[real_BT])
+        x_ND = x_ND + F.embedding(positions_BT[real_BT], self.position_table())
         anew = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BTD = checkpoint(block, x_BTD, use_reentrant=False) if anew else block(x_BTD)
-        return norm(x_BTD)
+            if anew:
+                x_ND = checkpoint(block, x_ND, rows.attend, use_reentrant=False)
+            else:
+                x_ND = block(x_ND, rows.attend)
+        return norm(x_ND)
 
     def logits(self, hidden: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         """Logits of the ids [start, end): [..., D] -> [..., end - start]."""
@@ -191,6 +222,21 @@ class Transformer(nn.Module):
                 f"ids [{start}, {end}) must be a range inside [0, {self.vocabulary_size})"
             )
         return table_VD[start:end]
+
+    def position_table(self) -> Tensor:
+        """The vectors of all places, [P, D] (`positions.table_rows`)."""
+        vectors, config = self.position_embedding.weight, self.config
+        if config.positions != "grid":
+            return vectors
+        sizes = [
+            config.position_text,
+            *[config.position_grid] * 2,
+            *[config.position_pairs + 1] * 2,
+        ]
+        text_TD, row_GD, column_GD, of_text_SD, of_picture_SD = vectors.split(sizes)
+        cell_ND = (row_GD[:, None] + column_GD).flatten(0, 1)
+        parts = [of_text_SD[:, None] + text_TD, of_picture_SD[:, None] + cell_ND]
+        return torch.cat(parts, dim=1).flatten(0, 1)[: table_rows(config)]
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` tokens, on this model's device."""
@@ -306,10 +352,7 @@ class Transformer(nn.Module):
         positions_BT = positions_BT.clamp(max=self.config.context - 1)  # of padding
         x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(
-                x_BTD,
-                lambda q, k, v, at=layer: place(at, q_BHTK=q, k_BHTK=k, v_BHTK=v),
-            )
+            x_BTD = block(x_BTD, partial(_placed, place, layer))
         return norm(x_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
 
     def _check(self, ids_BT: Tensor) -> None:
@@ -338,6 +381,12 @@ class Transformer(nn.Module):
     def _cross_entropy(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
         logits_MV = self.logits(hidden_MD).float()
         return F.cross_entropy(logits_MV, targets_M, ignore_index=IGNORE, reduction="none")
+
+
+def _placed(place: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:
+    """Attention by a cache: [B, T, 3 D] -> [B, T, D]."""
+    q_BHTK, k_BHTK, v_BHTK = split_heads(qkv_BTM, heads)
+    return join_heads(place(layer, q_BHTK=q_BHTK, k_BHTK=k_BHTK, v_BHTK=v_BHTK))
 
 
 def pieces(count: int, size: int) -> list[slice]:

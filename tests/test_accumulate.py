@@ -1,5 +1,7 @@
 """Pieces of a batch: their losses, scalars and gradients sum to those of the whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def batch_of(lengths: list[int], seed: int, weight: float, context: int = 40) ->
     samples = [build_sample(pair(length), [pair(2)], VOCABULARY) for length in lengths]
     objective = ObjectiveConfig(rate=2.0, document_weight=weight)
     rows, counts = mask_samples(samples, VOCABULARY, objective, draws)
-    return collate(rows, counts, VOCABULARY, context)
+    return collate(rows, counts, VOCABULARY, replace(CONFIG, context=context))
 
 
 def network() -> Transformer:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from cm3leon.transformer import Transformer
 
 SIZES = VocabularyConfig(300, 64, 4)
 VOCABULARY = Vocabulary.from_config(SIZES)
+MODEL = ModelConfig("tiny", 1, 16, 2, 96, SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_shapes_and_padding(cache):
 
 
 def test_rows_beyond_the_context_are_cut_and_counted(cache):
-    whole, cut = batches(cache)(2), batches(cache, context=20)(2)
+    whole, cut = batches(cache)(2), batches(cache, model=replace(MODEL, context=20))(2)
     assert cut["ids_BT"].shape == (4, 20)
     assert torch.equal(cut["ids_BT"], whole["ids_BT"][:, :20])
     assert cut["counts"]["cut"] == 4 and cut["counts"]["seen"] == 80
@@ -145,7 +147,7 @@ class Known(nn.Module):
         super().__init__()
         self.zero = nn.Parameter(torch.zeros(()))
 
-    def loss_per_token(self, ids_BT, weights_BT=None):
+    def loss_per_token(self, ids_BT, weights_BT=None, positions_BT=None):
         return ids_BT[:, 1:] / 1000 * (weights_BT[:, 1:] != 0) + self.zero
 
 
@@ -191,9 +193,9 @@ def test_held_out_prompt_of_the_free_stream_hides_the_caption(cache):
     seen = []
 
     class Watch(Known):
-        def loss_per_token(self, ids_BT, weights_BT=None):
+        def loss_per_token(self, ids_BT, weights_BT=None, positions_BT=None):
             seen.extend(ids_BT.tolist())
-            return super().loss_per_token(ids_BT, weights_BT)
+            return super().loss_per_token(ids_BT, weights_BT, positions_BT)
 
     found = pair_held_out(
         cache, VOCABULARY, 1, neighbours=near(cache, (0, 1.0)), documents=1
@@ -228,11 +230,11 @@ def test_a_tiny_transformer_learns_and_resumes(cache, tmp_path):
     def dying(step):
         if step == 17:
             raise KeyboardInterrupt
-        return batches(cache, batch=8, context=96)(step)
+        return batches(cache, batch=8, model=MODEL)(step)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", dying)
-    source = batches(cache, batch=8, context=96)
+    source = batches(cache, batch=8, model=MODEL)
     assert run(tmp_path / "killed", source) == run(tmp_path / "whole", source)
     log = [
         json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
