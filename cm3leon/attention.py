@@ -1,13 +1,13 @@
 """Causal attention of whole rows: by torch's fused kernel, and in training on a CPU by matrix
 products.
 
-torch's fused attention on a CPU spends a third of a training step at this project's head sizes, most
-of it in its backward pass (LOG.md). Here scores, sums and their gradients are batched products, cut
-into stretches of queries so that little of what causality forbids is computed.
+torch's fused attention on a CPU spends a third of a training step at this project's head sizes,
+most of it in its backward pass (LOG.md). Here scores, sums and their gradients are batched
+products, cut into stretches of queries so that little of what causality forbids is computed.
 
 Rows of different lengths are *packed*: everything but attention runs on their N tokens without
-padding, and attention alone sees them as rows. Padding stands on the right, where a real token never
-looks, so samples are kept apart without a mask.
+padding, and attention alone sees them as rows. Padding stands on the right, where a real token
+never looks, so samples are kept apart without a mask.
 
 Axes: B rows, T tokens, N tokens of all rows without padding, H heads, K head size, D = H K width.
 """
@@ -44,7 +44,7 @@ def join_heads(seen_BHTK: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Rows:
     """Where the N packed tokens of B rows stand: `packed` int64 [N] among B x T places, `padded`
-    int64 [B T] the token of each place (any for padding), `filler` int64 [..] the places of padding.
+    int64 [B T] the token of each place, any for padding, whose places are `filler` int64 [..].
     """
 
     batch: int

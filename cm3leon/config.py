@@ -52,7 +52,7 @@ class ModelConfig:
     position_std: float = 0.0002
     tied: bool = True  # A2: input and output embeddings share one matrix
     # Where a token stands (A61, `positions.py`): "row", its index in the row; "anchored", its index
-    # in its text, or its cell of its picture; "grid", the same with one vector for rows and columns.
+    # in its text or its cell of its picture; "grid", the same with a vector for rows and columns.
     positions: str = "row"
     position_text: int = 128  # places of a text; of "anchored" and "grid"
     position_grid: int = 32  # codes a side of a picture; likewise
