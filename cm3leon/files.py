@@ -54,6 +54,54 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         ) from None
 
 
+def write_new(path: str | Path, data: bytes | str) -> bool:
+    """Write `data` whole to a path that must not exist yet; whether that was so.
+
+    Of several processes that want one path exactly one gets it. Raises UserError as `write_atomic`.
+    """
+    path = Path(path)
+    temporary = write_atomic(path.with_name(f".{path.name}.{os.getpid()}.new"), data)
+    try:
+        os.link(temporary, path)  # other than a rename it never replaces
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            os.replace(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; choose another folder"
+            ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    return True
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise UserError unless files can be written below a folder, which need not exist yet.
+
+    Leaves nothing behind: asked before work of hours, whose end writes there.
+    """
+    folder = Path(folder)
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        handle, probe = tempfile.mkstemp(dir=place, prefix=".probe.")
+        try:
+            os.write(handle, b"\0" * 4096)
+        finally:
+            os.close(handle)
+            os.unlink(probe)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write into {folder}: {reason}; choose another folder") from None
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 SCHEMA = Path(__file__).with_name("record.schema.json")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
 
 
@@ -121,7 +121,12 @@ def _from_1(record: dict) -> dict:
     return record | {"schema_version": 2, "spread": spread, "samples": None}
 
 
-STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1}
+def _from_2(record: dict) -> dict:
+    """Version 3 names each run and carries the digest of its record; older ones have neither."""
+    return record | {"schema_version": 3, "run": None, "sha256": None}
+
+
+STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1, 2: _from_2}
 
 
 def validate(record: Mapping, name: str = "record") -> None:
@@ -132,6 +137,27 @@ def validate(record: Mapping, name: str = "record") -> None:
         raise ReportError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
     if record["protocol_digest"] != digest(record["protocol"]):
         raise ReportError(f"{name}: protocol_digest does not fit protocol; the record was edited")
+    if record["sha256"] is None:  # older than digests: at least it must not contradict itself
+        _check_ends(record, name)
+    elif record["sha256"] != digest_of(record):
+        raise ReportError(
+            f"{name}: sha256 does not fit the record; it was edited or damaged, restore it from git"
+        )
+
+
+def digest_of(record: Mapping) -> str:
+    """SHA-256 of a record without its own digest."""
+    return digest({key: value for key, value in record.items() if key != "sha256"})
+
+
+def _check_ends(record: Mapping, name: str) -> None:
+    """Raise ReportError for a value outside its own interval."""
+    for what, one in (("interval", record["interval"]), *record["spread"].items()):
+        if one is not None and not one["low"] <= record["value"] <= one["high"]:
+            raise ReportError(
+                f"{name}: value {record['value']:g} is outside its own {what} "
+                f"[{one['low']:g}, {one['high']:g}]; the record was edited, restore it from git"
+            )
 
 
 def check_finite(value, name: str) -> None:
@@ -153,8 +179,9 @@ def digest(value) -> str:
 
 
 def identity(record: Mapping) -> tuple:
-    """What tells one run from another."""
-    return (*column(record), record["system"]["name"], record["date"], record["code"]["commit"])
+    """What tells one run from another: its own id; of records older than ids, when it was."""
+    when = record["run"] or (record["date"], record["code"]["commit"])
+    return (*column(record), record["system"]["name"], when)
 
 
 def column(record: Mapping) -> tuple[str, int, str]:

@@ -47,6 +47,8 @@ def record(value=12.345, name="scenes-s", **changes) -> dict:
         },
         "warnings": ["n <= d"],
         "date": "2026-01-02T03:04:05Z",
+        "run": None,
+        "sha256": None,
         **changes,
     }  # fmt: skip
     validate(made)  # what reports read is what the harness writes

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from benchmarks.harness import core
 from benchmarks.harness.core import Bench, Interval, Measurement, NothingMeasured, Phases
 from cm3leon.errors import UserError
+from reports import store
 
 
 class Noise:
@@ -74,7 +77,8 @@ def test_the_same_command_gives_the_same_record(tmp_path):
     second, two = core.run(bench(), Noise, folder=tmp_path)
     texts = [json.dumps(core.comparable(record)) for record in (first, second)]
     assert texts[0] == texts[1]
-    assert set(first) - set(core.comparable(first)) == {"date", "code", "cost"}
+    assert set(first) - set(core.comparable(first)) == set(core.TIMINGS)
+    assert first["run"] != second["run"] and first["sha256"] != second["sha256"]
     assert one != two
 
 
@@ -118,7 +122,7 @@ def test_bad_measurements(tmp_path, changes, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../../etc", "a/b", "", ".hidden", "two words"])
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "", ".hidden", "two words", None, 7, "é"])
 def test_names_cannot_leave_the_folder(tmp_path, name):
     system = type("Strange", (Noise,), {"name": name})
     with pytest.raises(UserError, match=r"system\.name"):
@@ -128,6 +132,100 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def never(system, protocol, phases):
+    raise AssertionError("measured before it was checked")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": "org/model"}, r"system.name must be letters.*got 'org/model'"),
+        ({"weights_sha256": "v1.0"}, r"weights_sha256 must be 64 hex digits.*got 'v1.0'"),
+        ({"weights_sha256": "A" * 64}, "weights_sha256 must be 64 hex digits"),
+        ({"weights_sha256": 7}, "weights_sha256 must be 64 hex digits"),
+        ({"config": None}, "system.config must be a dict"),
+        ({"config": [1]}, "system.config must be a dict"),
+        ({"config": {"scale": math.nan}}, "system.config.scale must be finite"),
+        ({"config": {"f": print}}, "system.config.f must be a JSON value"),
+    ],
+)
+def test_a_system_is_checked_before_it_draws(tmp_path, changes, message):
+    system = type("Strange", (Noise,), changes)
+    with pytest.raises(UserError, match=message) as caught:
+        core.run(bench(measure=never), system, folder=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_numpy_and_paths_in_a_configuration_are_plain(tmp_path):
+    config = {"s": np.float32(7.5), "p": Path("/x"), "n": np.arange(2)}
+    record, _ = core.run(bench(), type("Plain", (Noise,), {"config": config}), folder=tmp_path)
+    assert record["system"]["config"] == {"s": 7.5, "p": "/x", "n": [0, 1]}
+
+
+def test_a_folder_that_takes_no_record_is_found_before_measuring(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write into .*file.*Not a directory"):
+        core.run(bench(measure=never), Noise, folder=tmp_path / "file" / "results")
+    with pytest.raises(AssertionError):
+        core.run(bench(measure=never), Noise, folder=tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # asking leaves nothing
+
+
+def test_the_number_is_told_before_anything_can_fail(tmp_path, monkeypatch, capsys):
+    def full(record, folder, packed):
+        raise UserError("cannot write")
+
+    monkeypatch.setattr(core, "save", full)
+    with pytest.raises(UserError):
+        core.run(bench(), Noise, folder=tmp_path)
+    assert capsys.readouterr().out == "measured toy of noise: FID 3.5 [3, 4], n=10\n"
+
+
+def save_one(place: int, source: str, folder: str, start) -> None:
+    record = json.loads(source)
+    record |= {"run": f"{place:032x}", "n": place + 1}
+    record["sha256"] = store.digest_of(record)
+    start.wait()
+    core.save(record, folder, bytes([place]) * 100)
+
+
+def test_processes_that_save_at_once_keep_a_record_each(tmp_path):
+    _, path = core.run(bench(), Noise, folder=tmp_path / "made")
+    context = multiprocessing.get_context("spawn")
+    start, source = context.Barrier(4), path.read_text()
+    given = [(place, source, str(tmp_path / "all"), start) for place in range(4)]
+    racing = [context.Process(target=save_one, args=one) for one in given]
+    for process in racing:
+        process.start()
+    for process in racing:
+        process.join()
+    found = store.read_files(tmp_path / "all")  # runs of one second are several runs
+    assert sorted(record["n"] for _, record in found) == [1, 2, 3, 4]
+    for path, record in found:
+        assert path.with_suffix(".npz").read_bytes() == bytes([record["n"] - 1]) * 100
+    assert not [one for one in (tmp_path / "all").rglob(".*") if one.is_file()]
+
+
+def test_a_disk_that_is_full_for_the_samples_keeps_the_record(tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        raise UserError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(core, "write_atomic", full)
+    scores = {"right": np.array([1, 0])}
+    _, path = core.run(bench(measurement(samples=scores)), Noise, folder=tmp_path)
+    assert "the record stands without its samples" in capsys.readouterr().err
+    assert store.read_files(tmp_path)[0][0] == path and not list(tmp_path.rglob("*.npz"))
+
+
+def test_a_file_system_without_links_saves_all_the_same(tmp_path, monkeypatch):
+    def none(*names):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", none)
+    record, first = core.run(bench(), Noise, folder=tmp_path)
+    assert core.load(first) == record == core.load(core.save(record, tmp_path))
+
+
 def test_bench_knows_two_directions():
     with pytest.raises(UserError, match=r"bench\.better must be 'lower' or 'higher', got 'up'"):
         bench(better="up")
@@ -135,6 +233,10 @@ def test_bench_knows_two_directions():
 
 def test_records_that_were_touched_are_refused(tmp_path):
     record, path = core.run(bench(), Noise, folder=tmp_path)
+    for edit in ({"value": 3.4}, {"extra": {}}, {"date": "2020-01-01T00:00:00Z"}):
+        path.write_text(json.dumps({**record, **edit}))
+        with pytest.raises(UserError, match="sha256 does not fit the record; it was edited"):
+            core.load(path)
     path.write_text(json.dumps({**record, "protocol": {"n": 11}}))
     with pytest.raises(UserError, match="protocol_digest does not fit"):
         core.load(path)
@@ -166,7 +268,7 @@ def test_a_killed_write_leaves_no_record(tmp_path):
     script = (
         "import json, os, signal, sys\n"
         "from benchmarks.harness import core\n"
-        "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.link = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
         "core.save(json.load(open(sys.argv[1])), sys.argv[2])\n"
     )
     command = [sys.executable, "-c", script, str(path), str(tmp_path / "killed")]

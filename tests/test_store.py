@@ -27,7 +27,7 @@ from reports.store import (
     validate,
 )
 
-FROZEN = {1: Path(__file__).with_name("record_v1.json")}  # as its version wrote it
+FROZEN = {version: Path(__file__).with_name(f"record_v{version}.json") for version in STEPS}
 
 
 @pytest.mark.parametrize("version", STEPS)
@@ -40,7 +40,9 @@ def test_frozen_records_migrate(version):
     assert json.dumps(old) == before  # nothing is changed in place
     kept = set(old) - {"schema_version"}
     assert {key: new[key] for key in kept} == {key: old[key] for key in kept}
-    assert new["spread"] == {"images": old["interval"], "seeds": None}
+    assert new["run"] is None is new["sha256"]
+    if version == 1:
+        assert new["spread"] == {"images": old["interval"], "seeds": None}
     assert migrate(new) == new
 
 
@@ -71,12 +73,14 @@ def test_reading_and_the_index(tmp_path):
     [
         ('{"a":', r"0\.json is no JSON"),
         ("[]", "is not of type 'object'"),
-        ("{}", "schema_version is None, known are 1, 2; update cm3leon"),
+        ("{}", "schema_version is None, known are 1, 2, 3; update cm3leon"),
         (json.dumps({"schema_version": 9}), "schema_version is 9, known are 1, 2"),
         (json.dumps(record()).replace("12.345", "NaN", 1), "holds NaN; measure again"),
         (json.dumps(record()).replace("12.345", "1e999", 1), "value must be finite, got inf"),
         (json.dumps({k: v for k, v in record().items() if k != "unit"}), "'unit' is a required"),
         (json.dumps(record() | {"protocol": {}}), "protocol_digest does not fit"),
+        (json.dumps(record() | {"value": 99.0}), r"value 99 is outside its own interval \[11.345"),
+        (json.dumps(record() | {"sha256": "0" * 64}), "sha256 does not fit the record"),
     ],
 )
 def test_a_bad_record_is_one_line(tmp_path, text, message):

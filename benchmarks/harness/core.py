@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -26,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
 from reports import store
 from reports.store import RESULTS, SCHEMA_VERSION
 
@@ -36,7 +37,8 @@ PACKAGES = (
     "pycocotools", "scipy", "timm", "tokenizers", "torch", "torchmetrics", "torchvision",
     "transformers",
 )  # fmt: skip
-TIMINGS = ("date", "code", "cost")  # what two runs of the same command may differ in
+TIMINGS = ("date", "code", "cost", "run", "sha256")  # what two runs of one command may differ in
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Phases:
@@ -121,16 +123,46 @@ def run(
 ) -> tuple[dict, Path]:
     """Measure `system` by `protocol` (default: the bench's own), save the record, return both.
 
-    Raises UserError for bad input and NothingMeasured if there is no number; nothing is saved then.
+    System and folder are checked before anything is measured, and the number is printed
+    before anything can fail. Raises UserError for bad input and NothingMeasured if there is no
+    number; nothing is saved then.
     """
+    check_system(system)
+    check_writable(Path(folder) / bench.name / system.name)
     phases = Phases()
     protocol = dict(bench.protocol if protocol is None else protocol)
     measurement = bench.measure(system, protocol, phases)
+    print(told(bench, system, measurement), flush=True)
     record = build_record(bench, system, measurement, protocol, phases)
     packed = packed_samples(measurement.samples)
     if packed:
         record["samples"] = {"sha256": sha256_bytes(packed)}
+    record = stamped(record)
     return record, save(record, folder, packed)
+
+
+def check_system(system) -> None:
+    """Raise UserError unless a record can hold what a system says of itself."""
+    _check_name("system.name", system.name)
+    weights = system.weights_sha256
+    if weights is not None and not (isinstance(weights, str) and SHA256.fullmatch(weights)):
+        raise UserError(
+            f"system.weights_sha256 must be 64 hex digits (cm3leon.files.sha256_file), or None for "
+            f"a system without weights, got {weights!r}"
+        )
+    if not isinstance(system.config, Mapping) and not is_dataclass(system.config):
+        raise UserError(
+            f"system.config must be a dict of whatever moves the drawing, got {system.config!r}"
+        )
+    plain(system.config, "system.config")
+
+
+def told(bench: Bench, system, measurement: Measurement) -> str:
+    """One line with the number itself."""
+    value, ends = measurement.value, measurement.interval
+    shown = "nothing" if value is None else f"{value:.6g}"
+    span = "" if ends is None else f" [{ends.low:.6g}, {ends.high:.6g}]"
+    return f"measured {bench.name} of {system.name}: {bench.unit} {shown}{span}, n={measurement.n}"
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -185,27 +217,42 @@ def build_record(
         },
         "warnings": measurement.warnings,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "run": None,
+        "sha256": None,
     }
     record = plain(record)
     validate(record)
     return record
 
 
+def stamped(record: Mapping) -> dict:
+    """A record in today's schema with an id of its run, and its own digest."""
+    record = store.migrate(record)
+    record["run"] = record["run"] or uuid.uuid4().hex
+    return record | {"sha256": store.digest_of(record)}
+
+
 def save(record: dict, folder: Path | str = RESULTS, packed: bytes = b"") -> Path:
     """Write results/<bench>/<system>/<date>-<commit>.json; an old record is never overwritten.
 
-    `packed` are the samples (`packed_samples`), written beside it first.
+    `packed` are the samples (`packed_samples`), written beside it. Processes that save at one
+    moment get a path each; the record is there whole or not at all, samples never without it.
     """
+    if record.get("sha256") is None:
+        record = stamped(record)
     validate(record)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     place = Path(folder) / record["bench"] / record["system"]["name"]
     stem = f"{record['date'][:10]}-{record['code']['commit'][:7]}"
     path, number = place / f"{stem}.json", 2
-    while path.exists():
+    while not write_new(path, text):
         path, number = place / f"{stem}-{number}.json", number + 1
     if packed:
-        write_atomic(path.with_suffix(".npz"), packed)
-    return write_atomic(path, text)
+        try:
+            write_atomic(path.with_suffix(".npz"), packed)
+        except UserError as error:  # the number is kept; it cannot be paired with another run's
+            print(f"warning: {error}; the record stands without its samples", file=sys.stderr)
+    return path
 
 
 def packed_samples(samples: Mapping) -> bytes:
@@ -287,7 +334,7 @@ def environment_of(device: str | None = None) -> dict:
 
 
 def _check_name(what: str, name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UserError(
             f"{what} must be letters, digits and . _ + - (a folder's name), got {name!r}"
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import core
 from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
 from cm3leon.errors import UserError
@@ -59,7 +60,7 @@ def cache_folder() -> Path:
 
 def key(system) -> str:
     """16 hex digits that change with whatever moves a drawing: weights, config, format."""
-    about = [FORMAT, system.weights_sha256, system.config]
+    about = [FORMAT, system.weights_sha256, core.plain(system.config, "system.config")]
     return sha256_bytes(json.dumps(about, sort_keys=True).encode())[:16]
 
 
@@ -127,7 +128,7 @@ def draw_batch(
             "format": FORMAT,
             "system": system.name,
             "weights_sha256": system.weights_sha256,
-            "config": system.config,
+            "config": core.plain(system.config, "system.config"),
             "size": size,
         }
         write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
