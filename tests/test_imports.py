@@ -35,7 +35,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"image_tokenizer", "fused_draw"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}
-    | {"accumulate", "source_captions", "training_bank"},
+    | {"accumulate", "source_captions", "training_bank", "schedule"},
     {"train", "pipeline"},
     {"loading", "estimate"},
     {"rerank", "doctor", "hf_folder", "pretrain"},
