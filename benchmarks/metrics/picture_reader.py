@@ -1,8 +1,9 @@
-"""Read a picture of the embedded world back into a place and objects, by analysis by synthesis.
+"""Read a picture of the embedded world back into place, objects and sign: analysis by synthesis.
 
 For each cell position and size it asks how much better the picture is explained by an object
 (shape, pattern, colour) than by the bare place, takes the best, removes it and asks again; after
-that only what stood in the changed part is asked anew.
+that only what stood in the changed part is asked anew. A sign is looked for first: for each cell
+how far it is from each letter and from each part of a board's frame.
 
 Axes: S side of the picture, T looks (shape and pattern), M those of marked ones, P pixels of a
 block, L corners of blocks, C colours (white last).
@@ -33,10 +34,12 @@ from cm3leon.sprites import (
     place_picture,
     sprite,
 )
+from cm3leon.world.boards import HEIGHT, INK, LETTERS, LONGEST, PIXELS, Sign, board, board_mask
 
 CAP = 110.0**2  # squared colour distance beyond which a pixel is simply wrong
 ACCEPT = 0.5  # an object must explain this share of what a perfect one would
 MOST = 8  # objects looked for in one picture
+BOARD = 0.25 * CAP  # mean squared distance from a perfect board up to which it is one
 _TONES = np.array([*COLOURS.values(), WHITE], np.float32)
 _NAMES = tuple(COLOURS)
 
@@ -60,6 +63,7 @@ class Reading:
 
     place: str
     objects: tuple[Found, ...]
+    sign: Sign | None = None
 
 
 @lru_cache(maxsize=1)
@@ -174,23 +178,85 @@ def _ideal(size_name: str, size: int, look: int, colours, part: np.ndarray) -> f
     return float(first @ (nothing - away[:, 0]) + second @ (nothing - away[:, 1]))
 
 
-def read_picture(image: np.ndarray) -> Reading:
-    """Read uint8 [S,S,3], S a multiple of 8 from 32 to 256, back into a place and objects.
-
-    Raises UserError for another type, shape or size.
-    """
+def _check_picture(image: np.ndarray) -> int:
+    """Pixels a cell; UserError for another type, shape or size."""
     square = image.ndim == 3 and image.shape[2] == 3 and image.shape[0] == image.shape[1]
     if image.dtype != np.uint8 or not square:
         raise UserError(
             f"a picture to read must be uint8 [S,S,3], got {image.dtype} {list(image.shape)}"
         )
-    size = image.shape[0]
-    cell = check_size(size)
-    place = read_place(image)
+    return check_size(image.shape[0])
+
+
+@lru_cache(maxsize=1)
+def _board_cells() -> tuple[np.ndarray, np.ndarray]:
+    """Ink in the cells of boards at the least size: the letters float32 [26,64] and the frame
+    [9,64] row by row from the upper left (its middle is a letter's and not used).
+    """
+    ink = [(board(letter, CELLS * PIXELS) == INK).all(-1) for letter in LETTERS]
+    cells = np.stack([_cells(one[..., None])[..., 0] for one in ink]).astype(np.float32)
+    return cells[:, 1, 1], cells[0].reshape(9, -1)
+
+
+def _cells(picture: np.ndarray) -> np.ndarray:
+    """[8 h, 8 w, C] -> [h, w, 64, C]."""
+    rows, columns = picture.shape[0] // PIXELS, picture.shape[1] // PIXELS
+    cells = picture.reshape(rows, PIXELS, columns, PIXELS, -1).swapaxes(1, 2)
+    return cells.reshape(rows, columns, PIXELS**2, -1)
+
+
+def read_sign(image: np.ndarray) -> Sign | None:
+    """The sign in uint8 [S,S,3]; None without one, and at sizes that have no letters.
+
+    Raises UserError for another type, shape or size.
+    """
+    _check_picture(image)
+    size = len(image)
+    if size % (CELLS * PIXELS):
+        return None
+    times = size // (CELLS * PIXELS)
+    small = image.reshape(CELLS * PIXELS, times, CELLS * PIXELS, times, 3).mean((1, 3))
+    far = _cells(_distance(small.astype(np.float32), np.array([INK, WHITE], np.float32)))
+    letter_YXK, frame_YXK = (
+        (far[..., 0] @ ink_KP.T + far[..., 1] @ (1 - ink_KP).T) / PIXELS**2
+        for ink_KP in _board_cells()
+    )
+    best, most = None, 0.0
+    for count in range(1, LONGEST + 1):
+        far_RC = _far_from_board(count, letter_YXK.min(-1), frame_YXK)
+        row, column = divmod(int(far_RC.argmin()), far_RC.shape[1])
+        if (gain := BOARD * HEIGHT * (count + 2) - far_RC[row, column]) > most:
+            spelled = letter_YXK[row + 1, column + 1 : column + count + 1].argmin(-1)
+            best, most = Sign("".join(LETTERS[k] for k in spelled), (column, row)), gain
+    return best
+
+
+def _far_from_board(count: int, letter_YX: np.ndarray, frame_YXK: np.ndarray) -> np.ndarray:
+    """Sum over the cells of a board of `count` letters with its corner at each (row, column)."""
+    rows, columns = CELLS - HEIGHT + 1, CELLS - count - 1
+    far_RC = np.zeros((rows, columns), np.float32)
+    for y in range(HEIGHT):
+        for x in range(count + 2):
+            edge = 0 if x == 0 else 2 if x == count + 1 else 1
+            part = letter_YX if y == edge == 1 else frame_YXK[..., 3 * y + edge]
+            far_RC += part[y : y + rows, x : x + columns]
+    return far_RC
+
+
+def read_picture(image: np.ndarray) -> Reading:
+    """Read uint8 [S,S,3], S a multiple of 8 from 32 to 256, back into what it shows.
+
+    Raises UserError for another type, shape or size.
+    """
+    cell = _check_picture(image)
+    size = len(image)
+    place, sign = read_place(image), read_sign(image)
     bare = place_picture(place, size).astype(np.float32)
     pixels = image.astype(np.float32)
     nothing = np.minimum(((pixels - bare) ** 2).sum(-1), CAP)
     gains = nothing[..., None] - _distance(pixels, _TONES)
+    if sign:
+        gains[board_mask(sign, size)] = -CAP / 4  # seen, no part of an object
     scans, found = [Scan(name, size) for name in SIZES], []
     for scan in scans:
         scan.update(gains)
@@ -209,7 +275,7 @@ def read_picture(image: np.ndarray) -> Reading:
         gains[top : top + side, left : left + side] -= CAP / 4 * ~open_  # seen once, not again
         for scan in scans:
             scan.update(gains, (column, row), SIZES[name])
-    return Reading(place, tuple(found))
+    return Reading(place, tuple(found), sign)
 
 
 def _found(size_name, look, colours, corner, score, size) -> Found:
