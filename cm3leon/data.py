@@ -45,9 +45,9 @@ def pair_batches(
     "counts"}.
 
     ids and positions int64 and weights float32 are torch tensors padded to the longest sample,
-    rounded up to 8 tokens; rows longer than the context of `model` are cut there and counted. With `neighbours`, those of the
-    cache's documents, all samples of a step have the same number of documents before them.
-    Only the documents `among` are trained on; left out: all of the cache.
+    rounded up to 8 tokens; rows longer than the context of `model` are cut there and counted. With
+    `neighbours`, those of the cache's documents, all samples of a step have the same number of
+    documents before them. Only the documents `among` are trained on; left out: all of the cache.
     """
     size = len(cache) if among is None else len(among)
 
@@ -212,12 +212,12 @@ def _sums(module, rows, vocabulary: Vocabulary, batch: int, model: ModelConfig |
         with torch.no_grad():
             losses = module.loss_per_token(ids_BT, weights_BT, inputs["positions_BT"].to(device))
         # Pairs have a <break> before each segment but the first: two a document.
-        places = (ids_BT[:, 1:] == vocabulary.break_).cumsum(1) // 2
-        for place in range(int(places.max()) + 1):
-            counted = (weights_BT[:, 1:] > 0) & (places == place)
+        pairs = (ids_BT[:, 1:] == vocabulary.break_).cumsum(1) // 2
+        for pair in range(int(pairs.max()) + 1):
+            counted = (weights_BT[:, 1:] > 0) & (pairs == pair)
             for kind, found in _parts(losses, ids_BT[:, 1:], counted, vocabulary).items():
-                total, number = sums[kind, place]
-                sums[kind, place] = (total + float(found[0]), number + int(found[1]))
+                total, number = sums[kind, pair]
+                sums[kind, pair] = (total + float(found[0]), number + int(found[1]))
     return sums
 
 

@@ -3,10 +3,10 @@
 The paper says "learned absolute positions" (Table 3) and no more (A61). Read literally a token's
 position is its index in the row, "row": then the same cell of a picture stands elsewhere behind
 every caption, and the network cannot know its column. "anchored" gives each pair of text and
-picture its own stretch of the table, `position_text` places for the text and one for each code: code
-k of a picture stands at the same place whatever the caption's length. "grid" has the same places,
-but a place's vector is a sum: of a picture's row and column and of the pair, of a text's index and
-of the pair.
+picture its own stretch of the table, `position_text` places for the text and one for each code:
+code k of a picture stands at the same place whatever the caption's length. "grid" has the same
+places, but a place's vector is a sum: of a picture's row and column and of the pair, of a text's
+index and of the pair.
 
 A place is decided by the ids before it alone (and, for what follows a hidden part of a picture, by
 how much is hidden), so that what is read in training and what is drawn stand alike. A moved span
@@ -106,8 +106,8 @@ class _Row:
             before = "picture" if picture else "text"
             if pair >= self.config.position_pairs:
                 raise UserError(
-                    f"a row of more than {self.config.position_pairs} texts with their pictures has "
-                    "no places in this model; use fewer documents"
+                    f"a row of more than {self.config.position_pairs} texts with their pictures "
+                    "has no places in this model; use fewer documents"
                 )
             if picture:
                 after = self._picture(start, stop, pair * each + self.config.position_text)

@@ -1,4 +1,4 @@
-"""Where tokens stand: laws of the anchored places, and that rows, rotated rows and prompts agree."""
+"""Where tokens stand: laws of the anchored places; rows, rotated rows and prompts agree."""
 
 from dataclasses import replace
 
