@@ -25,7 +25,7 @@ from torch import nn
 from cm3leon.checkpoint import STATE, load_state, save_state
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.optimizer import make_optimizer
+from cm3leon.optimizer import make_optimizer, precision
 from cm3leon.schedule import check_same_run, learning_rate, run_settings
 
 Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
@@ -113,21 +113,6 @@ def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:
             f"tokens and tokens_per_step must be positive, got {tokens}, {tokens_per_step}"
         )
     return math.ceil(tokens / tokens_per_step)
-
-
-def precision(config: TrainConfig, device: torch.device | str) -> torch.dtype:
-    """The type of matrix products (A54): torch.bfloat16 where "auto" finds hardware for it.
-
-    Weights, gradients and the optimiser stay float32. A CPU without bf16 units runs bf16 up to a
-    hundred times slower than float32, hence the question.
-    """
-    if config.precision != "auto":
-        return getattr(torch, config.precision)
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    able = torch.cpu.get_capabilities() if kind == "cpu" else {}
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
 def _identity(config: TrainConfig, about: Mapping | None) -> dict:

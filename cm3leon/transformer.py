@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cm3leon.attention import Rows, join_heads, split_heads
 from cm3leon.config import ModelConfig, VocabularyConfig
+from cm3leon.cross_entropy import head_loss
 from cm3leon.decode import widen
 from cm3leon.errors import UserError
 from cm3leon.fused_step import MATRICES, Advance, fastest_step
@@ -379,8 +380,7 @@ class Transformer(nn.Module):
         )
 
     def _cross_entropy(self, hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
-        logits_MV = self.logits(hidden_MD).float()
-        return F.cross_entropy(logits_MV, targets_M, ignore_index=IGNORE, reduction="none")
+        return head_loss(hidden_MD, self.table(0, None), targets_M, IGNORE)
 
 
 def _placed(place: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:

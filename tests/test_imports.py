@@ -27,7 +27,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"errors", "files", "seeds", "config", "drawing", "workers", "native"}
     | {"known_weights", "capture"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
-    | {"graph_step", "quantise", "attention", "positions"}
+    | {"graph_step", "quantise", "attention", "cross_entropy", "positions"}
     | {"decode", "pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"}  # its door: scenes.export_coco
     | {"world.boards", "world.signs", "world.conditions"},

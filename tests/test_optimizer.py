@@ -48,6 +48,18 @@ def test_orthogonal(count, one, other, seed):
     torch.testing.assert_close(orthogonal(3.7 * with_known_values), result, atol=2e-4, rtol=0)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 9))
+def test_orthogonal_in_bfloat16(one, other, seed):
+    rows, columns = sorted((one, other))
+    drawn = torch.randn(1, rows, columns, generator=seeds.torch_generator(seed))
+    u, _, v = torch.linalg.svd(drawn, full_matrices=False)
+    result = orthogonal(u * torch.linspace(1.0, 0.1, rows) @ v, torch.bfloat16)
+    values = torch.linalg.svdvals(result.float())
+    assert result.dtype == torch.bfloat16
+    assert values.min() > 0.6 and values.max() < 1.25
+
+
 def test_orthogonal_of_nothing_is_nothing():
     assert orthogonal(torch.zeros(2, 3, 5)).abs().max() == 0
 
