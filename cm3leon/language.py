@@ -42,7 +42,7 @@ class Meaning:
     sign: str | None = None  # the letters of a sign
 
 
-class _Dice:
+class Dice:
     """Draws from one array of uniforms: one generator call for a whole picture's captions."""
 
     def __init__(self, uniforms):
@@ -58,7 +58,7 @@ class _Dice:
 DRAWS = 40  # uniforms one caption may use
 
 _PLURAL = {"cross": "crosses"}
-_PREPOSITION = {place: "on the" for place in PLACES} | {"snow": "in the", "night sky": "in the"}
+PREPOSITION = {place: "on the" for place in PLACES} | {"snow": "in the", "night sky": "in the"}
 
 
 def plural(noun: str) -> str:
@@ -66,11 +66,12 @@ def plural(noun: str) -> str:
     return _PLURAL.get(noun, noun + "s")
 
 
-def _article(phrase: str) -> str:
+def article(phrase: str) -> str:
+    """The phrase with "a" or "an" before it."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def noun_phrase(said: Said, dice: _Dice) -> str:
+def noun_phrase(said: Said, dice: Dice) -> str:
     """`large striped red star`, `red star with stripes`, `three small blue circles`; no article."""
     noun = said.entity or said.shape
     words = [said.size] if said.size else []
@@ -92,7 +93,7 @@ def noun_phrase(said: Said, dice: _Dice) -> str:
     return " ".join(words) + after
 
 
-def _said(thing, count: int, dice: _Dice, detail: float) -> Said:
+def _said(thing, count: int, dice: Dice, detail: float) -> Said:
     """Choose what is mentioned of a thing; `detail` scales how much."""
     if thing.entity:
         size = thing.size if dice.chance(0.3 * detail) else None
@@ -104,7 +105,8 @@ def _said(thing, count: int, dice: _Dice, detail: float) -> Said:
     return Said(thing.shape, colour, size, pattern, None, count)
 
 
-def _join(parts: list[str], word: str = "and") -> str:
+def join(parts: list[str], word: str = "and") -> str:
+    """`one`, `one and two`, `one, two and three`."""
     if len(parts) == 1:
         return parts[0]
     if len(parts) == 2:
@@ -129,19 +131,19 @@ def _stock(phrases, relation, place, dice) -> str:
     stop.
     """
     if dice.chance(0.4):
-        phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
+        phrases = [p if p.startswith(("two", "three")) else article(p) for p in phrases]
     if relation:
         i, word, j = relation
         to = "to the " if word.endswith("of") and dice.chance(0.5) else ""
         body = f"{phrases[i]} {dice.pick(('', '', '', 'is ', 'sits '))}{to}{word} {phrases[j]}"
     else:
         links = ("and", "and", "with", "next to") if len(phrases) == 2 else ("and",)
-        body = _join(phrases, dice.pick(links))
+        body = join(phrases, dice.pick(links))
     lead = dice.pick(_STOCK_LEADS)
     if lead == "there is " and phrases[0].startswith(("two", "three")):
         lead = "there are "
     if place:
-        where = _PREPOSITION[place] if dice.chance(0.6) else _PREPOSITION[place].split()[0]
+        where = PREPOSITION[place] if dice.chance(0.6) else PREPOSITION[place].split()[0]
         pose = dice.pick(_STOCK_POSES)
         if pose and len(phrases) > 1 and not relation and dice.chance(0.3):
             pose = f" are{pose}" if "can" not in pose else pose
@@ -167,8 +169,8 @@ _COCO_VERBS_MANY = ("are lying", "are sitting", "are resting", "can be seen", "a
 def _coco(phrases, relation, place, dice) -> str:
     """Whole sentences with articles and verbs."""
     many = phrases[0].startswith(("two", "three"))
-    phrases = [p if p.startswith(("two", "three")) else _article(p) for p in phrases]
-    where = f" {_PREPOSITION[place]} {place}" if place else ""
+    phrases = [p if p.startswith(("two", "three")) else article(p) for p in phrases]
+    where = f" {PREPOSITION[place]} {place}" if place else ""
     if relation:
         i, word, j = relation
         to = f"to the {word}" if word.endswith("of") else word
@@ -180,7 +182,7 @@ def _coco(phrases, relation, place, dice) -> str:
             )
         )
     else:
-        body = _join(phrases)
+        body = join(phrases)
         verbs = _COCO_VERBS_MANY if many or len(phrases) > 1 else _COCO_VERBS
         forms = [
             f"there {'are' if many else 'is'} {body}{where}",
@@ -192,7 +194,7 @@ def _coco(phrases, relation, place, dice) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def caption(dialect: str, things, groups, relations, place, dice: _Dice) -> tuple[str, Meaning]:
+def caption(dialect: str, things, groups, relations, place, dice: Dice) -> tuple[str, Meaning]:
     """One caption and its Meaning.
 
     `groups` lists (index of a thing, how many are alike); `relations` lists the clear (i, word, j)
@@ -217,7 +219,7 @@ def caption(dialect: str, things, groups, relations, place, dice: _Dice) -> tupl
 def captions(dialect: str, things, groups, relations, place, generator) -> tuple[tuple, tuple]:
     """Five captions and their five Meanings."""
     uniforms = generator.random((5, DRAWS))
-    pairs = [caption(dialect, things, groups, relations, place, _Dice(row)) for row in uniforms]
+    pairs = [caption(dialect, things, groups, relations, place, Dice(row)) for row in uniforms]
     return tuple(text for text, _ in pairs), tuple(meaning for _, meaning in pairs)
 
 
