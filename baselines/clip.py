@@ -11,6 +11,7 @@ one caption: the world has few words, so recall is bounded below 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from cm3leon.train import train
 from cm3leon.vq import to_unit
 
 CLIP_SHAPE = ClipConfig()
+TEXT_PICTURES = 20_000  # of `stock`, `train`, five captions each, for the text tokenizer
 FIRST = TrainConfig(
     steps=400,
     batch=128,
@@ -46,6 +48,12 @@ FIRST = TrainConfig(
 SECOND = replace(FIRST, steps=150, rate=6e-4, warmup=10, save_every=50, eval_every=150)
 HELD_OUT = 500  # pictures of `stock`, `val`, each with its first caption
 LARGEST_SCALE = 100.0  # of the logits, as in CLIP
+
+
+def stock_captions(pictures: int) -> Iterator[str]:
+    """All captions of the first pictures of `stock`, `train`."""
+    for index in range(pictures):
+        yield from scene("stock", "train", index).captions
 
 
 class ClipTraining(nn.Module):
@@ -152,9 +160,9 @@ def train_clip(
     second: TrainConfig = SECOND,
 ) -> None:
     """Train the CLIP in `run` and `run`-documents and save it to `out`/clip in bfloat16 with the
-    log of the second; its text tokenizer is `out`/text.
+    log of the second and its own text tokenizer, that of captions alone.
     """
-    tokenizer = TextTokenizer.load(out / "text")
+    tokenizer = TextTokenizer.train(stock_captions(TEXT_PICTURES), CLIP_SHAPE.text_size)
     words = Words(tokenizer, CLIP_SHAPE.context)
     with seeds.torch_default(first.seed, "clip"):
         model = make_clip(CLIP_SHAPE).to(device)
@@ -171,6 +179,7 @@ def train_clip(
         "device": device_name(device),
     }
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    tokenizer.save(out / "clip")
     write_atomic(out / "clip" / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(out / "clip", "clip", CLIP_SHAPE, tensors, extra, dtype=torch.bfloat16)
 

@@ -4,13 +4,16 @@ kept for evaluation, and of no entity that training must not know.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from cm3leon import seeds
 from cm3leon.scenes import PLAIN, ROOT, SEEN, scene
+from cm3leon.world.boards import LETTERS
 from cm3leon.world.descriptions import describe
 from cm3leon.world.edits import changes, words
 from cm3leon.world.questions import questions
+from cm3leon.world.signs import sign_scene
 
 # What stands before the target in the paper's tasks (arXiv 2309.02591, Table 5 and Figures 5, 7);
 # its "[newline]" is a line feed. Pictures are segments of their own and no part of a text.
@@ -40,9 +43,7 @@ TEMPLATES = (
     "Make high quality image from 3D norm features",
     "Make high quality image from children's scribbles",
     "Make high quality image from M-LSD lines",
-    "{instruction}",
 )
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PICTURES = 20_000  # of `stock`, `train`, five captions each
 TASKS = 6_000  # scenes of `stock`, `train` that the texts of tasks are about
 
@@ -61,14 +62,17 @@ def texts(pictures: int = PICTURES, tasks: int = TASKS, about: int = SEEN - PLAI
 
 
 def task_texts(index: int) -> Iterator[str]:
-    """The templates filled by one scene of `stock`, `train`.
+    """The templates filled by one scene of `stock`, `train`, and what a sign beside it says.
 
-    Letters of signs stand alone, so that no two of them become one token.
+    Of a sign's letters the first alone is kept, so that no two of them become one token.
     """
     one = scene("stock", "train", index)
     generator = seeds.generator(ROOT, "corpus", index)
     long, located = describe(one), describe(one, located=True)
     yield from (long, located)
+    board = sign_scene("stock", "train", index)
+    for text in (*board.captions[:2], describe(board, located=index % 2 == 0)):
+        yield re.sub(r'"([A-Z])[A-Z]*"', r'"\1"', text)
     for change in changes(one):
         yield from words(change)
     asked = questions(one)
@@ -82,7 +86,6 @@ def task_texts(index: int) -> Iterator[str]:
         "options": f"(A) {spare.answer} (B) {asked[0].answer}",
         "explanation": next((q.explanation for q in asked if q.explanation), long),
         "letters": LETTERS[index % len(LETTERS)],
-        "instruction": "",
     }
     yield TEMPLATES[index % len(TEMPLATES)].format_map(filling)
     for question in asked:

@@ -86,7 +86,8 @@ def train_part(part: str, out: Path, options: Options, device: str) -> None:
 
 def finished(folder: Path) -> bool:
     """A part's folder holds its last-written file."""
-    return any((folder / last).exists() for last in ("config.json", "tokenizer.json", BANK))
+    last = {"text": "tokenizer.json", "bank": BANK}.get(folder.name, "config.json")
+    return (folder / last).exists()
 
 
 if __name__ == "__main__":

@@ -186,7 +186,8 @@ def drop_tokens(ids_NL: Tensor, share: float, generator: np.random.Generator) ->
 def load_clip(name: str | Path = "scenes") -> Clip:
     """A CLIP by name.
 
-    "scenes": the shipped one of the embedded world; a folder of ours: that one; "local-dir:FOLDER":
+    "scenes": the shipped one of the embedded world; a folder of ours: that one, with its own text
+    tokenizer (`tokenizer.json`) or else the one of the `text` folder beside; "local-dir:FOLDER":
     open_clip's own form, with configuration, preprocessing and weights in a folder;
     "ARCHITECTURE:FILE": an architecture of open_clip with OpenAI's preprocessing and a file of
     weights, OpenAI's own archives among them. Raises UserError when the weights are not here, do
@@ -206,11 +207,13 @@ def load_clip(name: str | Path = "scenes") -> Clip:
 def _ours(folder: Path, name: str) -> Clip:
     values, tensors, extra = load(folder, "clip")
     config = from_dict(ClipConfig, values)
-    tokenizer = TextTokenizer.load(folder.parent / "text")
+    own = folder / "tokenizer.json"
+    where = own if own.is_file() else folder.parent / "text"
+    tokenizer = TextTokenizer.load(where)
     wanted = extra.get("text_sha256")
     if tokenizer.digest != wanted or tokenizer.size != config.text_size:
         raise UserError(
-            f"{folder} was trained with text tokenizer {str(wanted)[:12]}, beside it lies "
+            f"{folder} was trained with text tokenizer {str(wanted)[:12]}, {where} is "
             f"{tokenizer.digest[:12]}; put those of one training together"
         )
     model = make_clip(config)

@@ -227,7 +227,7 @@ _SIGN_NOUNS = ("sign", "white sign", "board", "white board")
 _SIGN_SAYS = ("that says", "reading", "with the text")
 
 
-def _sign_phrase(text: str, dice: _Dice) -> str:
+def sign_phrase(text: str, dice: Dice) -> str:
     """`white sign that says "MORN"`; no article."""
     says = _SIGN_SAYS if len(text) > 1 else (*_SIGN_SAYS, "with the letter")
     return f'{dice.pick(_SIGN_NOUNS)} {dice.pick(says)} "{text}"'
@@ -236,7 +236,7 @@ def _sign_phrase(text: str, dice: _Dice) -> str:
 def sign_captions(dialect: str, text: str, things, groups, place, generator) -> tuple[tuple, tuple]:
     """Five captions of a scene with a sign and their five Meanings: all quote the letters."""
     pairs = [
-        _sign_caption(dialect, text, things, groups, place, _Dice(row))
+        _sign_caption(dialect, text, things, groups, place, Dice(row))
         for row in generator.random((5, DRAWS))
     ]
     return tuple(text for text, _ in pairs), tuple(meaning for _, meaning in pairs)
@@ -247,6 +247,6 @@ def _sign_caption(dialect, text, things, groups, place, dice) -> tuple[str, Mean
     told = groups if dice.chance(0.8) else ()
     said = [_said(things[index], count, dice, detail) for index, count in told]
     told_place = place if dice.chance(0.85 if dialect == "coco" else 0.75) else None
-    phrases = [_sign_phrase(text, dice), *(noun_phrase(one, dice) for one in said)]
+    phrases = [sign_phrase(text, dice), *(noun_phrase(one, dice) for one in said)]
     words = (_coco if dialect == "coco" else _stock)(phrases, None, told_place, dice)
     return words, Meaning(tuple(said), None, told_place, text)

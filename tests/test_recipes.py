@@ -23,6 +23,7 @@ from cm3leon.files import baselines_folder
 from cm3leon.loading import load_system
 from cm3leon.scenes import PLAIN, SEEN, SPLITS, scene
 from cm3leon.seeds import torch_generator
+from cm3leon.text import TextTokenizer
 from cm3leon.vq import VQ
 from cm3leon.world.conditions import SCRIBBLE_COLOURS
 
@@ -88,7 +89,7 @@ def test_the_tokenizers_fit_the_models():
     for name in ("scenes-xs", "scenes-s", "scenes-m"):
         vocabulary = MODELS[name]().vocabulary
         assert vocabulary.image_size == shipped["codebook_size"]
-        assert vocabulary.text_size == tokenizers.TEXT_SIZE
+        assert vocabulary.text_size == TextTokenizer.load(baselines_folder() / "scenes/text").size
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
     roles = ("", "-documents", "-plain")
     models = [f"{size}{role}" for size in ("scenes-xs", "scenes-s", "scenes-m") for role in roles]
@@ -109,12 +110,11 @@ def asked(monkeypatch) -> list[tuple]:
     return addresses
 
 
-def test_the_text_tokenizer_learns_on_stock_train_alone(asked, monkeypatch, tmp_path):
-    monkeypatch.setattr(tokenizers, "TEXT_PICTURES", 30)
+def test_the_text_tokenizer_learns_on_the_texts_of_the_corpus(monkeypatch, tmp_path):
+    monkeypatch.setattr(tokenizers, "texts", lambda: ["a red star on the sand"] * 9)
     made = tokenizers.train_text(tmp_path)
-    assert asked == [("stock", "train", index) for index in range(30)]
     assert made.decode(made.encode("a red star")) == "a red star"
-    assert (tmp_path / "tokenizer.json").is_file()
+    assert len(made.encode("sand")) == 1 and (tmp_path / "tokenizer.json").is_file()
 
 
 def test_the_image_tokenizer_learns_on_what_training_may_show(asked, monkeypatch, tmp_path):

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from cm3leon import seeds
-from cm3leon.language import PREPOSITION, Dice, Said, article, join, noun_phrase, plural
+from cm3leon.language import (
+    PREPOSITION,
+    Dice,
+    Said,
+    article,
+    join,
+    noun_phrase,
+    plural,
+    sign_phrase,
+)
 from cm3leon.scenes import ROOT, Scene
 from cm3leon.sprites import CELLS, SIZES
+from cm3leon.world.boards import HEIGHT, Sign
 from cm3leon.world.coordinates import at_location
 
 DRAWS = 24  # uniforms one description may use
-THIRDS = (3, 5)  # columns and rows below the first are left or top, from the second on right, bottom
+MIDDLE = (2.5, 4.5)  # centre cells between these are in the middle of a picture of 8
 
 
 def block(thing) -> tuple[int, int, int, int]:
     """The block of cells of a planned thing: first column and row, and those after the last."""
     (column, row), reach = thing[5], SIZES[thing[2]] // 2
     return column - reach, row - reach, column + reach + 1, row + reach + 1
+
+
+def board_block(sign: Sign) -> tuple[int, int, int, int]:
+    """The block of cells of a sign, as `block`."""
+    column, row = sign.corner
+    return column, row, column + sign.width, row + HEIGHT
 
 
 def said(thing, count: int = 1) -> Said:
@@ -32,14 +48,14 @@ def noun(thing, count: int = 1) -> str:
     return plural(word) if count > 1 else word
 
 
-def position(cell: tuple[int, int]) -> str:
-    """Where a centre cell (column, row) lies: `top left`, `left`, `middle`, ..."""
+def position(cell: tuple[float, float]) -> str:
+    """Where a centre (column, row) in cells, from 0, lies: `top left`, `left`, `middle`, ..."""
     column, row = (_third(value) for value in cell)
     up, side = ("top", "", "bottom")[row], ("left", "", "right")[column]
     return f"{up} {side}".strip() or "middle"
 
 
-def stands(cell: tuple[int, int]) -> str:
+def stands(cell: tuple[float, float]) -> str:
     """`at the top left`, `on the right`, `in the middle`."""
     where = position(cell)
     before = {"left": "on", "right": "on", "middle": "in"}.get(where, "at")
@@ -56,6 +72,11 @@ def describe(scene: Scene, located: bool = False) -> str:
     dice = Dice(seeds.generator(ROOT, "description", *address, located).random(DRAWS))
     plan = scene.plan
     phrases = []
+    if plan.sign:
+        c0, r0, c1, r1 = around = board_block(plan.sign)
+        centre = (c0 + c1 - 1) / 2, (r0 + r1 - 1) / 2
+        where = at_location(around, CELLS) if located else stands(centre)
+        phrases.append((sign_phrase(plan.sign.text, dice), [where], 1))
     for index, count in plan.groups:
         alike = [t for t in plan.things if t[:5] == plan.things[index][:5]]
         where = [at_location(block(t), CELLS) if located else stands(t[5]) for t in alike]
@@ -64,8 +85,8 @@ def describe(scene: Scene, located: bool = False) -> str:
     return (_coco if scene.dialect == "coco" else _stock)(phrases, plan.place, dice)
 
 
-def _third(value: int) -> int:
-    return sum(value >= edge for edge in THIRDS)
+def _third(value: float) -> int:
+    return (value >= MIDDLE[0]) + (value > MIDDLE[1])
 
 
 def _spread(where: list[str]) -> str:

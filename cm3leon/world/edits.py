@@ -18,8 +18,9 @@ from cm3leon.files import sha256_bytes
 from cm3leon.language import PREPOSITION, Dice, Said, article, noun_phrase, plural
 from cm3leon.scenes import ROOT, Plan, Scene, entities
 from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
+from cm3leon.world.boards import Sign
 from cm3leon.world.coordinates import at_location, location
-from cm3leon.world.descriptions import block, describe, noun, said
+from cm3leon.world.descriptions import block, board_block, describe, noun, said
 
 MOST = 3  # objects of a scene
 ATTRIBUTES = {  # kind of change -> (attribute, its place in a planned thing, its values)
@@ -81,8 +82,8 @@ def edit(scene: Scene, change: Change) -> Scene:
     else:
         chosen = _targets(scene, change)
         things = _DO[change.kind](scene, change, things, chosen)
-    _check(scene.id, things)
-    plan = Plan(place, tuple(things), groups(things))
+    plan = Plan(place, tuple(things), groups(things), scene.plan.sign)
+    _check(scene.id, plan)
     after = Scene(scene.dialect, scene.split, scene.index, scene.size, plan)
     after.id = f"{scene.id}+{change.kind}-{sha256_bytes(repr(change).encode())[:8]}"
     return after
@@ -179,7 +180,9 @@ def _targets(scene: Scene, change: Change) -> list[int]:
             "say how many, or at which location"
         )
     if change.at is None and change.kind == "move" and target.count > 1:
-        raise UserError(f"only one thing moves at a time, got {target.count}; say at which location")
+        raise UserError(
+            f"only one thing moves at a time, got {target.count}; say at which location"
+        )
     return fitting
 
 
@@ -205,7 +208,7 @@ def _alter(scene: Scene, change: Change, things: list, chosen: list[int]) -> lis
 
 
 def _remove(scene: Scene, change: Change, things: list, chosen: list[int]) -> list:
-    if len(chosen) == len(things):
+    if len(chosen) == len(things) and not scene.plan.sign:
         raise UserError(f"{scene.id} would be empty: a scene keeps at least one object")
     return [thing for k, thing in enumerate(things) if k not in chosen]
 
@@ -255,14 +258,22 @@ def _centre(where: Block, size: str) -> tuple[int, int]:
     return c0 + side // 2, r0 + side // 2
 
 
-def _check(name: str, things: list) -> None:
-    """Raise UserError unless the things may stand in one scene."""
+def _check(name: str, plan: Plan) -> None:
+    """Raise UserError unless the plan is one that the world may show."""
+    things = plan.things
     if len(things) > MOST:
         raise UserError(f"{name} would show {len(things)} objects; a scene holds {MOST} at most")
     for thing in things:
         c0, r0, c1, r1 = block(thing)
         if min(c0, r0) < 0 or max(c1, r1) > CELLS:
-            raise UserError(f"the {thing[2]} {noun(thing)} does not fit into {name} where it stands")
+            raise UserError(
+                f"the {thing[2]} {noun(thing)} does not fit into {name} where it stands"
+            )
+        if plan.sign and not beside_sign(block(thing), plan.sign):
+            raise UserError(
+                f"the {noun(thing)} would stand on the sign of {name} or close to it; leave a cell "
+                "between them"
+            )
     for one, other in combinations(things, 2):
         if shared_cells(one, other) > 1:
             raise UserError(
@@ -281,6 +292,12 @@ def shared_cells(one, other) -> int:
     a, b = block(one), block(other)
     width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
     return max(width, 0) * max(height, 0)
+
+
+def beside_sign(where: Block, sign: Sign) -> bool:
+    """A block and a sign with a cell between them."""
+    c0, r0, c1, r1 = board_block(sign)
+    return where[2] < c0 or where[0] > c1 or where[3] < r0 or where[1] > r1
 
 
 # Instructions: (change, "the red star", "red star", location) -> wordings
@@ -361,7 +378,7 @@ def _draw_alter(plan: Plan, kind: str, generator) -> Change | None:
         for value in values:
             changed = [(*t[:at], value, *t[at + 1 :]) if t[:5] == thing[:5] else t
                        for t in plan.things]  # fmt: skip
-            if value not in taken and (kind != "resize" or _possible(changed)):
+            if value not in taken and (kind != "resize" or _possible(plan, changed)):
                 options.append((index, count, value))
     chosen = _pick(options, generator)
     if chosen is None:
@@ -371,14 +388,15 @@ def _draw_alter(plan: Plan, kind: str, generator) -> Change | None:
     return Change(kind, replace(target, count=count), value)
 
 
-def _possible(things) -> bool:
+def _possible(plan: Plan, things) -> bool:
     """Whether all blocks lie in the picture and share no more cells than they may."""
     inside = all(min(block(t)) >= 0 and max(block(t)) <= CELLS for t in things)
-    return inside and all(shared_cells(a, b) <= 1 for a, b in combinations(things, 2))
+    clear = plan.sign is None or all(beside_sign(block(t), plan.sign) for t in things)
+    return inside and clear and all(shared_cells(a, b) <= 1 for a, b in combinations(things, 2))
 
 
-def _free_blocks(size: str, others) -> list[Block]:
-    """Blocks where a thing of this size can stand beside others."""
+def _free_blocks(size: str, others, sign: Sign | None) -> list[Block]:
+    """Blocks where a thing of this size can stand beside others and a sign."""
     side = SIZES[size]
     line = range(CELLS - side + 1)
     probe = [(c, r, c + side, r + side) for c in line for r in line]
@@ -387,11 +405,12 @@ def _free_blocks(size: str, others) -> list[Block]:
         where
         for where, thing in zip(probe, stays, strict=True)
         if all(shared_cells(thing, other) <= 1 for other in others)
+        and (sign is None or beside_sign(where, sign))
     ]
 
 
 def _draw_remove(plan: Plan, kind: str, generator) -> Change | None:
-    if len(plan.things) == 1:
+    if len(plan.things) <= (0 if plan.sign else 1):
         return None
     target, at = _described(plan, int(generator.random() * len(plan.things)), generator)
     return Change(kind, target, at=at)
@@ -399,13 +418,15 @@ def _draw_remove(plan: Plan, kind: str, generator) -> Change | None:
 
 def _draw_move(plan: Plan, kind: str, generator) -> Change | None:
     """To a block at least two cells away."""
+    if not plan.things:
+        return None
     index = int(generator.random() * len(plan.things))
     thing = plan.things[index]
     others = [other for k, other in enumerate(plan.things) if k != index]
     here = block(thing)
     far = [
         where
-        for where in _free_blocks(thing[2], others)
+        for where in _free_blocks(thing[2], others, plan.sign)
         if max(abs(where[0] - here[0]), abs(where[1] - here[1])) >= 2
     ]
     where = _pick(far, generator)
@@ -423,9 +444,9 @@ def _draw_add(plan: Plan, kind: str, generator) -> Change | None:
     colour = _pick([c for c in COLOURS if c not in {t[1] for t in plan.things}], generator)
     size = "large" if generator.random() < 0.25 else "small"
     pattern = _pick((None, *PATTERNS[1:]), generator)
-    where = _pick(_free_blocks(size, plan.things), generator)
+    where = _pick(_free_blocks(size, plan.things, plan.sign), generator)
     if where is None:
-        size, where = "small", _pick(_free_blocks("small", plan.things), generator)
+        size, where = "small", _pick(_free_blocks("small", plan.things, plan.sign), generator)
     if where is None:
         return None
     return Change(kind, Said(shape, colour, size, pattern), block=where)

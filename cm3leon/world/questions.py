@@ -21,7 +21,9 @@ WORDS = {0: "zero", **NUMBERS}
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its short answer in lower case and, where there is one, the way to it."""
+    """A question, its short answer (lower case, a sign's letters capitals) and, where there is one,
+    the way to it.
+    """
 
     kind: str
     text: str
@@ -119,8 +121,11 @@ def _shape(plan: Plan, generator):
 
 
 def _size(plan: Plan, generator):
-    thing, count = _pick(_parts(plan), generator)
-    verb, word = _is(count), noun(thing, count)
+    part = _pick(_parts(plan), generator)
+    if part is None:
+        return None
+    (thing, count), verb = part, _is(part[1])
+    word = noun(thing, count)
     texts = (f"{verb} the {word} large or small?", f"what size {verb} the {word}?")
     return _pick(texts, generator), thing[2]
 
@@ -142,6 +147,8 @@ def _count(plan: Plan, generator):
     """All objects, those of a shape that is there, those of one that is not."""
     parts, draw = _parts(plan), generator.random()
     whole = len(plan.things)
+    if plan.sign:  # a board may be counted or not
+        return None
     if draw < 0.5:
         because = f"{_listed(parts)}, so {WORDS[whole]}"
         return "how many objects are there?", WORDS[whole], because
@@ -228,6 +235,13 @@ def _side(plan: Plan, generator):
     return text, answer, _compared(one, other, answer)
 
 
+def _sign(plan: Plan, generator):
+    if plan.sign is None:
+        return None
+    texts = ("what does the sign say?", "what is written on the sign?")
+    return _pick(texts, generator), plan.sign.text
+
+
 def _name(plan: Plan, generator):
     named = [thing for thing, _ in _parts(plan) if thing[4]]
     if len(named) != 1:
@@ -253,7 +267,9 @@ def _comparison(plan: Plan, generator):
 def _existence(plan: Plan, generator):
     """A shape or entity that is there or not, or a shape in a colour."""
     parts, truth = _parts(plan), generator.random() < 0.5
-    thing, count = _pick(parts, generator)
+    if not parts:
+        return None
+    thing, _ = _pick(parts, generator)
     tinted = not thing[4] and generator.random() < 0.5
     because = f"{_listed(parts, colour=tinted)}, so {_yes(truth)}"
     if thing[4] and truth:
@@ -302,6 +318,7 @@ _ASK: dict[str, Callable] = {
     "relation": _relation,
     "side": _side,
     "name": _name,
+    "sign": _sign,
     "comparison": _comparison,
     "existence": _existence,
     "attribute": _attribute,
