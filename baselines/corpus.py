@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from cm3leon import seeds
 from cm3leon.scenes import PLAIN, ROOT, SEEN, scene
 from cm3leon.world.boards import LETTERS
+from cm3leon.world.coordinates import SIDE, at_location
 from cm3leon.world.descriptions import describe
 from cm3leon.world.edits import changes, words
 from cm3leon.world.questions import questions
@@ -62,14 +63,17 @@ def texts(pictures: int = PICTURES, tasks: int = TASKS, about: int = SEEN - PLAI
 
 
 def task_texts(index: int) -> Iterator[str]:
-    """The templates filled by one scene of `stock`, `train`, and what a sign beside it says.
+    """The templates filled by one scene of `stock`, `train`, a box of any corners, and what a sign
+    beside it says.
 
     Of a sign's letters the first alone is kept, so that no two of them become one token.
     """
     one = scene("stock", "train", index)
     generator = seeds.generator(ROOT, "corpus", index)
     long, located = describe(one), describe(one, located=True)
-    yield from (long, located)
+    low = generator.integers(0, SIDE, 2)
+    high = [int(generator.integers(value, SIDE)) + 1 for value in low]
+    yield from (long, located, at_location((*low.tolist(), *high), SIDE))
     board = sign_scene("stock", "train", index)
     for text in (*board.captions[:2], describe(board, located=index % 2 == 0)):
         yield re.sub(r'"([A-Z])[A-Z]*"', r'"\1"', text)
