@@ -108,15 +108,13 @@ def transformer_card(folder: Path, about: dict) -> str:
 
 def data_facts(extra: dict) -> dict[str, str]:
     """What it was trained on, and which documents stood before the samples."""
-    split = extra.get("split", "train")  # the first stage's, where a checkpoint does not say
     facts = {"goes on from": f"`{extra['start']}`"} if "start" in extra else {}
+    parts = ", ".join(f"{part['count']:,} of `{part['split']}`" for part in queries_of(extra))
     facts |= {
-        "data": f"{extra['pictures'] - extra.get('first', 0):,} scenes of `stock`, `{split}`, one "
-        "of five captions each",
+        "data": f"scenes of `stock`: {parts}, one of five captions each; none about entities that "
+        "never occur in `train`",
         "retrieved documents": "none",
     }
-    if split == "study":
-        facts["data"] += "; none about entities that never occur in `train`"
     if extra.get("bursts"):
         share = f"{extra['bursts']:.0%} of those about an entity"
         facts["data"] += f"; the documents of {share} chosen by name"
@@ -127,6 +125,15 @@ def data_facts(extra: dict) -> dict[str, str]:
             f"In drawing: {settings(extra['retrieval'])}"
         )
     return facts | ({"note": extra["note"]} if "note" in extra else {})
+
+
+def queries_of(extra: dict) -> list[dict]:
+    """Split, first scene and count of each part of the queries, also of older checkpoints."""
+    first = extra.get("first", 0)
+    count = extra.get("pictures", 0) - first
+    return extra.get("queries") or [
+        {"split": extra.get("split", "train"), "first": first, "count": count}
+    ]
 
 
 def document_facts(last: dict) -> dict[str, str]:

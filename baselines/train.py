@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from baselines.recipes import RECIPES, ROLES
+from baselines.recipes import PLAIN_ROLE, RECIPES
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
-SMALL = tuple(f"{size}{role}" for size in ("scenes-xs", "scenes-s") for role in ("", *ROLES))
-LARGE = tuple(f"scenes-m{role}" for role in ("", *ROLES))  # with a GPU
+ROLES = ("", PLAIN_ROLE)
+SMALL = tuple(f"{size}{role}" for size in ("scenes-xs", "scenes-s") for role in ROLES)
+LARGE = tuple(f"scenes-m{role}" for role in ROLES)  # with a GPU
 PARTS = (*ENCODERS, *SMALL, *LARGE)
 
 
@@ -27,8 +28,7 @@ PARTS = (*ENCODERS, *SMALL, *LARGE)
 class Options:
     """What to retrain, and how."""
 
-    # any of text vq features clip bank scenes-xs scenes-s scenes-m, the last three also with
-    # -documents, -plain
+    # any of text vq features clip bank scenes-xs scenes-s scenes-m, the last three also with -plain
     parts: tuple[str, ...] = (*ENCODERS, *SMALL)
     form: Literal["cpu", "gpu"] = "cpu"  # the recipe's form
     out: Path | None = None  # folder of the weights; default: the shipped ones

@@ -5,7 +5,7 @@
     nox -s ablate_pretraining -- --minutes 20               as far as it goes; the next continues
 
 Cost: two to three minutes a run on one core, 33 runs in all. Every arm goes on from
-`scenes-xs` on the same queries, in the same order, for the same number of steps, and differs
+`scenes-xs-plain` on the same queries, in the same order, for the same number of steps, and differs
 from `default` in one option of objective or retrieval. Each run is resumable and, once finished,
 never repeated. Measured: held-out losses of `val` and of entities with and without documents, and
 drawings of `val` captions: composition and FID without documents and with two, entities with two.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,11 +70,12 @@ class Options:
 
 def arms(steps: int) -> dict[str, Recipe]:
     """Arm -> recipe; all but `default` change one thing."""
-    full = replace(cpu_recipe("scenes-xs-documents"), name="scenes-xs")
+    full = replace(cpu_recipe("scenes-xs"), start="scenes-xs-plain")
     train = replace(
-        full.train, steps=steps, batch=BATCH, warmup=steps // 10, eval_every=steps, save_every=100
-    )
-    default = replace(full, train=train, again=None)
+        full.train, steps=steps, batch=BATCH, warmup=steps // 10, decay=steps // 5,
+        eval_every=steps, save_every=100, keep_every=0,
+    )  # fmt: skip
+    default = replace(full, train=train)
 
     def objective(**changes) -> Recipe:
         return replace(default, objective=replace(default.objective, **changes))
@@ -136,7 +137,7 @@ def described(recipe: Recipe) -> dict:
         "retrieval": to_dict(recipe.retrieval) if recipe.retrieves else None,
         "shares": list(recipe.shares),
         "start": recipe.start,
-        "first": recipe.first,
+        "queries": [asdict(part) for part in recipe.queries],
         "bursts": recipe.bursts,
         "train": to_dict(recipe.train),
     }

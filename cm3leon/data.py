@@ -22,7 +22,7 @@ from cm3leon.config import ModelConfig, ObjectiveConfig
 from cm3leon.neighbours import Neighbours
 from cm3leon.objective import mask_samples, rotate
 from cm3leon.positions import place
-from cm3leon.sequence import Vocabulary, build_sample
+from cm3leon.sequence import Document, Vocabulary, build_sample
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,8 +30,26 @@ if TYPE_CHECKING:
 ROUND = 8  # batches are padded to a multiple of this many tokens
 
 
+class Joined:
+    """The documents of several caches, one cache after the other."""
+
+    def __init__(self, caches: Sequence[TokenCache]):
+        self.caches = list(caches)
+        self.ends = np.cumsum([len(one) for one in self.caches])
+        self.captions = min(one.captions for one in self.caches)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def document(self, index: int, caption: int = 0) -> Document:
+        """As `TokenCache.document`."""
+        at = int(np.searchsorted(self.ends, index, "right"))
+        start = int(self.ends[at - 1]) if at else 0
+        return self.caches[at].document(index - start, caption)
+
+
 def pair_batches(
-    cache: TokenCache,
+    cache: TokenCache | Joined,
     vocabulary: Vocabulary,
     objective: ObjectiveConfig,
     batch: int,

@@ -85,22 +85,27 @@ def find_neighbours(
 ) -> np.ndarray:
     """Rows of the bank for every document of a cache, best first: int64 [N, config.documents].
 
-    The cache was encoded with `clip`. With `config.query_dropout` the texts are encoded again
-    without the dropped tokens, drawn from `seed`; a document of the bank never finds itself.
-    Raises UserError for a cache or bank of another CLIP and as in `retrieve.select`.
+    The cache was encoded with `clip`, or with none where texts alone are looked up. With
+    `config.query_dropout` the texts are encoded again without the dropped tokens, drawn from
+    `seed`; a document of the bank never finds itself. Raises UserError for a cache or bank of
+    another CLIP and as in `retrieve.select`.
     """
-    for name, digest in (("cache", queries.about["clip_sha256"]), ("bank", bank.clip_sha256)):
-        if digest != clip.sha256:
+    own = queries.about["clip_sha256"]
+    anew = config.by == "text" and own is None
+    for name, digest in (("cache", own), ("bank", bank.clip_sha256)):
+        if digest != clip.sha256 and not (anew and digest is own):
             raise UserError(
                 f"the {name} was made with CLIP {str(digest)[:12]}, this is {clip.sha256[:12]}; "
                 "encode it again"
             )
     from cm3leon.seeds import generator
 
-    texts_ND = queries.vectors("text_vectors")
-    if config.query_dropout and config.by != "image":
+    if anew or (config.query_dropout and config.by != "image"):
         captions = [text.decode(queries.text(index)) for index in range(len(queries))]
         draws = generator(seed, "query-dropout")
         texts_ND = clip.texts(captions, dropout=config.query_dropout, generator=draws)
-    query = Query(texts_ND, queries.vectors("image_vectors"), queries.ids)
+    else:
+        texts_ND = queries.vectors("text_vectors")
+    images_ND = None if anew else queries.vectors("image_vectors")
+    query = Query(texts_ND, images_ND, queries.ids)
     return select(query, bank, config, generator(seed, "neighbours"))

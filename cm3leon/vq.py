@@ -333,10 +333,25 @@ class VQ(nn.Module):
                 f"pictures must be square with sides a multiple of {stride}, "
                 f"got {height} x {width}; crop and resize them"
             )
-        parts = [self._codes(images[part]) for part in self.pieces(len(images), height * width)]
-        if not parts:
+        if not len(images):
             return torch.empty((0, (height // stride) ** 2), dtype=torch.int64, device=self.device)
+        if self.config.reach == "cell" and isinstance(images, np.ndarray):
+            return self._codes_of_cells(images)
+        parts = [self._codes(images[part]) for part in self.pieces(len(images), height * width)]
         return torch.cat(parts)
+
+    def _codes_of_cells(self, images: np.ndarray) -> Tensor:
+        """Of an encoder that reads each cell alone: different cells are read once."""
+        stride, count = self.config.stride, len(images)
+        side = images.shape[1] // stride
+        cells = images.reshape(count, side, stride, side, stride, 3).swapaxes(2, 3)
+        rows = np.ascontiguousarray(cells).reshape(count * side**2, -1)
+        whole = rows.view(np.dtype((np.void, rows.shape[1])))[:, 0]
+        _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+        different = rows[first].reshape(-1, stride, stride, 3)
+        pieces = self.pieces(len(different), stride**2)
+        codes = torch.cat([self._codes(different[piece]) for piece in pieces])[:, 0]
+        return codes[torch.as_tensor(which.reshape(count, -1), device=codes.device)]
 
     def _codes(self, images: np.ndarray | Tensor) -> Tensor:
         z = self.latents(to_unit(images).to(self.device))

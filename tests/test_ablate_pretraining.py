@@ -15,7 +15,7 @@ from reports.pretraining import HYPOTHESES, arms_table, pretraining_tables, verd
 
 FIELDS = (
     *("objective", "shares", "retrieval", "train", "model"),
-    *("split", "pictures", "start", "first", "bursts"),
+    *("queries", "pictures", "start", "first", "bursts"),
 )
 
 

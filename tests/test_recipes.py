@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from baselines import tokenizers, train, transformers
-from baselines.recipes import DRAWN_AT, RECIPES, Recipe, cpu_recipe, gpu_recipe, plain_twin
+from baselines.recipes import DRAWN_AT, RECIPES, Part, Recipe, cpu_recipe, gpu_recipe, plain_twin
 from cm3leon import checkpoint
 from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.drawing import DecodeConfig
@@ -34,14 +34,14 @@ TINY = Recipe(
     TrainConfig(
         steps=4, batch=4, warmup=1, save_every=2, eval_every=2, log_every=1, precision="float32"
     ),
-    pictures=48,
+    queries=(Part("study", 0, 48),),
 )
 NAMES = (
     "scenes-xs",
     "scenes-s",
     "scenes-m",
     "scenes-s-plain",
-    "scenes-s-documents",
+    "scenes-xs-plain",
 )
 
 
@@ -53,26 +53,23 @@ def test_a_recipe_is_of_the_model_it_names(form, name):
             cpu_recipe(name)
         return
     recipe = RECIPES[form](name)
-    size, _, role = name.partition("s-")[2].partition("-")
-    size = f"scenes-{size}"
-    assert recipe.model == MODELS[size]() and recipe.name == name
-    assert recipe.retrieves == (role == "documents") and recipe.objective.p_full == 0.5
-    assert 0 < recipe.train.warmup < recipe.train.steps
-    epochs = recipe.train.steps * recipe.train.batch / (recipe.pictures - recipe.first)
-    assert 0.4 < epochs <= 15
-    if not role:
-        assert recipe.split == "train" and recipe.start is None
-        return
-    assert recipe.split == "study"
-    assert recipe.start == size and recipe.first > 0
-    assert (recipe.bursts > 0) == (role == "documents")
-    assert recipe.pictures == SEEN and SPLITS["study"] == SPLITS["bank"] > SEEN
+    size, plain = name.removesuffix("-plain"), name.endswith("-plain")
+    assert recipe.model == MODELS[size]() and recipe.name == name and recipe.start is None
+    assert recipe.retrieves != plain and (recipe.bursts > 0) != plain
+    train = recipe.train
+    assert 0 < train.warmup < train.decay_start < train.steps and train.schedule == "wsd"
+    epochs = train.steps * train.batch / sum(part.count for part in recipe.queries)
+    assert 0.4 < epochs <= 30
+    study = [part for part in recipe.queries if part.split == "study"]
+    assert all(part.first + part.count <= SEEN for part in study)
+    assert SPLITS["study"] == SPLITS["bank"] > SEEN
 
 
 def test_the_twin_sees_the_same_queries():
-    recipe, twin = cpu_recipe("scenes-s-documents"), cpu_recipe("scenes-s-plain")
-    same = ("model", "train", "again", "split", "pictures", "first", "objective", "start")
+    recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
+    same = ("model", "queries", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
+    assert replace(twin.train, steps=recipe.train.steps) == recipe.train
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
 
@@ -91,7 +88,7 @@ def test_the_tokenizers_fit_the_models():
         assert vocabulary.image_size == shipped["codebook_size"]
         assert vocabulary.text_size == TextTokenizer.load(baselines_folder() / "scenes/text").size
     assert tokenizers.VQ_LOSS.freeze_step < tokenizers.VQ_TRAIN.steps
-    roles = ("", "-documents", "-plain")
+    roles = ("", "-plain")
     models = [f"{size}{role}" for size in ("scenes-xs", "scenes-s", "scenes-m") for role in roles]
     assert (*train.ENCODERS, *models) == train.PARTS
     assert [gpu_recipe(name).name for name in models] == models
@@ -287,7 +284,8 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     assert from_dict(type(TINY.model), config) == TINY.model
     assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
     assert extra["vq_sha256"] == checkpoint.digest(home / "vq")
-    assert extra["pictures"] == 48 and extra["train"]["steps"] == 4 and extra["device"]
+    assert extra["queries"] == [{"split": "study", "first": 0, "count": 48}]
+    assert extra["train"]["steps"] == 4 and extra["device"]
     assert extra["shares"] == list(TINY.shares) and extra["neighbours"]["documents"] == 4
     log = [json.loads(line) for line in (home / "tiny" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [1, 2, 3, 4]
@@ -308,43 +306,36 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
     assert checkpoint.digest(home / "tiny") == first  # the same recipe, the same bytes
 
 
-def test_positions_come_again_behind_a_pair(tmp_path):
-    generator = torch_generator(0, "first")
-    first = transformers.Transformer(TINY.model, generator)
+def test_a_start_takes_the_weights_of_another(tmp_path):
+    first = transformers.Transformer(TINY.model, torch_generator(0, "first"))
     checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict())
     second = transformers.Transformer(TINY.model)
-    transformers.go_on_from(second, tmp_path / "first")
-    own, table = first.position_embedding.weight, second.position_embedding.weight
-    kept, pair = transformers.KEPT, transformers.PAIR
-    assert torch.equal(table[:kept], own[:kept])
-    assert torch.equal(table[kept:], table[kept - pair : -pair])
-    assert torch.equal(second.token_embedding.weight, first.token_embedding.weight)
+    transformers.begin_with(second, tmp_path / "first")
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value)
     other = transformers.Transformer(replace(TINY.model, width=32))
     with pytest.raises(UserError, match="first is a model of another shape; train first again"):
-        transformers.go_on_from(other, tmp_path / "first")
-    about = {"shares": [0.5, 0.5]}  # trained with documents: it knows its later positions
-    checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict(), about)
-    transformers.go_on_from(second, tmp_path / "first")
-    assert torch.equal(second.position_embedding.weight, own)
+        transformers.begin_with(other, tmp_path / "first")
 
 
-def test_bursts_are_about_the_scene_s_entity():
-    rows_NS = np.full((PLAIN + 600, 4), -1)
-    found = transformers.in_bursts(rows_NS, 0.6, 0)
-    np.testing.assert_array_equal(found, transformers.in_bursts(rows_NS, 0.6, 0))
-    assert (rows_NS == -1).all() and (found[:PLAIN] == -1).all()
-    chosen = found[:, 0] >= 0
-    assert 0.5 < chosen[PLAIN:].mean() < 0.7
-    for scene_index in np.flatnonzero(chosen):
-        rows = found[scene_index]
-        assert len(set(rows.tolist())) == 4
-        assert {(row - PLAIN) // 6 for row in rows} == {(scene_index - PLAIN) // 6}
-        places = [
-            scene("stock", part, int(i)).place
-            for part, i in (("bank", rows[0]), ("study", scene_index))
-        ]
-        assert places[0] == places[1]
-    assert len({tuple(row) for row in found[chosen].tolist()}) > 300  # drawn anew
+@pytest.mark.parametrize(
+    "part", [Part("study", PLAIN - 50, 650), Part("train", 0, 9_000)], ids=["study", "train"]
+)
+def test_bursts_are_about_the_scene_s_entity(part):
+    rows_NS = np.full((part.count, 4), -1)
+    found = transformers.in_bursts(rows_NS, part, 0.6, 0)
+    np.testing.assert_array_equal(found, transformers.in_bursts(rows_NS, part, 0.6, 0))
+    assert (rows_NS == -1).all()
+    scenes = [scene("stock", part.split, part.first + row) for row in range(part.count)]
+    names = [[thing[4] for thing in one.plan.things if thing[4]] for one in scenes]
+    about, chosen = np.array([bool(name) for name in names]), found[:, 0] >= 0
+    assert not chosen[~about].any() and 0.5 < chosen[about].mean() < 0.7
+    for row in np.flatnonzero(chosen):
+        documents = [scene("stock", "bank", int(at)) for at in found[row]]
+        assert len(set(found[row].tolist())) == 4
+        assert {one.plan.things[0][4] for one in documents} == set(names[row])
+        assert documents[0].place == scenes[row].place
+    assert len({tuple(row) for row in found[chosen].tolist()}) > 0.8 * chosen.sum()  # drawn anew
 
 
 def test_a_second_stage_names_where_it_began(home, small, tmp_path):
@@ -357,32 +348,6 @@ def test_a_second_stage_names_where_it_began(home, small, tmp_path):
     assert extra["start_sha256"] == checkpoint.digest(home / names[0])
 
 
-def test_a_second_leg_goes_on_from_the_first(home, small, tmp_path):
-    leg = replace(TINY.train, steps=2, rate=1e-3, warmup=0, seed=1)
-    recipe = replace(plain_twin(TINY), name="tiny-legs", again=leg)
-
-    def trained() -> dict:
-        transformers.train_transformer(recipe, home, tmp_path, "cpu", "cpu")
-        made = checkpoint.read_about(home / recipe.name)
-        assert made["extra"]["again"]["rate"] == 1e-3 and made["extra"]["train"]["steps"] == 4
-        return made
-
-    first = trained()
-    log = [json.loads(line) for line in (home / recipe.name / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in log] == [1, 2, 3, 4, 5, 6]
-    assert [record["learning_rate"] for record in log[4:]] == pytest.approx([0.00055, 0.0001])
-    seconds = [record["seconds"] for record in log]
-    assert seconds == sorted(seconds)
-    run = tmp_path / "tiny-legs-cpu"
-    states = {path.parent.name: path for path in run.rglob("state-*.safetensors")}
-    assert set(states) == {run.name, transformers.AGAIN_FOLDER}
-    whole, half = (states[name].read_bytes() for name in (transformers.AGAIN_FOLDER, run.name))
-    assert whole != half
-    shutil.rmtree(run / transformers.AGAIN_FOLDER)  # killed before the second leg saved anything
-    assert trained()["sha256"] == first["sha256"]
-    assert states[run.name].read_bytes() == half
-
-
 def test_the_twin_has_no_documents(home, small, tmp_path):
     options = train.Options(parts=("tiny-plain",), out=home, runs=tmp_path / "runs", fresh=True)
     assert train.main(options) == 0
@@ -393,10 +358,16 @@ def test_the_twin_has_no_documents(home, small, tmp_path):
 
 def test_documents_about_entities_never_seen_are_kept_out(home, small, tmp_path):
     shop = transformers.Shop(home, tmp_path)
-    documents = shop.bank_tokens()
-    seen = shop.neighbours(documents, TINY, seen=True)
+    recipe = replace(TINY, queries=(Part("bank", 0, 60),), bursts=0.0)
+    seen = shop.neighbours(recipe)
     assert seen.rows_NS.max() < 48 and seen.rows_NS.shape == (60, 4)
-    whole = shop.neighbours(documents, TINY, seen=False)
-    assert whole.rows_NS.max() >= 48
-    again = shop.neighbours(documents, TINY, seen=True)  # from its file
-    np.testing.assert_array_equal(again.rows_NS, seen.rows_NS)
+    assert shop.held_neighbours(recipe, recipe.queries[0]).rows_NS.max() >= 48
+
+
+def test_parts_of_the_queries_are_one_after_the_other(home, small, tmp_path):
+    shop = transformers.Shop(home, tmp_path)
+    parts = (Part("study", 3, 5), Part("train", 0, 4))
+    joined = transformers.Joined([shop.part(part) for part in parts])
+    assert len(joined) == 9
+    wanted = [shop.part(part).document(at, 2) for part in parts for at in range(part.count)]
+    assert [joined.document(at, 2) for at in range(9)] == wanted
