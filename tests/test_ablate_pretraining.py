@@ -15,7 +15,7 @@ from reports.pretraining import HYPOTHESES, arms_table, pretraining_tables, verd
 
 FIELDS = (
     *("objective", "shares", "retrieval", "train", "model"),
-    *("queries", "pictures", "start", "first", "bursts"),
+    *("queries", "start", "bursts"),
 )
 
 
