@@ -18,6 +18,7 @@ from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.fused_draw import choose
 from cm3leon.kv_cache import Cache
+from cm3leon.positions import place_prompt
 from cm3leon.sequence import Vocabulary
 from cm3leon.transformer import Transformer
 
@@ -42,7 +43,7 @@ def generate_images(
     `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens"
     (places of the batch, padding included) and "forward_calls".
     Raises UserError, before any work, for counts or sizes that do not match and for a prompt that
-    leaves no room for N tokens in the context.
+    leaves no room for N tokens in the context or in the model's places.
     """
     uniforms_BN = torch.as_tensor(uniforms_BN, dtype=torch.float64)
     guided = free_prompts is not None and decode.streams == 2
@@ -77,7 +78,7 @@ def _loop(
     # The head is computed for image ids alone, which is `decode.restrict` without its cost.
     images = (vocabulary.image_start, vocabulary.image_end)
     count = uniforms_BN.shape[1]
-    cache, logits_RV = _read_prompts(model, streams, vocabulary.pad, count, images, counters)
+    cache, logits_RV = _read_prompts(model, vocabulary, streams, count, images, counters)
     codes_NB = []
     for index in range(count):
         if index:
@@ -92,8 +93,8 @@ def _loop(
 
 def _read_prompts(
     model: Transformer,
+    vocabulary: Vocabulary,
     streams: Sequence[Sequence[np.ndarray]],
-    filler: int,
     count: int,
     images: tuple[int, int],
     counters: dict[str, int],
@@ -103,44 +104,52 @@ def _read_prompts(
     Read once is what the streams of a sample begin with, which is its documents, and whatever
     several samples have in common as a whole: these documents, or the prompt.
     """
-    cuts = [common_start(sample) for sample in zip(*streams, strict=True)] * len(streams)
-    rows = [row for stream in streams for row in stream]
-    heads = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
-    tails = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
-    prompts, prompt_of_R = unique(rows)
-    which_P = [prompt_of_R.index(place) for place in range(len(prompts))]  # a row of each prompt
-    longest = max(map(len, rows))
-    few = model.cache(len(prompts), longest + (count - 1 if len(prompts) == len(rows) else 0))
+    codes_N = np.full(count, vocabulary.image_start)
+    prompts = [row for stream in streams for row in stream]
+    places = [place_prompt(row, codes_N, vocabulary, model.config) for row in prompts]
+    rows = [np.stack([row, at[: len(row)]]) for row, at in zip(prompts, places, strict=True)]
+    pairs = [rows[at :: len(streams[0])] for at in range(len(streams[0]))]  # of a sample
+    cuts = [common_start(pair) for pair in pairs] * len(streams)
+    heads = [row[:, :cut] for row, cut in zip(rows, cuts, strict=True)]
+    tails = [row[:, cut:] for row, cut in zip(rows, cuts, strict=True)]
+    different, prompt_of_R = unique(rows)
+    which_P = [prompt_of_R.index(one) for one in range(len(different))]  # a row of each prompt
+    longest = max(map(len, prompts))
+    few = model.cache(len(different), longest + (count - 1 if len(different) == len(rows) else 0))
     if all(cuts):
         firsts, first_of_R = unique(heads)
-        shared, _ = _read(model, firsts, filler, None, counters, images)
+        shared, _ = _read(model, firsts, vocabulary.pad, None, counters, images)
         few.copy(shared, torch.tensor([first_of_R[row] for row in which_P]))
     else:  # a prompt of one token has no beginning to share
         tails = rows
-    _, logits_PV = _read(model, [tails[row] for row in which_P], filler, few, counters, images)
-    if len(prompts) == len(rows):
+    ends = [tails[row] for row in which_P]
+    _, logits_PV = _read(model, ends, vocabulary.pad, few, counters, images)
+    few.go_on(torch.tensor([places[row][-count] for row in which_P]))
+    if len(different) == len(rows):
         return few, logits_PV
     cache = model.cache(len(rows), longest + count - 1)
-    places_R = torch.tensor(prompt_of_R)
-    cache.copy(few, places_R)
-    return cache, logits_PV[places_R.to(logits_PV.device)]
+    prompt_of_R = torch.tensor(prompt_of_R)
+    cache.copy(few, prompt_of_R)
+    return cache, logits_PV[prompt_of_R.to(logits_PV.device)]
 
 
 def _read(model, rows, filler: int, cache: Cache | None, counters, images) -> tuple[Cache, Tensor]:
-    """Read ragged rows behind what a cache holds, or into a new one."""
-    ids_BT, lengths_B = pad(rows, filler)
+    """Read ragged rows, ids over places [2, T], behind what a cache holds, or into a new one."""
+    ids_BT, lengths_B = pad([ids for ids, _ in rows], filler)
+    positions_BT, _ = pad([places for _, places in rows], 0)
     _count(counters, "prefill_tokens", ids_BT.numel())
     ids_BT = ids_BT.to(model.token_embedding.weight.device)
     if cache is not None:
-        return cache, model.extend(ids_BT, lengths_B, cache, *images)
+        return cache, model.extend(ids_BT, lengths_B, cache, *images, positions_BT)
     cache = model.cache(len(rows), ids_BT.shape[1])
-    return cache, model.prefill(ids_BT, lengths_B, cache, *images)
+    return cache, model.prefill(ids_BT, lengths_B, cache, *images, positions_BT)
 
 
 def common_start(rows: Sequence[np.ndarray]) -> int:
-    """Tokens with which all rows begin; the last token of none is among them."""
-    most = min(map(len, rows)) - 1
-    equal = [rows[0][:most] == row[:most] for row in rows[1:]]
+    """Tokens with which all rows [.., T] begin; the last token of none is among them."""
+    most = min(row.shape[-1] for row in rows) - 1
+    first = np.atleast_2d(rows[0])[:, :most]
+    equal = [(first == np.atleast_2d(row)[:, :most]).all(0) for row in rows[1:]]
     differ = np.flatnonzero(~np.logical_and.reduce(equal)) if equal else ()
     return int(differ[0]) if len(differ) else most
 

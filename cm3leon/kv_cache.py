@@ -12,6 +12,7 @@ from torch import Tensor
 from cm3leon.attention import causal
 from cm3leon.config import ModelConfig
 from cm3leon.errors import UserError
+from cm3leon.positions import table_rows
 
 SLACK = 4  # idle slots before the longest row are given up above this part of its length: 1/4
 
@@ -37,6 +38,10 @@ class Cache:
     the first step the rows are moved so that all end at the same slot, and a step writes one slot
     of all rows; a row that comes later (`put`) is written so that it ends there too. What a row
     does not hold is masked, never read.
+
+    `lengths_B` counts a row's tokens; `next_B` is the place of its next one (`positions.py`), which
+    goes on by one with every step. `go_on` sets it where what follows does not stand behind the
+    last token.
     """
 
     def __init__(self, config: ModelConfig, batch: int, capacity: int, device=None, dtype=None):
@@ -48,6 +53,9 @@ class Cache:
         # Zeros, not empty: a masked slot has weight 0, and 0 times a stray NaN would be NaN.
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths_B = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.next_B = torch.zeros_like(self.lengths_B)
+        self.last_place = table_rows(config) - 1  # where rows that have ended may wait
+        self.table: tuple | None = None  # of places, and the weights it was made from
         self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
         self.even = True  # all rows are equally long: nothing to mask
         self.mask_B1L: Tensor | None = None  # of rows that end together: 0, or -inf before a row
@@ -117,6 +125,7 @@ class Cache:
         filled = other.longest
         self.kv[:, :, :, :, :filled] = other.kv[:, :, rows_B, :, :filled]
         lengths_B = other.lengths_B[rows_B]
+        self.next_B.copy_(other.next_B[rows_B])
         shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
         if other.mask_B1L is None:
             self.start(lengths_B, longest, even=shortest == longest)
@@ -132,6 +141,7 @@ class Cache:
         if self.mask_B1L is None and not self.even:
             self._align()
         lengths_R = other.lengths_B[others_R]
+        self.next_B.index_copy_(0, rows_R, other.next_B[others_R])
         lengths_B = self.lengths_B.index_copy(0, rows_R, lengths_R)
         shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
         if longest > self.capacity:
@@ -158,6 +168,7 @@ class Cache:
 
     def reorder(self, rows_B: Tensor, newest: int) -> None:
         """Row b takes the newest tokens of row `rows_B[b]`, which before these holds the same."""
+        self.next_B.copy_(self.next_B[rows_B])
         moved_R = (rows_B != torch.arange(len(rows_B), device=rows_B.device)).nonzero()[:, 0]
         if newest and len(moved_R):
             part = self.kv[:, :, :, :, self.longest - newest : self.longest]
@@ -167,6 +178,10 @@ class Cache:
         """Set the lengths after a prompt."""
         self.lengths_B.copy_(lengths_B)
         self.longest, self.even, self.mask_B1L = longest, even, None
+
+    def go_on(self, next_B: Tensor) -> None:
+        """Set the places of the next tokens, int64 [B]."""
+        self.next_B.copy_(next_B).clamp_(max=self.last_place)
 
     def open(self) -> None:
         """Make room for one token a row: check the capacity, and let all rows end together."""
@@ -181,6 +196,7 @@ class Cache:
     def close(self) -> None:
         """Count the token that every layer has stored."""
         self.lengths_B += 1
+        self.next_B.add_(1).clamp_(max=self.last_place)
         self.longest += 1
 
     def _move(self, end: int) -> None:

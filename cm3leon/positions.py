@@ -57,11 +57,20 @@ def place(
     return _Row(ids, vocabulary, config, hidden or {}).places
 
 
-def next_place(
-    prompt: np.ndarray, follows: int, vocabulary: Vocabulary, config: ModelConfig
-) -> int:
-    """Where the id `follows` stands behind a prompt; what is drawn after it goes on by one."""
-    return int(place(np.append(prompt, follows), vocabulary, config)[-1])
+def place_prompt(
+    prompt: np.ndarray,
+    follows: int | np.ndarray,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    hidden: Mapping[int, int] | None = None,
+) -> np.ndarray:
+    """The places of a prompt and of the N ids that follow it, int64 [T + N].
+
+    `follows` are stand-ins, of the kind that is to be drawn: a sentinel in a prompt can mean a text
+    or a picture until something follows. What is drawn behind the last of them goes on by one.
+    Arguments and errors as in `place`.
+    """
+    return place(np.append(prompt, follows), vocabulary, config, hidden)
 
 
 class _Row:

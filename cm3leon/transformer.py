@@ -27,7 +27,7 @@ from cm3leon.errors import UserError
 from cm3leon.fused_step import MATRICES, Advance, fastest_step
 from cm3leon.graph_step import graphed_step
 from cm3leon.kv_cache import Cache
-from cm3leon.linears import products
+from cm3leon.linears import products, version
 from cm3leon.positions import table_rows
 from cm3leon.seeds import torch_generator
 
@@ -252,14 +252,19 @@ class Transformer(nn.Module):
         cache: Cache,
         start: int = 0,
         end: int | None = None,
+        positions_BT: Tensor | None = None,
     ) -> Tensor:
         """Read the prompts and return the logits [B, end - start] after each row's last token, at
         least float32.
 
         `ids_BT` is padded on the right with any valid id; row b counts to `lengths_B[b]`.
-        `cache` is filled from its beginning, whatever it held.
+        `positions_BT` are the places of the ids (`positions.place`), any where there is padding;
+        left out they are the indices in the row, which only a model of positions "row" can mean.
+        `cache` is filled from its beginning, whatever it held; its next tokens stand behind the
+        last ones.
         """
         self._check(ids_BT)
+        self._check_positions(positions_BT, ids_BT)
         shortest, longest = check_lengths(lengths_B, ids_BT)
         if ids_BT.shape[0] != cache.batch or longest > cache.capacity:
             raise UserError(
@@ -267,17 +272,19 @@ class Transformer(nn.Module):
                 f"{cache.batch} rows and {cache.capacity} tokens"
             )
         lengths_B = lengths_B.to(ids_BT.device)
-        from_zero_B = torch.zeros_like(lengths_B)
+        places_BT = self._places(positions_BT, torch.zeros_like(lengths_B), longest)
         states = [
             self._read(
                 ids_BT[rows, :longest],
                 lengths_B[rows],
-                from_zero_B[rows],
+                places_BT[rows],
+                cache,
                 partial(cache.fill, rows=rows),
             )
             for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest))
         ]
         cache.start(lengths_B, longest, even=shortest == longest)
+        cache.go_on(behind(places_BT, lengths_B))
         return widen(self.logits(torch.cat(states), start, end))
 
     @torch.inference_mode()
@@ -288,12 +295,14 @@ class Transformer(nn.Module):
         cache: Cache,
         start: int = 0,
         end: int | None = None,
+        positions_BT: Tensor | None = None,
     ) -> Tensor:
         """Read on behind what every row of the cache holds; arguments and result as in `prefill`.
 
         The same logits as `prefill` of the whole rows gives, up to rounding.
         """
         self._check(ids_BT)
+        self._check_positions(positions_BT, ids_BT)
         _, longest = check_lengths(lengths_B, ids_BT)
         lengths_B = lengths_B.to(ids_BT.device)
         after_B = cache.lengths_B + lengths_B
@@ -303,12 +312,14 @@ class Transformer(nn.Module):
                 f"{ids_BT.shape[0]} rows of up to {most} tokens do not fit a cache of "
                 f"{cache.batch} rows and {cache.capacity} tokens"
             )
-        states = []
+        places_BT, states = self._places(positions_BT, cache.lengths_B, longest), []
         for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest)):
             starts_B = cache.lengths_B[rows]
-            place = partial(cache.append, rows=rows, starts_B=starts_B, lengths_B=lengths_B[rows])
-            states.append(self._read(ids_BT[rows, :longest], lengths_B[rows], starts_B, place))
+            put = partial(cache.append, rows=rows, starts_B=starts_B, lengths_B=lengths_B[rows])
+            read = (ids_BT[rows, :longest], lengths_B[rows], places_BT[rows], cache, put)
+            states.append(self._read(*read))
         cache.start(after_B, most, even=least == most)
+        cache.go_on(behind(places_BT, lengths_B))
         return widen(self.logits(torch.cat(states), start, end))
 
     @torch.inference_mode()
@@ -316,15 +327,16 @@ class Transformer(nn.Module):
         """Append one token to every row and return the logits [B, end - start] after it, at least
         float32.
 
-        The same logits as `forward` over the whole row gives at its last token. The ids are
-        not checked again: they come from a draw over a range of this vocabulary.
+        The tokens stand at `cache.next_B`, which goes on by one. The same logits as `forward` over
+        the whole row gives at its last token. The ids are not checked again: they come from a draw
+        over a range of this vocabulary.
         """
         cache.open()
         if (start, end) not in cache.ways:
             by_torch = partial(self._by_torch, cache.batch, start, end)
             fastest = graphed_step if cache.kv.is_cuda else fastest_step
             cache.ways[start, end] = fastest(self, cache.batch, start, end, by_torch)
-        x_BD = self.token_embedding(ids_B) + self.position_embedding(cache.lengths_B)
+        x_BD = self.token_embedding(ids_B) + F.embedding(cache.next_B, self._table(cache))
         logits = cache.ways[start, end](x_BD, cache)
         cache.close()
         return logits
@@ -345,16 +357,48 @@ class Transformer(nn.Module):
 
         return advance
 
-    def _read(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor, place: Callable) -> Tensor:
-        """Run tokens that begin at `starts_B` through the blocks; the states [B, D] at each row's
-        last token. `place(layer, q_BHTK=, ..)` stores keys and values and attends.
+    def _read(
+        self, ids_BT: Tensor, lengths_B: Tensor, places_BT: Tensor, cache: Cache, put: Callable
+    ) -> Tensor:
+        """Run tokens through the blocks; the states [B, D] at each row's last token.
+        `put(layer, q_BHTK=, ..)` stores keys and values and attends.
         """
-        positions_BT = starts_B[:, None] + torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        positions_BT = positions_BT.clamp(max=self.config.context - 1)  # of padding
-        x_BTD = self.token_embedding(ids_BT) + self.position_embedding(positions_BT)
+        x_BTD = self.token_embedding(ids_BT) + F.embedding(places_BT, self._table(cache))
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, partial(_placed, place, layer))
+            x_BTD = block(x_BTD, partial(_cached, put, layer))
         return norm(x_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
+
+    def _places(self, positions_BT: Tensor | None, starts_B: Tensor, longest: int) -> Tensor:
+        """The places of rows that begin behind so many tokens, [B, T]."""
+        if positions_BT is not None:
+            return positions_BT[:, :longest].to(starts_B.device)
+        positions_BT = starts_B[:, None] + torch.arange(longest, device=starts_B.device)
+        return positions_BT.clamp(max=self.config.context - 1)  # of padding
+
+    def _table(self, cache: Cache) -> Tensor:
+        """`position_table` as the weights are; a sum is not made again for every token."""
+        weight = self.position_embedding.weight
+        if self.config.positions != "grid":
+            return weight
+        stamp = (weight.data_ptr(), version(weight))
+        if cache.table is None or cache.table[0] != stamp:
+            cache.table = (stamp, self.position_table())
+        return cache.table[1]
+
+    def _check_positions(self, positions_BT: Tensor | None, ids_BT: Tensor) -> None:
+        if positions_BT is None:
+            if self.config.positions != "row":
+                raise UserError(
+                    f"a model of positions {self.config.positions!r} must be told where the tokens "
+                    "stand; give positions_BT (positions.place)"
+                )
+            return
+        if positions_BT.shape != ids_BT.shape:
+            raise UserError(
+                f"positions of shape {list(positions_BT.shape)} do not match ids of shape "
+                f"{list(ids_BT.shape)}"
+            )
+        check_range("positions", positions_BT, table_rows(self.config))
 
     def _check(self, ids_BT: Tensor) -> None:
         if ids_BT.ndim != 2 or ids_BT.dtype.is_floating_point or not ids_BT.shape[1]:
@@ -383,10 +427,15 @@ class Transformer(nn.Module):
         return head_loss(hidden_MD, self.table(0, None), targets_M, IGNORE)
 
 
-def _placed(place: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:
+def behind(places_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    """The place behind each row's last token, [B]."""
+    return places_BT.gather(1, lengths_B[:, None] - 1)[:, 0] + 1
+
+
+def _cached(put: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:
     """Attention by a cache: [B, T, 3 D] -> [B, T, D]."""
     q_BHTK, k_BHTK, v_BHTK = split_heads(qkv_BTM, heads)
-    return join_heads(place(layer, q_BHTK=q_BHTK, k_BHTK=k_BHTK, v_BHTK=v_BHTK))
+    return join_heads(put(layer, q_BHTK=q_BHTK, k_BHTK=k_BHTK, v_BHTK=v_BHTK))
 
 
 def pieces(count: int, size: int) -> list[slice]:

@@ -13,7 +13,7 @@ from cm3leon.config import ModelConfig, ObjectiveConfig, VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.infill import opened
 from cm3leon.objective import draw_spans, rotate
-from cm3leon.positions import next_place, pair_places, place, table_rows
+from cm3leon.positions import pair_places, place, place_prompt, table_rows
 from cm3leon.sequence import (
     Document,
     Image,
@@ -99,9 +99,9 @@ def test_prompts_stand_as_the_rows_they_begin(seed, lengths, reading):
     places = place(whole, VOCABULARY, ANCHORED)
     assert place(prompt, VOCABULARY, ANCHORED).tolist() == places[: len(prompt)].tolist()
     image = VOCABULARY.image_start
-    assert next_place(prompt, image, VOCABULARY, ANCHORED) == places[len(prompt)]
+    assert place_prompt(prompt, image, VOCABULARY, ANCHORED)[-1] == places[len(prompt)]
     free = build_free_prompt(documents, VOCABULARY, reading)
-    cell = next_place(free, image, VOCABULARY, ANCHORED) % EACH
+    cell = place_prompt(free, image, VOCABULARY, ANCHORED)[-1] % EACH
     assert cell == TEXT  # a picture begins in its first cell in every stream
     if not text.ids:
         return
@@ -111,7 +111,7 @@ def test_prompts_stand_as_the_rows_they_begin(seed, lengths, reading):
     assert rotated[: len(prompt)].tolist() == prompt.tolist()
     wanted = place(rotated, VOCABULARY, ANCHORED)
     assert place(prompt, VOCABULARY, ANCHORED).tolist() == wanted[: len(prompt)].tolist()
-    assert next_place(prompt, 0, VOCABULARY, ANCHORED) == wanted[len(prompt)]
+    assert place_prompt(prompt, 0, VOCABULARY, ANCHORED)[-1] == wanted[len(prompt)]
 
 
 @given(SEEDS, LENGTHS, st.data())
@@ -124,7 +124,10 @@ def test_a_prompt_with_one_hole_in_a_picture_knows_the_cells_behind_it(seed, len
     prompt = opened(ids, [(picture + left, picture + right)], VOCABULARY)
     wanted = place(rotated, VOCABULARY, ANCHORED)
     assert place(prompt, VOCABULARY, ANCHORED).tolist() == wanted[: len(prompt)].tolist()
-    assert next_place(prompt, VOCABULARY.image_start, VOCABULARY, ANCHORED) == wanted[len(prompt)]
+    assert (
+        place_prompt(prompt, VOCABULARY.image_start, VOCABULARY, ANCHORED)[-1]
+        == wanted[len(prompt)]
+    )
 
 
 def test_a_prompt_with_two_holes_is_told_how_much_they_hide():
