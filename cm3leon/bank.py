@@ -59,6 +59,7 @@ class MemoryBank:
             raise UserError(f"id {twice!r} stands twice in the bank; ids must differ")
         self.index = None  # an inverted file, where exact search would be too slow
         self.recall: float | None = None  # of the index at 10 against exact search
+        self.cache: Path | None = None  # where the documents lie, as far as it is known
 
     @classmethod
     def build(
@@ -92,6 +93,7 @@ class MemoryBank:
         """
         vectors_ND = np.concatenate([unit(a + b) for a, b in cache.vector_pairs()])
         bank = cls(vectors_ND, cache.ids, cache.about["clip_sha256"], cache.about["source"])
+        bank.cache = Path(cache.folder).resolve()
         if len(bank) > exact:
             bank.train_index()
         return bank
@@ -169,6 +171,7 @@ class MemoryBank:
             "source": self.source,
             "count": len(self),
             "width": self.width,
+            "cache": None if self.cache is None else str(self.cache),
         }
         if self.index is not None:
             import faiss

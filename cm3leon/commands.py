@@ -37,7 +37,7 @@ class Draw:
     documents: int | None = None
     """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
     bank: Path | None = None
-    """what `cm3leon encode` made, to retrieve from; left out: the shipped memory bank"""
+    """what `cm3leon encode` or `index` made, to retrieve from; left out: the model's own bank"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"

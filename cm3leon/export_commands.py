@@ -38,7 +38,7 @@ class Export:
 class Import:
     """Read such a folder back, or a plain OPT without biases and affine norms.
 
-    Its tokenizers are put beside OUT, where systems look for them: `cm3leon import FOLDER
+    What lies in it besides (tokenizers, CLIP, memory bank) is put into OUT: `cm3leon import FOLDER
     models/mine`, then `cm3leon draw "a star" --system models/mine`.
     """
 
@@ -46,6 +46,8 @@ class Import:
     """what `cm3leon export` or save_pretrained wrote"""
     out: tyro.conf.Positional[Path]
     """model folder to make; one that exists is refused"""
+    tokenizers: Path | None = None
+    """folder with text/ and vq/ of a plain OPT; left out: those of FOLDER, else those beside OUT"""
     text_size: int | None = None
     """of a plain OPT: how many ids, from 0 on, are text"""
     image_size: int | None = None
@@ -57,7 +59,7 @@ class Import:
         """Read, write, then print the folder."""
         from cm3leon.hf_folder import import_hf
 
-        print(import_hf(self.folder, self.out, self.vocabulary()))
+        print(import_hf(self.folder, self.out, self.vocabulary(), self.tokenizers))
         return 0
 
     def vocabulary(self) -> VocabularyConfig | None:

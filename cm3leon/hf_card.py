@@ -30,9 +30,9 @@ def card(name: str, model: ModelConfig, vq: VQConfig, extra: dict, sha256: str) 
         "sha256 of the weights before export": f"`{sha256}`",
     }
     if "retrieval" in extra:
+        where = "not in this folder" if "bank" in extra else "in `bank/` and `clip/`"
         facts["documents"] = (
-            "trained with retrieved documents before the caption; memory bank and CLIP are not "
-            "in this folder"
+            f"trained with retrieved documents before the caption; memory bank and CLIP are {where}"
         )
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     parts = [

@@ -4,7 +4,9 @@
     model.safetensors                        or shards of at most 5 GB and their index
     tokenizer.json and its two companions    the whole id space
     text/, vq/                               our own tokenizers, byte for byte
+    clip/, bank/                             of a model that retrieves from what lies beside it
     README.md                                the card
+    SHA256SUMS                               of all these, as sha256sum has it; an import checks it
 
 Weights go from the mapped file to the new ones without being held in between: a model that fills
 the disk's cache but not the memory can be exported. A folder appears whole or not at all.
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig, from_dict, to_dict
 from cm3leon.drawing import DecodeConfig
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, note
 from cm3leon.export import (
     HEAD,
     OURS,
@@ -36,6 +38,8 @@ from cm3leon.export import (
 from cm3leon.files import sha256_file
 from cm3leon.hf_card import card
 from cm3leon.hf_tokenizer import tokenizer_files
+from cm3leon.packed import BANK, unpack
+from cm3leon.public_weights import other_names
 from cm3leon.sequence import Vocabulary
 
 if TYPE_CHECKING:
@@ -43,6 +47,13 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+SUMS = "SHA256SUMS"
+PARTS = {  # folders that go with a model -> their files
+    "text": ("tokenizer.json",),
+    "vq": (checkpoint.WEIGHTS, checkpoint.CONFIG),
+    "clip": (checkpoint.WEIGHTS, checkpoint.CONFIG),
+    "bank": (BANK,),
+}
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -53,17 +64,19 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     Raises UserError when `out` exists, when the model is broken or its tokenizers are others than
     it was trained with, and when the disk is full; nothing is left behind then.
     """
-    from cm3leon.loading import check_fit, find_model
+    from cm3leon.loading import check_fit, find_model, home_of
     from cm3leon.text import TextTokenizer
 
     source, out = find_model(name), Path(out)
     refuse_existing(out)
-    text_file, vq = source.parent / "text" / "tokenizer.json", source.parent / "vq"
+    home = home_of(source)
+    text_file, vq = home / "text" / "tokenizer.json", home / "vq"
     text, about = TextTokenizer.load(text_file), checkpoint.read_about(vq)
     model, extra = mapped_model(source)
     digests = {"text": text.digest, "vq": checkpoint.digest(vq)}
     vq_config = from_dict(VQConfig, about["config"])
-    check_fit(source, model.config, extra, text.size, vq_config, digests)
+    check_fit(source, home, model.config, extra, text.size, vq_config, digests)
+    parts = carried(home, extra)
     config = to_opt_config(model.config)
     config[OURS] |= {"name": source.name, "sha256": checkpoint.digest(source), "extra": extra}
     vocabulary = Vocabulary.from_config(model.config.vocabulary)
@@ -74,48 +87,130 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
         "README.md": card(source.name, model.config, vq_config, extra, config[OURS]["sha256"]),
     }
     with new_folder(out) as folder:
-        copy_files(text_file.parent, folder / "text", ("tokenizer.json",))
-        copy_files(vq, folder / "vq", (checkpoint.WEIGHTS, checkpoint.CONFIG))
+        for part in parts:
+            copy_files(home / part, folder / part, PARTS[part])
         for file, content in files.items():
             (folder / file).write_text(content, encoding="utf-8")
         tensors = to_opt_state_dict(model)
         if model.config.tied:
             del tensors[HEAD]
         write_shards(folder, tensors, shard_bytes)
+        write_sums(folder)
     return out
+
+
+def carried(home: Path, extra: dict) -> list[str]:
+    """The parts beside a model that go with it; UserError when CLIP or bank are damaged.
+
+    A bank that a training was given by its path may be of any size, and stays where it is.
+    """
+    if "retrieval" not in extra:
+        return ["text", "vq"]
+    if "bank" in extra:
+        note(
+            f"its CLIP ({extra['clip']['name']}) and memory bank ({extra['bank']['cache']}) stay "
+            "where they are; elsewhere name a --bank, or ask for --documents 0"
+        )
+        return ["text", "vq"]
+    check_digest(home / "clip", checkpoint.read_about(home / "clip"))
+    unpack(home / "bank" / BANK)
+    return list(PARTS)
 
 
 def import_hf(
-    source: str | Path, out: str | Path, vocabulary: VocabularyConfig | None = None
+    source: str | Path,
+    out: str | Path,
+    vocabulary: VocabularyConfig | None = None,
+    tokenizers: Path | None = None,
 ) -> Path:
     """Read such a folder, or a plain OPT of our kind, into a model folder; returns it.
 
-    What an export of ours brings along (`text/`, `vq/`) is put beside `out`, where a system looks
-    for it. `vocabulary` says which ids mean what for a plain OPT. Raises UserError when `out`
-    exists, when other tokenizers lie beside it, and for any network that is not ours.
+    What an export of ours brings along (`text/`, `vq/`, `clip/`, `bank/`) is put into `out`.
+    `vocabulary` says which ids mean what for a plain OPT, `tokenizers` where its `text/` and `vq/`
+    are; without both they must lie beside `out`. Raises UserError when `out` exists, for files that
+    are damaged or weights that are not finite, when the tokenizers are not those of the model, and
+    for any network that is not ours.
     """
+    from cm3leon.image_tokenizer import load_tokenizer
+    from cm3leon.loading import check_fit
+    from cm3leon.text import TextTokenizer
+
     source, out = Path(source), Path(out)
     refuse_existing(out)
-    values = checkpoint.read_json(source / "config.json")
+    check_sums(source)
+    values = checkpoint.read_json(source / checkpoint.CONFIG)
     ours = values.get(OURS)
     try:
         config = from_opt_config(values, vocabulary, out.name)
+        state = from_opt_state_dict(read_shards(source), config)
+        check_finite(state)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     extra = dict(ours.get("extra") or {}) if isinstance(ours, dict) else {}
-    beside = [part for part in ("text", "vq") if (source / part).is_dir()]
-    missing = [part for part in beside if not holds_same(source / part, out.parent / part)]
-    try:
-        state = from_opt_state_dict(read_shards(source), config)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    for part in missing:
-        with new_folder(out.parent / part) as folder:
-            names = [path.name for path in (source / part).iterdir() if path.is_file()]
-            copy_files(source / part, folder, sorted(names))
+    home = find_tokenizers(source, out.parent, tokenizers)
+    text, vq = TextTokenizer.load(home / "text"), load_tokenizer(home / "vq")
+    digests = {"text": text.digest, "vq": vq.sha256}
+    extra = {f"{part}_sha256": digests[part] for part in digests} | extra
+    check_fit(source, home, config, extra, text.size, vq.config, digests)
+    parts = {part: home for part in ("text", "vq") if home != out.parent}
+    if "retrieval" in extra and "bank" not in extra:
+        if all((source / part).is_dir() for part in PARTS):
+            parts = dict.fromkeys(carried(source, extra), source)
+        else:
+            note(f"{source} has no clip/ and bank/ to retrieve from; ask for --documents 0")
     with new_folder(out) as folder:
+        for part, place in parts.items():
+            copy_files(place / part, folder / part, PARTS[part])
         write_checkpoint(folder, config, state, extra)
     return out
+
+
+def find_tokenizers(source: Path, beside: Path, named: Path | None) -> Path:
+    """The folder with `text/` and `vq/`: named, the source itself, or the one around the model."""
+    if named is not None:
+        return named
+    for home in (source, beside):
+        if (home / "text").is_dir() or (home / "vq").is_dir():
+            return home
+    raise UserError(
+        f"{source} brings no text/ and vq/ along, without which it cannot draw; name their folder "
+        "with --tokenizers"
+    )
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError naming the first tensor that holds NaN or infinity."""
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{name} holds NaN or infinity; the file is damaged, or its training")
+
+
+def write_sums(folder: Path) -> None:
+    """The digests of all files of a folder, as `sha256sum` writes them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """Raise UserError unless every file that `SHA256SUMS` names is there, byte for byte.
+
+    What transformers saved anew has no such file, and nothing is checked by it.
+    """
+    path = folder / SUMS
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        digest, _, name = line.partition("  ")
+        try:
+            same = sha256_file(folder / name) == digest
+        except OSError:
+            same = False
+        if not same:
+            raise UserError(
+                f"{folder / name} is missing or not what {SUMS} names; copy it again (or remove "
+                f"{SUMS}, if it was changed on purpose)"
+            )
 
 
 def mapped_model(folder: Path):
@@ -130,14 +225,8 @@ def mapped_model(folder: Path):
     about = checkpoint.read_about(folder)
     if about["kind"] != "transformer":
         raise UserError(f"{folder} holds a {about['kind']!r}, not a 'transformer'; name a model")
-    path = folder / checkpoint.WEIGHTS
-    found = checkpoint.digest(folder)
-    if found != about["sha256"]:
-        raise UserError(
-            f"{path} has digest {found[:12]}, its config.json names {about['sha256'][:12]}; "
-            "copy or train it again"
-        )
-    tensors = mapped(path)
+    check_digest(folder, about)
+    tensors = mapped(folder / checkpoint.WEIGHTS)
     with torch.device("meta"):
         model = Transformer(from_dict(ModelConfig, about["config"]))
     try:
@@ -148,15 +237,30 @@ def mapped_model(folder: Path):
     return model.eval(), about["extra"]
 
 
+def check_digest(folder: Path, about: dict) -> None:
+    """Raise UserError unless a checkpoint's weights are those that its config.json names."""
+    found = checkpoint.digest(folder)
+    if found != about["sha256"]:
+        raise UserError(
+            f"{folder / checkpoint.WEIGHTS} has digest {found[:12]}, its config.json names "
+            f"{about['sha256'][:12]}; copy or train it again"
+        )
+
+
 def mapped(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, mapped into memory; UserError when it is missing or torn."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """Tensors of a safetensors file, mapped into memory, under all their names (`other_names`).
+
+    Raises UserError when it is missing or torn.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = other_names(file.metadata(), tensors)
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"cannot read {path}: {error}; copy it again") from None
+    return tensors | {name: tensors[kept] for name, kept in names.items()}
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
@@ -248,20 +352,6 @@ def generation_config(config: dict, extra: dict) -> dict:
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     warm = {"temperature": decode.temperature, "top_p": decode.top_p}
     return ids | {"do_sample": decode.temperature > 0} | (warm if decode.temperature > 0 else {})
-
-
-def holds_same(source: Path, place: Path) -> bool:
-    """Whether `place` holds the files of `source`; False when it is not there, else UserError."""
-    if not place.exists():
-        return False
-    for path in sorted(path for path in source.iterdir() if path.is_file()):
-        other = place / path.name
-        if not other.is_file() or sha256_file(other) != sha256_file(path):
-            raise UserError(
-                f"{place} is not what {source.parent} brings along ({path.name} differs); "
-                "import into another folder"
-            )
-    return True
 
 
 def refuse_existing(out: Path) -> None:

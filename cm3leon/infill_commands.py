@@ -66,7 +66,10 @@ class Caption:
                 f"--samples {self.samples} would all be the same; give --temperature, no --beam"
             )
         pixels = [read_picture(path) for path in self.pictures]
-        system = load_system(self.system, device=self.device, weights=self.weights)
+        system = load_system(
+            self.system, device=self.device, documents=self.documents and None,
+            weights=self.weights,
+        )  # fmt: skip
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
         captions = system.caption(
@@ -149,13 +152,16 @@ class Infill:
                 f"--samples {self.samples} would all be the same; give --temperature, no --beam"
             )
         pixels = None if self.picture is None else read_picture(self.picture)
-        system = load_system(self.system, device=self.device, weights=self.weights)
+        documents = self.documents or 0
+        system = load_system(
+            self.system, device=self.device, documents=documents and None, weights=self.weights
+        )
         images_BHW3 = None
         if pixels is not None:
             images_BHW3 = np.stack([crop_square(pixels, system.size)] * self.samples)
         seeds = [derive(self.seed, "infill", k) for k in range(self.samples)]
         texts = [self.text] * self.samples
-        options = (seeds, decode, beam, self.documents or 0)
+        options = (seeds, decode, beam, documents)
         print("\n".join(map(one_line, system.infill_text(texts, images_BHW3, *options))))
         return 0
 

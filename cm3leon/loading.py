@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from cm3leon import bank as banks
+from cm3leon import cache as caches
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict
 from cm3leon.drawing import DecodeConfig
@@ -33,12 +35,13 @@ def load_system(
 
     The tokenizers lie in the folder or beside it, in `text/` and `vq/`, and so do CLIP and memory
     bank of a shipped model that was trained with retrieval, in `clip/` and `bank/`; a model of
-    `cm3leon train` names them in its config.json. `decode`:
-    by default as the checkpoint says, else the defaults of DecodeConfig. `documents`
-    is how many to retrieve (default: as the model's recipe says), `bank` a folder of `cm3leon
-    encode` to retrieve from instead. `weights`: the transformer's, in float32, bfloat16 or int8
+    `cm3leon train` names them in its config.json. `decode`: by default as the checkpoint says, else
+    the defaults of DecodeConfig. `documents` is how many to retrieve (default: as the model's
+    recipe says; 0 needs neither CLIP nor bank), `bank` what `cm3leon encode` or `cm3leon index`
+    made, to retrieve from instead. `weights`: the transformer's, in float32, bfloat16 or int8
     (quantise.py); the pictures of two types differ. Raises UserError for an unknown name, a broken
-    checkpoint, other tokenizers than the model was trained with, or int8 without torchao.
+    checkpoint, other tokenizers than the model was trained with, a bank that has no use, or int8
+    without torchao.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -49,10 +52,16 @@ def load_system(
     vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
     model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
     digests = {"text": text.digest, "vq": checkpoint.digest(home / "vq")}
-    check_fit(folder, model.config, extra, text.size, vq.config, digests)
+    check_fit(folder, home, model.config, extra, text.size, vq.config, digests)
     together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
+    if bank is not None and "retrieval" not in extra:
+        raise UserError(f"{folder.name} was trained without retrieval; leave --bank {bank} out")
+    if bank is not None and documents == 0:
+        raise UserError(
+            f"0 documents need no memory bank; leave --bank {bank} out, or ask for some"
+        )
     retriever = None
-    if "retrieval" in extra and not ("bank" in extra and documents == 0):
+    if "retrieval" in extra and documents != 0:
         tokens = {"text": text.digest, "vq": checkpoint.module_digest(vq)}
         config = from_dict(RetrievalConfig, extra["retrieval"])
         retriever = load_retriever(home, config, tokens, **named_bank(folder, extra, bank))
@@ -80,22 +89,39 @@ def home_of(folder: Path) -> Path:
 def named_bank(folder: Path, extra: dict, bank: Path | None) -> dict:
     """Options of `load_retriever`: `bank` if given, else what a trained model's config.json names.
 
-    Raises UserError when CLIP or bank do not lie where they did in training.
+    Raises UserError when CLIP or bank do not lie where they did in training, and for an index that
+    does not say where its documents are.
     """
+    named = {"clip": extra["clip"]["name"]} if "bank" in extra else {}
+    if bank is not None:
+        return named | placed(bank, extra.get("bank", {}).get("cache"))
     if "bank" not in extra:
-        return {"tokens": bank}
-    named = {"tokens": Path(extra["bank"]["cache"]), "clip": extra["clip"]["name"]}
+        return {"tokens": None}
+    named["tokens"] = Path(extra["bank"]["cache"])
     if extra["bank"]["index"] is not None:
         named["index"] = Path(extra["bank"]["index"])
-    if bank is not None:
-        return {"tokens": bank, "clip": named["clip"]}
     for path in (named["tokens"], named.get("index", folder)):
         if not path.is_dir():
             raise UserError(
                 f"{folder} was trained with the memory bank {path}, which is not there; name "
-                "another with --bank, or draw with --documents 0"
+                "another with --bank, or ask for --documents 0"
             )
     return named
+
+
+def placed(bank: Path, trained: str | None) -> dict[str, Path]:
+    """Where documents ("tokens") and, for what `cm3leon index` made, their "index" are; `trained`:
+    the cache of the training.
+    """
+    if (bank / caches.ABOUT).is_file() or not (bank / banks.ABOUT).is_file():
+        return {"tokens": bank}
+    cache = checkpoint.read_json(bank / banks.ABOUT).get("cache") or trained
+    if not isinstance(cache, str) or not Path(cache).is_dir():
+        raise UserError(
+            f"{bank} is an index, and its documents are not at {cache}; give the cache it was made "
+            "of as --bank"
+        )
+    return {"tokens": Path(cache), "index": bank}
 
 
 def find_model(name: str | Path) -> Path:
@@ -132,9 +158,15 @@ def load_module(folder: Path, kind: str, config_kind, module_kind):
 
 
 def check_fit(
-    folder: Path, model: ModelConfig, extra: dict, text_size: int, vq: VQConfig, digests: dict
+    folder: Path,
+    home: Path,
+    model: ModelConfig,
+    extra: dict,
+    text_size: int,
+    vq: VQConfig,
+    digests: dict,
 ) -> None:
-    """Raise UserError unless the two tokenizers are those the model was trained with."""
+    """Raise UserError unless the two tokenizers of `home` are those the model was trained with."""
     trained = {
         "text": (model.vocabulary.text_size, extra.get("text_sha256")),
         "vq": (model.vocabulary.image_size, extra.get("vq_sha256")),
@@ -145,7 +177,7 @@ def check_fit(
             (wanted, named), (size, digest) = trained[part], found[part]
             raise UserError(
                 f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
-                f"{home_of(folder) / part} has {size} of {digest[:12]}; put that beside it"
+                f"{home / part} has {size} of {digest[:12]}; put the right one there"
             )
     if vq.grid**2 >= model.context:
         raise UserError(f"{folder} has a context of {model.context}, a picture takes {vq.grid**2}")

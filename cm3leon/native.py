@@ -15,12 +15,12 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from cm3leon.errors import note
 from cm3leon.files import sha256_bytes, sha256_file
 
 SOURCES = Path(__file__).parent
@@ -44,8 +44,8 @@ def library(name: str, *flags: str) -> ctypes.CDLL | None:
     key, folder = f"{name}-{stamp(source, compiler, *flags)}", cache_folder()
     try:
         if not make_private(folder):
-            say(f"{folder} is not of this user alone, {source.name} is compiled anew; set "
-                "XDG_CACHE_HOME to a folder of your own")  # fmt: skip
+            note(f"{folder} is not of this user alone, {source.name} is compiled anew; set "
+                 "XDG_CACHE_HOME to a folder of your own")  # fmt: skip
             with tempfile.TemporaryDirectory() as own:
                 return ctypes.CDLL(str(build(source, Path(own), key, compiler, *flags)))
         if (found := whole(folder, key)) is not None:
@@ -55,13 +55,8 @@ def library(name: str, *flags: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         slow = isinstance(error, subprocess.TimeoutExpired)
         reason = f"{compiler} took more than {SECONDS} s" if slow else error
-        say(f"{source.name} is not used, torch does its work more slowly: {reason}")
+        note(f"{source.name} is not used, torch does its work more slowly: {reason}")
         return None
-
-
-def say(text: str) -> None:
-    """One line on stderr: what is done differently, and why."""
-    print(f"note: {text}", file=sys.stderr)
 
 
 def find_compiler() -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from cm3leon.errors import UserError
@@ -67,18 +67,30 @@ def _read_safetensors(path: Path, choose: Callable[[list[str]], list[str]]) -> d
     from safetensors import SafetensorError, safe_open
 
     where: dict[str, Path] = {}
+    kept: dict[str, str] = {}
     found: dict = {}
     for file in _files(path):
         try:
             with safe_open(file, framework="pt") as opened:
-                where |= dict.fromkeys(opened.keys(), file)
+                names = list(opened.keys())
+                kept |= dict.fromkeys(names) | other_names(opened.metadata(), names)
+                where |= dict.fromkeys(kept.keys() - where.keys(), file)
         except SafetensorError as error:
             raise UserError(f"{file} is truncated or no safetensors file: {error}") from None
     chosen = choose(list(where))
     for file in sorted({where[name] for name in chosen}):
         with safe_open(file, framework="pt") as opened:
-            found |= {name: opened.get_tensor(name) for name in chosen if where[name] == file}
+            own = [name for name in chosen if where[name] == file]
+            found |= {name: opened.get_tensor(kept[name] or name) for name in own}
     return found
+
+
+def other_names(metadata: Mapping[str, str] | None, names: Collection[str]) -> dict[str, str]:
+    """Further name -> name in the file of tensors that stand for two, as
+    `safetensors.torch.save_model` notes them in a file's metadata.
+    """
+    noted = (metadata or {}).items()
+    return {name: kept for name, kept in noted if kept in names and name not in names}
 
 
 def _read_torch(path: Path):
@@ -91,6 +103,10 @@ def _read_torch(path: Path):
     if start == b"PK\x03\x04" and not whole:
         raise UserError(f"{path} is truncated: its list of contents is missing; copy it again")
     try:
+        if whole:
+            with zipfile.ZipFile(path) as archive:
+                if (torn := archive.testzip()) is not None:
+                    raise UserError(f"{path} is damaged: {torn} fails its CRC; copy it again")
         names = get_unsafe_globals_in_checkpoint(path) if whole else []
         with safe_globals([_shell(name, path) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)

@@ -29,4 +29,6 @@ def test_the_facts_are_the_model_s():
     assert text.count("```") == 2 and text.startswith("---\n")
     untied = replace(scenes_s(), tied=False, vocabulary=VocabularyConfig(300, 20, 4))
     text = card("other", untied, VQConfig(), {"retrieval": {}}, "")
-    assert "untied head" in text and "memory bank and CLIP are not" in text
+    assert "untied head" in text and "memory bank and CLIP are in `bank/` and `clip/`" in text
+    text = card("other", untied, VQConfig(), {"retrieval": {}, "bank": {}}, "")
+    assert "memory bank and CLIP are not in this folder" in text

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 from test_pipeline import write_tiny_baselines
+from test_retriever import TWO, add_bank
 
 from cm3leon import cli, hf_folder
-from cm3leon.config import VocabularyConfig
+from cm3leon.config import VocabularyConfig, to_dict
 from cm3leon.errors import UserError
 from cm3leon.hf_folder import export_hf, import_hf, mapped_model, split
 from cm3leon.hf_tokenizer import token_names
 from cm3leon.loading import load_system
+from cm3leon.text import TextTokenizer
 
 CAPTIONS = ["a red star", " two  spaces", "", " ", "snow, 雪\n", "naïve <mask> <b>"]
 
@@ -38,8 +41,10 @@ def exported(model, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def broken(exported, tmp_path) -> Path:
-    """A copy of the export, to be spoilt."""
-    return Path(shutil.copytree(exported, tmp_path / "broken"))
+    """A copy of the export, to be spoilt, its digests left out."""
+    folder = Path(shutil.copytree(exported, tmp_path / "broken"))
+    (folder / "SHA256SUMS").unlink()
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_files_of_an_export(exported, model):
     found = contents(exported)
     assert set(found) == {
-        "README.md", "config.json", "generation_config.json", "model.safetensors",
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors",
         "special_tokens_map.json", "text/tokenizer.json", "tokenizer.json", "tokenizer_config.json",
         "vq/config.json", "vq/model.safetensors",
     }  # fmt: skip
@@ -60,6 +65,10 @@ def test_the_files_of_an_export(exported, model):
     card = found["README.md"].decode()
     assert card.startswith("---\nlibrary_name: transformers") and "`<image:0>`" in card
     assert not list(exported.parent.glob(".*"))
+    if shutil.which("sha256sum"):
+        words = ["sha256sum", "-c", "--strict", "SHA256SUMS"]
+        said = subprocess.run(words, cwd=exported, capture_output=True, text=True, check=True)
+        assert said.stdout.count(": OK\n") == len(found) - 1
 
 
 def test_transformers_loads_it(exported, model):
@@ -98,18 +107,92 @@ def test_an_import_gives_the_same_bytes(exported, model, tmp_path):
         name: data
         for name, data in contents(model).items()
         if name in ("config.json", "model.safetensors")
+    } | {
+        f"{part}/{name}": data
+        for part in ("text", "vq")
+        for name, data in contents(model.parent / part).items()
     }
     one, other = load_system(model), load_system(out)
     assert one.weights_sha256 == other.weights_sha256
     drawn = [system.draw(["a star"], [3]) for system in (one, other)]
     assert np.array_equal(*drawn)
-    import_hf(exported, tmp_path / "models" / "third")  # the same tokenizers are there already
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {
-        "again",
-        "third",
-        "text",
-        "vq",
-    }
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"again"}
+
+
+def trained(model: Path, folder: Path) -> Path:
+    """The model as `cm3leon train` leaves it: its tokenizers in its own folder."""
+    shutil.copytree(model, folder)
+    for part in ("text", "vq"):
+        shutil.copytree(model.parent / part, folder / part)
+    return folder
+
+
+def test_a_model_of_cm3leon_train(model, exported, tmp_path):
+    own = trained(model, tmp_path / "models" / "scenes-s")
+    assert contents(export_hf(own, tmp_path / "hub")) == contents(exported)
+    again = import_hf(tmp_path / "hub", tmp_path / "again")
+    assert contents(again) == contents(own)
+    load_system(again)
+
+
+def test_a_model_with_documents_takes_clip_and_bank_along(tmp_path, capsys):
+    model = write_tiny_baselines(tmp_path / "baselines")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        add_bank(model)
+    hub, again = export_hf(model, tmp_path / "hub"), tmp_path / "again"
+    import_hf(hub, again)
+    drawn = [load_system(place).draw(["a star"], [3]) for place in (model, again)]
+    assert np.array_equal(*drawn) and "in `bank/` and `clip/`" in (hub / "README.md").read_text()
+    shutil.rmtree(hub / "clip")
+    (hub / "SHA256SUMS").unlink()
+    import_hf(hub, tmp_path / "without")
+    assert "ask for --documents 0" in capsys.readouterr().err
+    assert load_system(tmp_path / "without", documents=0).draw(["a star"], [3]).any()
+    (model.parent / "bank" / "bank.npz").write_bytes(b"torn")
+    with pytest.raises(UserError, match="no packed bank or damaged"):
+        export_hf(model, tmp_path / "new")
+
+
+def test_a_bank_named_by_its_path_stays_and_this_is_said(model, tmp_path, capsys):
+    own = trained(model, tmp_path / "models" / "own")
+    values = json.loads((own / "config.json").read_text())
+    values["extra"] |= {
+        "retrieval": to_dict(TWO), "clip": {"name": "clips/mine", "sha256": ""},
+        "bank": {"cache": "caches/all", "index": None},
+    }  # fmt: skip
+    (own / "config.json").write_text(json.dumps(values))
+    export_hf(own, tmp_path / "hub")
+    assert "CLIP (clips/mine) and memory bank (caches/all) stay" in capsys.readouterr().err
+    import_hf(tmp_path / "hub", tmp_path / "again")
+    assert load_system(tmp_path / "again", documents=0).draw(["a star"], [3]).any()
+    with pytest.raises(UserError, match="caches/all, which is not there; name another with --bank"):
+        load_system(tmp_path / "again")
+
+
+def test_every_file_of_an_export_is_checked(exported, tmp_path):
+    for name in contents(exported):
+        folder = Path(shutil.copytree(exported, tmp_path / "flipped", dirs_exist_ok=True))
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / name).write_bytes(data)
+        with pytest.raises(UserError, match="is missing or not what SHA256SUMS names; copy it"):
+            import_hf(folder, tmp_path / "new")
+    (folder / "vq" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"vq/config.json is missing or not what SHA256SUMS"):
+        import_hf(folder, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_save_model_and_its_aliases(broken, exported, tmp_path):
+    """safetensors.torch.save_model keeps one name of tied weights, the other in the metadata."""
+    transformers = pytest.importorskip("transformers")
+    opt = transformers.AutoModelForCausalLM.from_pretrained(exported)
+    save_model(opt, str(broken / "model.safetensors"))
+    assert "lm_head.weight" in load_file(broken / "model.safetensors")
+    assert contents(import_hf(broken, tmp_path / "a")) == contents(
+        import_hf(exported, tmp_path / "b")
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -175,31 +258,40 @@ def test_weights_are_mapped_not_read(model):
         assert any(low <= weight.data_ptr() < high for low, high in ranges), name
 
 
-def test_a_plain_opt_of_our_kind(tmp_path, capsys):
+def test_a_plain_opt_of_our_kind(model, tmp_path, capsys):
     transformers = pytest.importorskip("transformers")
+    home = tmp_path / "tokenizers"
+    shutil.copytree(model.parent / "vq", home / "vq")
+    text = TextTokenizer.train(["a red star"], 300)
+    text.save(home / "text")
+    size = text.size + 32 + 2 + 4
     config = transformers.OPTConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
-        max_position_embeddings=20, word_embed_proj_dim=16, enable_bias=False,
+        vocab_size=size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=64,
+        max_position_embeddings=80, word_embed_proj_dim=16, enable_bias=False,
         layer_norm_elementwise_affine=False,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         opt = transformers.OPTForCausalLM(config).eval()
     opt.save_pretrained(tmp_path / "plain")
-    ids = ["--text-size", "30", "--image-size", "8", "--sentinels", "2"]
+    ids = ["--text-size", str(text.size), "--image-size", "32", "--sentinels", "2"]
     folders = [str(tmp_path / name) for name in ("plain", "ours")]
-    assert cli.main(["import", *folders, *ids]) == 0
+    assert cli.main(["import", *folders, *ids]) == 2
+    assert "cannot draw; name their folder with --tokenizers" in capsys.readouterr().err
+    assert cli.main(["import", *folders, *ids, "--tokenizers", str(home)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'ours'}\n"
+    assert load_system(tmp_path / "ours").draw(["a star"], [0]).any()
     ours, _ = mapped_model(tmp_path / "ours")
-    assert ours.config.name == "ours" and ours.config.vocabulary == VocabularyConfig(30, 8, 2, 50)
-    row = torch.arange(20)[None] % 50
+    wanted = VocabularyConfig(text.size, 32, 2, size)
+    assert ours.config.name == "ours" and ours.config.vocabulary == wanted
+    row = torch.arange(40)[None] % size
     row[row == 1] = 2  # OPT's default pad id
     with torch.no_grad():
         torch.testing.assert_close(ours(row), opt(row).logits, rtol=1e-4, atol=1e-4)
     for words, message in (
         ([], "give --text-size, --image-size and --sentinels"),
         (ids[:2], "--text-size, --image-size and --sentinels together, got text_size"),
-        ([*ids[:4], "--sentinels", "20"], "vocab_size is 50, the id space has 100"),
+        ([*ids[:4], "--sentinels", "20"], f"vocab_size is {size}, the id space has {2 * size}"),
     ):
         assert cli.main(["import", folders[0], str(tmp_path / "new"), *words]) == 2
         assert message in capsys.readouterr().err
@@ -227,6 +319,17 @@ def leave_the_folder(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def add_nan(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.decoder.layers.1.fc1.weight"][3, 4] = torch.nan
+    save_file(tensors, folder / "model.safetensors")
+
+
+def other_tokenizer(folder: Path) -> None:
+    path = folder / "text" / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
 def cut(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
@@ -239,6 +342,12 @@ BAD_FOLDERS = {
     "pytorch_model.bin is pickled": only_pickle,
     "no weight_map of file names": leave_the_folder,
     "cannot read": cut,
+    "blocks.1.up.weight holds NaN or infinity": add_nan,
+    "was trained with 300 text tokens of": other_tokenizer,
+    "vq/config.json": lambda folder: (folder / "vq" / "config.json").unlink(),
+    "has digest": lambda folder: cut(folder / "vq"),
+    "text/tokenizer.json": lambda folder: (folder / "text" / "tokenizer.json").unlink(),
+    "cannot read tokenizer": lambda folder: shutil.rmtree(folder / "text"),
     "no model.safetensors there": lambda folder: (folder / "model.safetensors").unlink(),
 }
 
@@ -257,11 +366,7 @@ def test_what_is_there_is_never_overwritten(exported, model, tmp_path, capsys):
     for words in (["export", str(model), str(exported)], ["import", str(exported), str(exported)]):
         assert cli.main(words) == 2
         assert capsys.readouterr().err == f"error: {exported} exists; name a new folder\n"
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "tokenizer.json").write_text("another")
-    assert cli.main(["import", str(exported), str(tmp_path / "new")]) == 2
-    assert "(tokenizer.json differs); import into another folder" in capsys.readouterr().err
-    assert contents(exported) == kept and not (tmp_path / "new").exists()
+    assert contents(exported) == kept
 
 
 def test_broken_models_are_not_exported(model, tmp_path, capsys):
@@ -286,4 +391,4 @@ def test_a_full_disk_leaves_nothing(model, exported, tmp_path, monkeypatch):
     for call in (lambda out: export_hf(model, out), lambda out: import_hf(exported, out)):
         with pytest.raises(UserError, match="No space left on device; free space"):
             call(tmp_path / "new")
-    assert {path.name for path in tmp_path.iterdir()} == {"text", "vq"}  # whole, and of use
+    assert not list(tmp_path.iterdir())

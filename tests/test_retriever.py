@@ -1,5 +1,6 @@
 """Caption -> documents: the strategy's answer, the same in any batch, and banks that do not fit."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from test_pipeline import PROMPTS, SEEDS, random_state, write_tiny_baselines
 
 from cm3leon import checkpoint
 from cm3leon.bank import MemoryBank
-from cm3leon.cache import encode
+from cm3leon.cache import TokenCache, encode
 from cm3leon.clip import ClipConfig, load_clip, make_clip
 from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.errors import UserError
@@ -103,6 +104,35 @@ def test_what_moves_the_drawing_is_in_the_config(system, folder):
     assert about["bank_sha256"] == system.retriever.sha256
     none = load_system(folder, documents=0)
     assert none.config["retrieval"] is None
+
+
+def test_a_bank_that_has_no_use_is_refused(system, folder, tmp_path):
+    plain = write_tiny_baselines(tmp_path)
+    for bank in (folder.parent / "tokens", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="was trained without retrieval; leave --bank"):
+            load_system(plain, bank=bank)
+        with pytest.raises(UserError, match="0 documents need no memory bank; leave --bank"):
+            load_system(folder, bank=bank, documents=0)
+
+
+def test_nothing_is_retrieved_without_clip_and_bank(folder, tmp_path):
+    import shutil
+
+    home = shutil.copytree(folder.parent, tmp_path / "scenes")
+    for part in ("clip", "bank"):
+        shutil.rmtree(home / part)
+    assert load_system(home / folder.name, documents=0).draw(["a star"], [3]).any()
+
+
+def test_an_index_finds_the_cache_it_was_made_of(system, folder, tmp_path):
+    tokens = folder.parent / "tokens"
+    MemoryBank.of_cache(TokenCache(tokens)).save(tmp_path / "index")
+    found, direct = (load_system(folder, bank=place) for place in (tmp_path / "index", tokens))
+    assert found.documents(PROMPTS) == direct.documents(PROMPTS) == system.documents(PROMPTS)
+    about = checkpoint.read_json(tmp_path / "index" / "bank.json")
+    (tmp_path / "index" / "bank.json").write_text(json.dumps(about | {"cache": "/no/such"}))
+    with pytest.raises(UserError, match="documents are not at /no/such; give the cache it was"):
+        load_system(folder, bank=tmp_path / "index")
 
 
 def test_another_bank(system, folder):
