@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -97,7 +97,9 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """sampling seeds; each gives one FID, the value is their mean"""
     images: Path | None = None
-    """score these pictures instead of drawing"""
+    """score these pictures, one a prompt, instead of drawing"""
+    name: str | None = None
+    """of the system that drew --images; left out: the folder's last name"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
     documents: int | None = None
     """retrieved documents before each caption, 0 to 4; left out: the system's own"""
@@ -125,8 +127,7 @@ class Options:
             raise UserError(f"seeds must be different numbers, got {list(self.seeds)}")
         if self.samples < 1:
             raise UserError(f"samples must be at least 1, got {self.samples}")
-        if self.samples > 1 and self.images is not None:
-            raise UserError(f"--samples {self.samples} needs a system that draws, not --images")
+        self._check_images()
         if self.coco_root and self.data != "coco" and self.protocol is None:
             raise UserError(f"--coco-root {self.coco_root} needs --data coco or a --protocol")
         if self.protocol is not None:
@@ -136,6 +137,23 @@ class Options:
             if getattr(self, name):
                 raise UserError(f"--{name.replace('_', '-')} needs a --protocol")
 
+    def _check_images(self) -> None:
+        """Options that have no effect on pictures drawn elsewhere, or without them."""
+        if self.images is None:
+            if self.name is not None:
+                raise UserError(f"--name {self.name} is of --images; a system has its own name")
+            return
+        own = {one.name: one.default for one in fields(self)}
+        drawing = ("system", "seeds", "samples", "batch_size", "documents")
+        for name in [one for one in drawing if getattr(self, one) != own[one]]:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect on --images, one picture a prompt; "
+                "leave it out (--name names the system that drew them)"
+            )
+        if self.decode.given:
+            option = next(iter(self.decode.given)).replace("_", "-")
+            raise UserError(f"--{option} has no effect on --images; leave it out")
+
 
 def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`.
@@ -143,13 +161,14 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
     Ranks of `group` other than 0 do their share of the work and raise `sharding.Finished`.
     """
     if options.images is not None:
-        system = images.Folder(options.images)
+        system = images.Folder(options.images, options.name)
+        system.check_name(options.results / BENCH.name)
     system = best_of(tuned(system or find_system(options.system), options), options)
     if options.protocol is not None:
         return pinned_fid(options, system, group)
     protocol = {
         "data": options.data,
-        "seeds": list(options.seeds) if options.images is None else [],
+        "seeds": list(options.seeds),
         "samples_per_prompt": options.samples,
         "features": "scenes",
         "crop": CROP,
@@ -164,7 +183,7 @@ def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
 
     job = pinned_job(options)
     protocol = pinned.about(job) | {
-        "seeds": list(options.seeds) if options.images is None else [],
+        "seeds": list(options.seeds),
         "samples_per_prompt": options.samples,
     }
     bench = replace(BENCH, unit=job.unit, measure=partial(pinned.measure, job, group))

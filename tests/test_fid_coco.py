@@ -16,6 +16,7 @@ from baselines.features import ARCHITECTURE, FeatureNetwork
 from benchmarks import fid_coco
 from benchmarks.fid_coco import Options
 from benchmarks.harness import core, systems
+from benchmarks.harness.images import content_digest
 from cm3leon import checkpoint
 from cm3leon.drawing import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
@@ -150,7 +151,7 @@ def test_the_real_pictures_score_zero_and_all_right(options, tmp_path):
     assert record["extra"]["overall"]["value"] > 0.9
     assert record["system"] == {
         "name": "real",
-        "config": {"images": "real"},
+        "config": {"images": "real", "sha256": content_digest(folder)},
         "weights_sha256": None,
     }
 
@@ -210,6 +211,13 @@ def test_command_writes_and_prints_everything(options, tmp_path, capsys):
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--resamples", "1", "--system", "noise"], "resamples must be at least 2"),
         (["--images", "nowhere"], "no folder nowhere"),
+        (["--images", "x", "--seeds", "0", "1"], "--seeds has no effect on --images, one picture"),
+        (["--images", "x", "--system", "noise"], "--system has no effect on --images"),
+        (["--images", "x", "--samples", "8"], "--samples has no effect on --images"),
+        (["--images", "x", "--batch-size", "2"], "--batch-size has no effect on --images"),
+        (["--images", "x", "--documents", "1"], "--documents has no effect on --images"),
+        (["--images", "x", "--guidance", "2"], "--guidance has no effect on --images"),
+        (["--name", "mine"], "--name mine is of --images"),
         (["--data", "coco"], "--data coco needs --coco-root"),
         (["--data", "coco", "--coco-root", "nowhere"], "nowhere"),
         (["--coco-root", "x"], "--coco-root x needs --data coco"),

@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
+from record_maker import record, saved
 
 from benchmarks.harness import images
 from benchmarks.harness.prompts import Prompt
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_file
 from cm3leon.seeds import generator
 
 PROMPTS = [Prompt(f"p{k}", f"caption {k}", f"{k}") for k in range(10)]
@@ -127,21 +131,52 @@ def test_picture_of_another_size_in_the_cache(tmp_path):
     assert path.name in str(error.value)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 40, -1])
-def test_torn_picture_in_the_cache(tmp_path, keep):
-    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[4]
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="no whole PNG; delete it"):
-        images.draw(Stub(), PROMPTS, 0, tmp_path)
+def flipped(data: bytes, place: int) -> bytes:
+    changed = bytearray(data)
+    changed[place] ^= 0x20
+    return bytes(changed)
 
 
-def test_picture_spoilt_inside(tmp_path):
-    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[4]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{path.name} is damaged"):
-        pixels(images.draw(Stub(), PROMPTS, 0, tmp_path))
+DAMAGES = {
+    "empty": lambda data: b"",
+    "a few bytes": lambda data: data[:5],
+    "cut": lambda data: data[:40],
+    "without its last byte": lambda data: data[:-1],
+    "zeros": lambda data: bytes(len(data)),
+    **{
+        f"flipped at {place}": lambda data, place=place: flipped(data, place)
+        for place in (0, 20, 100, 500, -20, -6)
+    },
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_picture_of_the_cache_is_drawn_again(tmp_path, capsys, damage):
+    first = images.draw(Stub(), PROMPTS, 0, tmp_path)
+    path, wanted = first.paths[4], pixels(first)
+    data = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](data))
+    second = Stub()
+    again = images.draw(second, PROMPTS, 0, tmp_path)
+    assert second.drawn == ["caption 4"] and (again.drawn, again.reused) == (1, 9)
+    assert path.read_bytes() == data and np.array_equal(pixels(again), wanted)
+    assert f"1 kept pictures of stub are torn or damaged and are drawn again, first {path}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_pictures_without_their_description_are_drawn_again(tmp_path):
+    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[0]
+    (path.parent / "system.json").unlink()
+    assert images.draw(Stub(), PROMPTS, 0, tmp_path).drawn == 10
+
+
+@given(st.lists(st.text(max_size=6), min_size=2, max_size=2, unique=True), st.integers(0, 2))
+@example(["a/b", "a-b"], 0)
+@example(["a/b", "a:b"], 0)
+def test_every_id_has_its_own_file(ids, seed):
+    one, other = (images.file_name(Prompt(id_, "c", "1"), seed) for id_ in ids)
+    assert one != other and "/" not in one
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"size": 3}'])
@@ -220,6 +255,57 @@ def test_pictures_of_somebody_else(tmp_path):
 def test_pictures_named_by_scene(tmp_path):
     coco_like(tmp_path, ["coco-test-3.png"])
     assert len(images.from_folder(tmp_path, [Prompt("x", "c", "coco-test-3")], 16)) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("3.png", "000000000003.png"), ("3.png", "3.jpg"), ("COCO_val2014_03.png", "3.png")]
+)
+def test_two_pictures_of_one_id_are_refused(tmp_path, names):
+    coco_like(tmp_path, [*names, "4.png", "04.png"])  # the latter is nobody's
+    with pytest.raises(UserError, match="name one image id; leave one of them") as error:
+        images.from_folder(tmp_path, [Prompt("c", "caption", "3")], 16)
+    assert all(name.rpartition(".")[0] in str(error.value) for name in names)
+
+
+def test_a_folder_is_told_apart_by_its_pictures(tmp_path):
+    for name in ("a/images", "b/images", "基线", "新模型"):
+        (tmp_path / name).mkdir(parents=True)
+        coco_like(tmp_path / name, ["7.png", "8.png"])
+    one, other = images.Folder(tmp_path / "a/images"), images.Folder(tmp_path / "b/images")
+    assert one.config == other.config and one.name == other.name == "images"
+    Image.new("RGB", (3, 3)).save(tmp_path / "b/images/8.png")
+    assert images.Folder(tmp_path / "b/images").config != one.config
+    (tmp_path / "b/images/8.png").rename(tmp_path / "b/images/9.png")
+    assert (
+        len({images.Folder(tmp_path / name).name for name in ("基线", "新模型", "a/images")}) == 3
+    )
+    assert images.Folder(tmp_path / "基线", "base").name == "base"
+    with pytest.raises(UserError, match="no folder"):
+        images.Folder(tmp_path / "none")
+    np.savez(tmp_path / "a.npz", np.zeros((1, 2, 2, 3), np.uint8))
+    assert images.Folder(tmp_path / "a.npz").config["sha256"] == sha256_file(tmp_path / "a.npz")
+
+
+def test_a_name_stands_for_one_system(tmp_path):
+    for name in ("a/images", "b/images"):
+        (tmp_path / name).mkdir(parents=True)
+        coco_like(tmp_path / name, ["7.png"])
+    ours = images.Folder(tmp_path / "a/images")
+    saved(tmp_path / "results", record(name="images", system=vars_of(ours)))
+    place = tmp_path / "results" / "fid_coco"
+    images.Folder(tmp_path / "b/images").check_name(place)  # the same pictures
+    Image.new("RGB", (3, 3)).save(tmp_path / "b/images/7.png")
+    other = images.Folder(tmp_path / "b/images")
+    with pytest.raises(UserError, match=r"is of other pictures, also called images: give these a"):
+        other.check_name(place)
+    images.Folder(tmp_path / "b/images", "images").check_name(place)  # said so
+    images.Folder(tmp_path / "b/images", "b").check_name(place)
+    ours.check_name(place)
+    other.check_name(tmp_path / "elsewhere")
+
+
+def vars_of(system) -> dict:
+    return {key: getattr(system, key) for key in ("name", "config", "weights_sha256")}
 
 
 def test_missing_pictures_are_counted_and_named(tmp_path):

@@ -76,7 +76,7 @@ BAD_FILES = {
     "got float64 [3, 4, 4, 3]": lambda path: np.savez(path, np.full((3, 4, 4, 3), np.nan)),
     "got uint8 [3, 3, 20, 16]": lambda path: np.savez(path, random_images(3).transpose(0, 3, 1, 2)),
     "got uint8 [3, 20]": lambda path: np.savez(path, np.zeros((3, 20), np.uint8)),
-    "lacks 3 of 3 pictures, first 42, 7, 3; name each array": lambda path: np.savez(
+    "lacks 3 of 3 pictures, first 42, 7, 3; name each by": lambda path: np.savez(
         path, x=random_images(3)
     ),
     "is torn at 'arr_0'": object_array,

@@ -1,6 +1,7 @@
 """What a protocol finds in a copy of MS-COCO: its list, both references, and wrong copies."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.harness import images
+from benchmarks.harness import images, pinned_task
 from benchmarks.harness.pinned_task import (
+    content,
     cropper,
     drawn_listing,
     read_task,
@@ -23,6 +25,7 @@ from benchmarks.harness.pinned_task import (
 from benchmarks.harness.prompt_lists import list_digest, write_list
 from benchmarks.harness.protocols import ROUNDED, find_protocol
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_file
 from cm3leon.pictures import crop_square
 
 CLEAN = find_protocol("coco2014-30k/clean")
@@ -163,7 +166,48 @@ def test_real_pictures_are_named_when_they_are_not_plain(tmp_path):
     for k in (2, 3):
         with pytest.raises(UserError, match=re.escape(str(paths[k]))):
             one.read(k)
-    assert one.stamps[3][2] is None and one.stamps[4][2] == paths[4].stat().st_size
+    assert one.stamps[3][2] is None and one.stamps[4][2] == sha256_file(paths[4])
+
+
+def test_a_reference_picture_repaired_in_place_is_another(root):
+    entries = read_task(CLEAN, root, 6).entries
+    path = entries[2].path
+    good, times = path.read_bytes(), path.stat()
+    stamps = [real_listing(CLEAN, entries).stamps]
+    for data in (bytes(len(good)), good):  # the same size and time, as an archive may give it
+        path.write_bytes(data)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        stamps.append(real_listing(CLEAN, entries).stamps)
+    assert stamps[0] == stamps[2] and [k for k in range(6) if stamps[0][k] != stamps[1][k]] == [2]
+
+
+def test_a_content_is_read_once_and_again_when_it_was_written(tmp_path, monkeypatch):
+    path, reads = tmp_path / "a", []
+    path.write_bytes(b"1")
+    monkeypatch.setattr(pinned_task, "sha256_file", lambda one: reads.append(one) or len(reads))
+    monkeypatch.setattr(pinned_task, "RECENT_NS", 0)
+    assert [content(path), content(path)] == [1, 1]
+    other = tmp_path / "b"
+    other.write_bytes(b"2")
+    other.replace(path)
+    assert content(path) == 2
+    monkeypatch.setattr(pinned_task, "RECENT_NS", 10**12)  # too new to be sure
+    assert [content(path), content(path)] == [3, 4]
+    assert content(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", ["order", "named"])
+def test_archives_of_one_time_are_told_apart(root, tmp_path, name):
+    prompts = read_task(CLEAN, root, 3).prompts
+    found = []
+    for value in (1, 2):
+        path = tmp_path / f"{name}.npz"
+        arrays = np.full((3, 8, 8, 3), value, np.uint8)
+        named = dict(zip((one.image_id for one in prompts), arrays, strict=True))
+        np.savez(path, arrays) if name == "order" else np.savez(path, **named)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        found.append(drawn_listing(CLEAN, "x", images.from_folder(path, prompts, 8)).stamps)
+    assert not [a for a, b in zip(*found, strict=True) if a == b]
 
 
 def test_drawn_pictures_go_through_the_protocol_s_file(root, tmp_path):
@@ -183,6 +227,10 @@ def test_a_picture_drawn_again_is_another(root, tmp_path):
     drawn = images.draw(Tinted(), read_task(CLEAN, root, 3).prompts, folder=tmp_path)
     before = drawn_listing(CLEAN, "tinted", drawn).stamps
     path = drawn.paths[1]
-    path.write_bytes(path.read_bytes())  # another time, if nothing else
+    path.write_bytes(path.read_bytes())  # another time and nothing else
+    assert drawn_listing(CLEAN, "tinted", drawn).stamps == before
+    times = path.stat()
+    path.write_bytes(drawn.paths[0].read_bytes())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = drawn_listing(CLEAN, "tinted", drawn).stamps
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]

@@ -1,10 +1,14 @@
 """Which captions are asked for: distinct pictures, one caption each, the same ones every time."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from benchmarks.harness.prompts import coco_prompts, digest, scenes_prompts
+from benchmarks.harness.prompts import Prompt, coco_prompts, digest, scenes_prompts
 from cm3leon.errors import UserError
 from cm3leon.scenes import scene
 
@@ -49,6 +53,28 @@ def test_scenes_prompts_are_nested_and_fixed():
     assert digest(scenes_prompts(7)) == digest(scenes_prompts(7))
     assert digest(scenes_prompts(7)) != digest(scenes_prompts(8))
     assert digest(scenes_prompts(7)) != digest(scenes_prompts(7, seed=1))
+
+
+KNOWN = [Prompt("1", "a star", "5"), Prompt("2", "two rings", "6")]
+
+
+def test_the_digest_is_of_ids_pictures_and_captions():
+    lines = b"1\t5\ta star\n2\t6\ttwo rings\n"  # the form that records have had from the first
+    assert digest(KNOWN) == hashlib.sha256(lines).hexdigest()
+    for field in ("id", "caption", "image_id"):
+        assert digest([replace(KNOWN[0], **{field: "other"}), KNOWN[1]]) != digest(KNOWN)
+    assert digest(KNOWN[::-1]) != digest(KNOWN) != digest(KNOWN[:1])
+
+
+fields = st.text('ab\t\n\\"[', max_size=4)
+lists = st.lists(st.builds(Prompt, fields, fields, fields), max_size=3)
+
+
+@given(lists, lists)
+@example([Prompt("a\tb", "c", "d")], [Prompt("a", "c", "b\td")])
+@example([Prompt("a", "b\nc\td\te", "f")], [Prompt("a", "b", "f"), Prompt("c", "e", "d")])
+def test_no_two_lists_have_one_digest(one, other):
+    assert (digest(one) == digest(other)) == (one == other)
 
 
 def test_coco_prompts(coco):

@@ -4,8 +4,8 @@
     <home>/<key>/00000.npz         features of SHARD pictures in a row; there whole, or not at all
 
 The key is made of the network's digest, of what is done to a picture before, and of every
-picture's name and size. Cut into shards and batches by place alone, the features do not depend on
-the number of processes. Nothing here holds more than a shard, so memory does not grow with N.
+picture's name and content. Cut into shards and batches by place alone, the features do not depend
+on the number of processes. Nothing here holds more than a shard, so memory does not grow with N.
 
 Shapes: N pictures, B pictures of a shard, D features, S pixels of a side.
 """

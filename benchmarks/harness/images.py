@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +28,12 @@ from benchmarks.harness import core
 from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import sha256_bytes, sha256_file, write_atomic
 from cm3leon.pictures import crop_square, read_picture, write_png
 from cm3leon.seeds import derive
 
 FORMAT = 1  # raise it when the same key would stand for other pictures
+PNG = b"\x89PNG\r\n\x1a\n"
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -73,8 +76,9 @@ def draw(
 ) -> Pictures:
     """One picture a prompt, from the cache or drawn; a batch is on disk before the next begins.
 
-    The sample's own seed is `derive(seed, prompt.id)`. Raises UserError for a kept picture that is
-    torn or of another size, and for a system that returns something else than uint8 [B, H, W, 3].
+    The sample's own seed is `derive(seed, prompt.id)`. A kept picture that is torn or damaged is
+    drawn again, with a line on stderr. Raises UserError for one of another size, and for a system
+    that returns something else than uint8 [B, H, W, 3].
     """
     return draw_sets(system, prompts, [seed], folder, batch_size)[0]
 
@@ -96,10 +100,16 @@ def draw_sets(
         home / file_name(prompt, seed): (prompt, seed) for prompt in prompts for seed in seeds
     }
     size = kept_size(home)
-    waiting = [(path, *about) for path, about in wanted.items() if not path.exists()]
-    missing = {path for path, *_ in waiting}
-    for path in wanted.keys() - missing:
-        check_png(path, size)
+    there = [path for path in wanted if path.exists()]
+    torn = [path for path in there if not is_whole(path, size)]
+    if torn:
+        print(
+            f"{len(torn)} kept pictures of {system.name} are torn or damaged and are drawn again, "
+            f"first {torn[0]}",
+            file=sys.stderr,
+        )
+    missing = wanted.keys() - (set(there) - set(torn))
+    waiting = [(path, *about) for path, about in wanted.items() if path in missing]
     named = f"seed {', '.join(map(str, seeds))}"
     with progress(len(wanted), f"draw {system.name}, {named}", len(wanted) - len(missing)) as bar:
         for start in range(0, len(waiting), batch_size):
@@ -113,6 +123,19 @@ def draw_sets(
         Pictures(paths, read, count, len(set(paths)) - count)
         for paths, count in zip(sets, drawn, strict=True)
     ]
+
+
+def tell_reused(system, pictures: Pictures) -> None:
+    """A line on pictures of an earlier run: name, config and weights_sha256 say they are the same,
+    but a placeholder for a digest may stand for another checkpoint by now.
+    """
+    if pictures.reused:
+        print(
+            f"{pictures.reused} of {len(pictures)} pictures of {system.name} reused from "
+            f"{pictures.paths[0].parent}: same config, same weights_sha256 "
+            f"{str(system.weights_sha256)[:12]}",
+            flush=True,
+        )
 
 
 def draw_batch(
@@ -153,8 +176,16 @@ def check_drawing(system, images, count: int, size: list[int] | None) -> None:
 
 
 def file_name(prompt: Prompt, seed: int) -> str:
-    """Readable, and another one for another caption under the same id."""
-    return f"{safe(prompt.id)}_{seed}_{sha256_bytes(prompt.caption.encode())[:8]}.png"
+    """Readable, and another one for another id, or another caption under the same id."""
+    return f"{readable(prompt.id)}_{seed}_{sha256_bytes(prompt.caption.encode())[:8]}.png"
+
+
+def readable(name: str) -> str:
+    """The name as one path component; a name that had to be changed ends with its own digest."""
+    found = safe(name)
+    if found == name:
+        return name
+    return f"{found}-{sha256_bytes(name.encode('utf-8', 'surrogatepass'))[:8]}"
 
 
 def safe(name: str) -> str:
@@ -174,27 +205,30 @@ def kept_size(home: Path) -> list[int] | None:
         raise UserError(f"{path} is torn; delete the folder {home} and run again") from None
 
 
-def check_png(path: Path, size: list[int] | None) -> None:
-    """Raise UserError unless a kept picture is a whole PNG of its size (pixels stay unread)."""
-    from PIL import Image
+def is_whole(path: Path, size: list[int] | None) -> bool:
+    """Whether a kept picture is a whole PNG, each part with its own checksum; pixels stay unread.
 
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-        with open(path, "rb") as file:
-            file.seek(-12, os.SEEK_END)
-            whole = file.read()[4:8] == b"IEND"
-    except (OSError, SyntaxError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is no whole PNG; delete it and run again")
-    if size is None:
-        raise UserError(f"{path.parent} has pictures but no system.json; delete it and run again")
+    Raises UserError for a whole one of another size than its system's.
+    """
+    data = path.read_bytes()
+    if data[:8] != PNG or size is None:  # without the system's size nothing says what it is
+        return False
+    place, kind, first = 8, b"", data[16:24]
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        end = place + 8 + length
+        if int.from_bytes(data[end : end + 4]) != zlib.crc32(data[place + 4 : end]):
+            return False
+        place = end + 4
+        if place > len(data):
+            return False
+    width, height = int.from_bytes(first[:4]), int.from_bytes(first[4:])
     if [height, width] != size:
         raise UserError(
             f"{path} is {width}x{height} pixels, its system draws {size[1]}x{size[0]}; "
             "delete it and run again"
         )
+    return True
 
 
 def read_kept(path: Path, size: list[int]) -> np.ndarray:
@@ -208,13 +242,52 @@ def read_kept(path: Path, size: list[int]) -> np.ndarray:
 
 
 class Folder:
-    """Stands for the system that drew a folder of pictures, which we do not have."""
+    """Stands for the system that drew a folder of pictures, which we do not have.
+
+    Called by the folder's last name unless it is given one; told apart by the pictures themselves.
+    """
 
     weights_sha256 = None
 
-    def __init__(self, folder: str | Path):
-        self.name = safe(Path(folder).resolve().name)
-        self.config = {"images": Path(folder).name}
+    def __init__(self, folder: str | Path, name: str | None = None):
+        own = Path(folder).resolve().name
+        self.named = name is not None
+        self.name = readable(own) if name is None else name
+        self.config = {"images": own, "sha256": content_digest(Path(folder))}
+
+    def check_name(self, place: Path) -> None:
+        """Raise UserError where records below `place` give the folder's name to other pictures."""
+        if self.named:
+            return
+        for path in sorted((place / self.name).glob("*.json")):
+            try:
+                other = json.loads(path.read_text(encoding="utf-8"))["system"]["config"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # the store says what is wrong with it
+            if other != self.config:
+                raise UserError(
+                    f"{path} is of other pictures, also called {self.name}: give these a --name, "
+                    f"or say --name {self.name} if they are the same system's"
+                )
+
+
+def content_digest(source: Path) -> str:
+    """SHA-256 of an `.npz`, or over names and contents of a folder's pictures."""
+    if source.is_file():
+        return sha256_file(source)
+    rows = [
+        f"{sha256_file(path)} ".encode() + os.fsencode(path.name) for path in picture_files(source)
+    ]
+    return sha256_bytes(b"\0".join(rows))
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """A folder's pictures by name; UserError for something that is no folder."""
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder {folder}; --images takes a folder of pictures named by image id, or an .npz"
+        )
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in KINDS]
 
 
 def from_folder(folder: str | Path, prompts: Sequence[Prompt], size: int) -> Pictures:
@@ -222,36 +295,51 @@ def from_folder(folder: str | Path, prompts: Sequence[Prompt], size: int) -> Pic
 
     Accepted for id 42: `42.png`, `000000000042.png`, `COCO_val2014_000000000042.jpg`, `42_0.png`
     where there are several (the lowest number counts, the rest is reported as extra). Raises
-    UserError for a missing folder or missing pictures.
+    UserError for a missing folder, missing pictures, and two files of one id.
     """
     folder = Path(folder)
     if folder.suffix == ".npz" and not folder.is_dir():
         from benchmarks.harness.npz_images import from_npz
 
         return from_npz(folder, prompts, size)
-    if not folder.is_dir():
-        raise UserError(
-            f"no folder {folder}; --images takes a folder of pictures named by image id, or an .npz"
-        )
-    by_id: dict[str, list[tuple[int, Path]]] = {}
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in KINDS]
-    for path in files:
-        image_id, number = parse_name(path.stem)
-        by_id.setdefault(image_id, []).append((number, path))
-    missing = [prompt.image_id for prompt in prompts if plain(prompt.image_id) not in by_id]
-    if missing:
-        shown = ", ".join(missing[:3])
-        raise UserError(
-            f"{folder} lacks {len(missing)} of {len(prompts)} pictures, first {shown}; "
-            "name each by its image id"
-        )
-    chosen = tuple(min(by_id[plain(prompt.image_id)])[1] for prompt in prompts)
-    extra = tuple(path.name for path in files if path not in set(chosen))
+    files = picture_files(folder)
+    chosen, extra = by_image_id([path.stem for path in files], prompts, folder)
+    paths = tuple(files[place] for place in chosen)
 
     def read(path: Path) -> np.ndarray:
         return crop_square(read_picture(path), size)
 
-    return Pictures(chosen, read, reused=len(chosen), extra=extra)
+    return Pictures(paths, read, reused=len(paths), extra=tuple(files[k].name for k in extra))
+
+
+def by_image_id(
+    stems: Sequence[str], prompts: Sequence[Prompt], source: Path
+) -> tuple[list[int], list[int]]:
+    """(place of each prompt's picture among `stems`, places that no prompt asked for).
+
+    Raises UserError for prompts without a picture, and for two that are called the same.
+    """
+    found: dict[str, dict[int, int]] = {}
+    twice: dict[str, tuple[str, str]] = {}
+    for place, stem in enumerate(stems):
+        image_id, number = parse_name(stem)
+        first = found.setdefault(image_id, {}).setdefault(number, place)
+        if first != place:
+            twice[image_id] = stems[first], stem
+    wanted = [plain(prompt.image_id) for prompt in prompts]
+    missing = [one for one in wanted if one not in found]
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} of {len(prompts)} pictures, first "
+            f"{', '.join(missing[:3])}; name each by its image id"
+        )
+    if both := next((twice[one] for one in wanted if one in twice), None):
+        raise UserError(
+            f"{source} has {both[0]} and {both[1]}, which name one image id; leave one of them"
+        )
+    chosen = [found[one][min(found[one])] for one in wanted]
+    used = set(chosen)
+    return chosen, [place for place in range(len(stems)) if place not in used]
 
 
 def parse_name(stem: str) -> tuple[str, int]:

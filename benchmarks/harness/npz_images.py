@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.images import Pictures, parse_name, plain
+from benchmarks.harness.images import Pictures, by_image_id
 from benchmarks.harness.prompts import Prompt
 from cm3leon.errors import UserError
 from cm3leon.pictures import crop_square
@@ -45,13 +45,13 @@ def from_npz(path: str | Path, prompts: Sequence[Prompt], size: int) -> Pictures
             reused=len(names),
             extra=extra,
         )
-    chosen = by_id(path, keys, prompts)
+    chosen, extra = by_image_id(keys, prompts, path)
 
     def read(name: Path) -> np.ndarray:
         return crop_square(checked(array(path, name.name), path, name.name, 3), size)
 
-    extra = tuple(sorted(set(keys) - set(chosen)))
-    return Pictures(tuple(path / key for key in chosen), read, reused=len(chosen), extra=extra)
+    names = tuple(path / keys[place] for place in chosen)
+    return Pictures(names, read, reused=len(names), extra=tuple(keys[place] for place in extra))
 
 
 def members(path: Path) -> list[str]:
@@ -62,22 +62,6 @@ def members(path: Path) -> list[str]:
     except (OSError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}; --images takes a folder or .npz") from None
-
-
-def by_id(path: Path, keys: Sequence[str], prompts: Sequence[Prompt]) -> list[str]:
-    """The array of each prompt's image id, of several numbered ones the first."""
-    found: dict[str, tuple[int, str]] = {}
-    for key in keys:
-        image_id, number = parse_name(key)
-        if image_id not in found or number < found[image_id][0]:
-            found[image_id] = (number, key)
-    missing = [prompt.image_id for prompt in prompts if plain(prompt.image_id) not in found]
-    if missing:
-        raise UserError(
-            f"{path} has no {ALL} and lacks {len(missing)} of {len(prompts)} pictures, first "
-            f"{', '.join(missing[:3])}; name each array by its image id"
-        )
-    return [found[plain(prompt.image_id)][1] for prompt in prompts]
 
 
 def array(path: Path, key: str) -> np.ndarray:

@@ -5,23 +5,28 @@ Shapes: N pictures, S pixels of a side, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.feature_cache import Kept, Listing
+from benchmarks.harness.feature_cache import READERS, Kept, Listing
 from benchmarks.harness.images import Pictures
 from benchmarks.harness.prompt_lists import list_digest, read_list
 from benchmarks.harness.prompts import Prompt, checked_count, entry_prompt, shuffled
 from benchmarks.harness.protocols import IMAGES, QUICK, ROUNDED, Protocol
 from cm3leon.coco import Entry, find_splits, read_captions
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_file
 from cm3leon.pictures import crop_square, decode_picture, read_picture
 
 NAMED = 5  # pictures named in a warning
+RECENT_NS = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,11 @@ def real_listing(protocol: Protocol, entries: Sequence[Entry]) -> Listing:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         return crop(decode_picture(data, path)), other_mode(data)
 
-    stamps = [[entry.image_id, entry.path.name, size_of(entry.path)] for entry in entries]
+    found = contents([entry.path for entry in entries])
+    stamps = [
+        [entry.image_id, entry.path.name, sha256]
+        for entry, sha256 in zip(entries, found, strict=True)
+    ]
     about = {"crop": protocol.crop, "size": protocol.size}
     return Listing(f"{protocol.split} pictures", stamps, read, about, lenient=True)
 
@@ -208,7 +217,10 @@ def drawn_listing(protocol: Protocol, label: str, pictures: Pictures) -> Listing
             image = through_jpeg(image, protocol.quality)
         return crop(image), ""
 
-    stamps = [[path.name, *stamp_of(path)] for path in pictures.paths]
+    inside = {path.parent for path in pictures.paths if path.parent.is_file()}  # of an .npz
+    whole = dict(zip(inside, contents(inside), strict=True))
+    own = contents([path for path in pictures.paths if path.parent not in whole])
+    stamps = [[path.name, whole.get(path.parent) or next(own)] for path in pictures.paths]
     about = {"crop": protocol.crop, "size": protocol.size, "format": protocol.format}
     return Listing(label, stamps, read, about | {"quality": protocol.quality})
 
@@ -230,22 +242,34 @@ def other_mode(data: bytes) -> str:
         return "" if image.mode == "RGB" else image.mode
 
 
-def size_of(path: Path) -> int | None:
-    """Bytes of a file, None where it is missing."""
+def contents(paths: Iterable[Path]) -> Iterator[str | None]:
+    """SHA-256 of each file in order; None for one that cannot be read.
+
+    A size or a time would do for most, but not for a file that was repaired in place or unpacked
+    with the times of its archive; reading it is little beside a network's features.
+    """
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return iter(list(pool.map(content, paths)))
+
+
+def content(path: Path) -> str | None:
+    """SHA-256 of a file, None for one that cannot be read; what is seen again is not read again.
+
+    Seen again is a file that nobody wrote to since, by the time that no program can set (ctime).
+    """
     try:
-        return path.stat().st_size
+        found = path.stat()
+        if time.time_ns() - found.st_ctime_ns < RECENT_NS:  # two writes may share a tick
+            return sha256_file(path)
+        return _content(path, found.st_ino, found.st_size, found.st_ctime_ns)
     except OSError:
         return None
 
 
-def stamp_of(path: Path) -> list[int]:
-    """Bytes and time of a drawn picture's file; of the `.npz` for a picture inside one."""
-    place = path if path.exists() else path.parent
-    try:
-        found = place.stat()
-    except OSError:
-        raise UserError(f"{path} is gone; run again") from None
-    return [found.st_size, found.st_mtime_ns]
+@lru_cache(2**18)
+def _content(path: Path, *_: int) -> str:
+    return sha256_file(path)
 
 
 def remarks_on(kept: Kept, entries: Sequence[Entry]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,5 +94,12 @@ def checked_count(n: int | None, available: int, name: str) -> int:
 
 def digest(prompts: Sequence[Prompt]) -> str:
     """SHA-256 over ids, picture ids and captions in order: equal iff the same was asked for."""
-    lines = "".join(f"{prompt.id}\t{prompt.image_id}\t{prompt.caption}\n" for prompt in prompts)
-    return sha256_bytes(lines.encode())
+    return sha256_bytes("".join(map(_row, prompts)).encode())
+
+
+def _row(prompt: Prompt) -> str:
+    """A line of three fields; as JSON where a field itself holds what parts fields or lines."""
+    fields = prompt.id, prompt.image_id, prompt.caption
+    if any(mark in field for field in fields for mark in "\t\n"):
+        return json.dumps(fields) + "\n"
+    return "\t".join(fields) + "\n"

@@ -298,14 +298,19 @@ def draw(group: Group, system, prompts: Sequence, seed: int, folder, batch_size:
     from benchmarks.harness import images
 
     if group.size == 1:
-        return images.draw(system, prompts, seed, folder, batch_size)
+        found = images.draw(system, prompts, seed, folder, batch_size)
+        images.tell_reused(system, found)
+        return found
     own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
     mine = images.draw(Watched(system, group), own, seed, folder, batch_size)
     group.total(f"drawn {seed}", mine.drawn)
     group.wait(f"drawn {seed}")
     drawn = group.total(f"drawn {seed}", 0)
     everything = images.draw(system, prompts, seed, folder, batch_size)
-    return replace(everything, drawn=drawn, reused=len(everything) - drawn)
+    found = replace(everything, drawn=drawn, reused=len(everything) - drawn)
+    if group.first:
+        images.tell_reused(system, found)
+    return found
 
 
 @contextlib.contextmanager
