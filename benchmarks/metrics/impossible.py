@@ -21,7 +21,6 @@ from cm3leon.scenes import scene
 
 PICTURES = 4_000  # of `stock`, `train`
 COMMON = 150  # times that a code must occur in them
-BATCH = 100  # pictures encoded at once
 
 
 def impossible(codes_NK: np.ndarray, never_CW: np.ndarray) -> np.ndarray:
@@ -50,39 +49,4 @@ def columns_of(vq, pictures: int = PICTURES) -> np.ndarray:
     """`never_in` of the first pictures of `stock`, `train` through an image tokenizer."""
     size = vq.config.resolution
     images = np.stack([scene("stock", "train", at, size).image for at in range(pictures)])
-    return never_in(encoded(images, vq), vq.config.codebook_size, vq.config.grid)
-
-
-def encoded(images_NSS3: np.ndarray, vq) -> np.ndarray:
-    """Codes int64 [N, K] of uint8 pictures; where a code depends on its own cell's pixels alone,
-    cells that occur again, nine of ten in this world, are encoded once.
-    """
-    if vq.config.reach != "cell":
-        return _encode(images_NSS3, vq).reshape(len(images_NSS3), -1)
-    grid, side = vq.config.grid, vq.config.stride
-    cells = _cells(images_NSS3, side)
-    _, first, place = np.unique(
-        cells.view(f"V{cells.shape[1]}").ravel(), return_index=True, return_inverse=True
-    )
-    sheets = -(-len(first) // grid**2)
-    padded = np.resize(first, sheets * grid**2)
-    codes = _encode(_pictures(cells[padded], grid, side), vq).ravel()
-    return codes[place].reshape(len(images_NSS3), grid**2)
-
-
-def _cells(images_NSS3: np.ndarray, side: int) -> np.ndarray:
-    """Cells of pictures, row by row: uint8 [N * K, side * side * 3]."""
-    count, size = images_NSS3.shape[:2]
-    cells = images_NSS3.reshape(count, size // side, side, size // side, side, 3).swapaxes(2, 3)
-    return np.ascontiguousarray(cells).reshape(-1, side * side * 3)
-
-
-def _pictures(cells: np.ndarray, grid: int, side: int) -> np.ndarray:
-    """Pictures of such cells, uint8 [N, S, S, 3]."""
-    cells = cells.reshape(-1, grid, grid, side, side, 3).swapaxes(2, 3)
-    return cells.reshape(-1, grid * side, grid * side, 3)
-
-
-def _encode(images: np.ndarray, vq) -> np.ndarray:
-    parts = [vq.encode(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
-    return np.concatenate([part.cpu().numpy() for part in parts])
+    return never_in(vq.encode(images).cpu().numpy(), vq.config.codebook_size, vq.config.grid)
