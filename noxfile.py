@@ -17,10 +17,12 @@ BENCHES = (
     "fid_coco",
     "ablate_retrieval",
     "ablate_pretraining",
+    "ablate_positions",
     "ablate_decoding",
     "latency",
     "rfid",
     "verify_fid",
+    "train_speed",
 )
 
 

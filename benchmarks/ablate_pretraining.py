@@ -147,6 +147,21 @@ def measure(
     options: Options, chosen: dict[str, Recipe], system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Every run's scores; means and leads over training seeds."""
+    judge, scores = trained_scores(options, chosen, phases)
+    extra = numbers(scores, list(chosen), options.seeds)
+    value = extra["default.held_out_tail_gain"]
+    return core.Measurement(
+        value=value[0],
+        n=len(options.seeds),
+        interval=core.Interval(value[1], value[2], LEVEL, SEEDS_METHOD) if value[1:] else None,
+        extra=extra,
+        per_seed=[scores["default", seed]["held_out_tail_gain"] for seed in options.seeds],
+        protocol={"features_sha256": judge.features.digest},
+    )
+
+
+def trained_scores(options, chosen: dict[str, Recipe], phases: core.Phases) -> tuple:
+    """The judge, and (arm, seed) -> scores of every run; trained and judged where it is not yet."""
     import torch
 
     from benchmarks.harness.trained_arms import Judge, train_arm
@@ -167,28 +182,23 @@ def measure(
                     f"{len(scores)} of {len(chosen) * len(options.seeds)} runs are done and kept; "
                     "the same command goes on"
                 )
-    extra = numbers(scores, list(chosen), options.seeds)
-    value = extra["default.held_out_tail_gain"]
-    return core.Measurement(
-        value=value[0],
-        n=len(options.seeds),
-        interval=core.Interval(value[1], value[2], LEVEL, SEEDS_METHOD) if value[1:] else None,
-        extra=extra,
-        per_seed=[scores["default", seed]["held_out_tail_gain"] for seed in options.seeds],
-        protocol={"features_sha256": judge.features.digest},
-    )
+    return judge, scores
 
 
-def numbers(scores: dict, names: Sequence[str], seeds: Sequence[int]) -> dict[str, tuple]:
-    """`arm.score` -> (mean, low, high) over seeds; `arm.score_minus_default` paired by seed."""
+def numbers(
+    scores: dict, names: Sequence[str], seeds: Sequence[int], against: str = "default"
+) -> dict[str, tuple]:
+    """`arm.score` -> (mean, low, high) over seeds; `arm.score_minus_default` paired by seed, where
+    `against` is the arm that the others are compared with.
+    """
     found = {}
     for name in names:
         for score in scores[name, seeds[0]]:
             values = np.array([scores[name, seed][score] for seed in seeds])
             found[f"{name}.{score}"] = spread(values)
-            if name != "default":
-                own = np.array([scores["default", seed][score] for seed in seeds])
-                found[f"{name}.{score}_minus_default"] = spread(values - own)
+            if name != against:
+                own = np.array([scores[against, seed][score] for seed in seeds])
+                found[f"{name}.{score}_minus_{against}"] = spread(values - own)
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
 from baselines.transformers import Shop, identity, trained
@@ -17,6 +18,7 @@ from benchmarks.harness.features import extract, load_features
 from benchmarks.harness.judged import ALL, answers, shares
 from benchmarks.harness.prompts import Prompt, pick, scenes_prompts
 from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.metrics.impossible import columns_of, impossible
 from cm3leon import checkpoint, seeds
 from cm3leon.config import to_dict
 from cm3leon.files import sha256_bytes, write_atomic
@@ -81,7 +83,8 @@ class Judge:
     def drawn(self, run: Run, documents: int) -> dict[str, float]:
         """FID and composition on `val`, entities on `tail`, with so many documents."""
         system = self.system(run, documents)
-        images = draw_all(system, self.plain)
+        codes_NK = draw_codes(system, self.plain)
+        images = system.decode_codes(codes_NK)
         pieces = np.array_split(images, 8)
         fakes_ND = extract(self.features, pieces, len(images), "features of drawings")
         overall = shares(*answers(self.plain, [Kept(images)], self.features.size))[-1]
@@ -90,6 +93,7 @@ class Judge:
             "fid": frechet_from_features(self.real_ND, fakes_ND),
             "composition": float(overall),
             "entity": float(entity[ALL.index("entity")]),
+            "impossible": float(impossible(codes_NK.numpy(), columns_of(system.vq)).mean()),
         }
 
     def system(self, run: Run, documents: int) -> System:
@@ -127,7 +131,12 @@ def tail_prompts(count: int) -> list[Prompt]:
     return prompts
 
 
+def draw_codes(system: System, prompts: list[Prompt]) -> torch.Tensor:
+    """Codes of one picture a prompt, int64 [N, K], each from a seed of its own id."""
+    own = [seeds.derive(0, prompt.id) for prompt in prompts]
+    return system.draw_codes([prompt.caption for prompt in prompts], own)
+
+
 def draw_all(system: System, prompts: list[Prompt]) -> np.ndarray:
     """One picture a prompt, uint8 [N, H, W, 3], each from a seed of its own id."""
-    own = [seeds.derive(0, prompt.id) for prompt in prompts]
-    return system.draw([prompt.caption for prompt in prompts], own)
+    return system.decode_codes(draw_codes(system, prompts))

@@ -1,0 +1,104 @@
+"""One network trained for its speed in a process of its own, which waits for its turn.
+
+    python train_steps.py '{"kind": "ours", ...}'    numbers of steps in, seconds out
+
+Run by path, so that another revision of this project (PYTHONPATH) can be timed in turn with this
+one: it uses nothing but what both have. Rows, captions' lengths and all else are the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+
+TEXT, CELLS, PAIRS = (
+    14,
+    64,
+    2,
+)  # tokens of a caption on average, codes of a picture, a pair's <break>
+SPREAD = 6  # captions' lengths lie so far around the average
+
+
+def lengths(rows: int, documents: int) -> list[int]:
+    """Tokens of each row of a batch: captions of different lengths before pictures."""
+    draws = [(7 * row + 3 * pair) % (2 * SPREAD + 1) - SPREAD
+             for row in range(rows) for pair in range(documents + 1)]  # fmt: skip
+    each = [TEXT + draw + CELLS + PAIRS for draw in draws]
+    step = documents + 1
+    return [1 + sum(each[row * step : (row + 1) * step]) for row in range(rows)]
+
+
+def ours(asked: dict):
+    """Network, loss of a batch and optimiser of this project, or of the revision on the path."""
+    import torch
+
+    from cm3leon.config import ModelConfig, TrainConfig, VocabularyConfig
+    from cm3leon.optimizer import make_optimizer
+    from cm3leon.transformer import Transformer
+
+    vocabulary = VocabularyConfig(1024, asked["ids"] - 1024 - 64, 16, 64)
+    config = ModelConfig(
+        "speed", asked["layers"], asked["width"], asked["heads"], 512, vocabulary,
+        init_std=0.02, position_std=0.02,
+    )  # fmt: skip
+    model = Transformer(config)
+    train = TrainConfig(optimizer=asked["optimizer"], precision=asked["dtype"])
+    optimizer = make_optimizer(model, train)
+    longest = max(asked["lengths"])
+    ids = torch.randint(0, 1024, (len(asked["lengths"]), longest))
+    weights = (torch.arange(longest) < torch.tensor(asked["lengths"])[:, None]).float()
+
+    def loss():
+        losses = model.loss_per_token(ids, weights)
+        return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+
+    return model, loss, optimizer
+
+
+def opt(asked: dict):
+    """The same network by Hugging Face's OPTForCausalLM and torch's fused AdamW."""
+    import torch
+    from transformers import OPTConfig, OPTForCausalLM
+
+    width, longest = asked["width"], max(asked["lengths"])
+    config = OPTConfig(
+        vocab_size=asked["ids"], hidden_size=width, num_hidden_layers=asked["layers"],
+        ffn_dim=4 * width, num_attention_heads=asked["heads"], max_position_embeddings=512,
+        word_embed_proj_dim=width, enable_bias=False, layer_norm_elementwise_affine=False,
+        activation_function="relu", dropout=0.0, attention_dropout=0.0,
+    )  # fmt: skip
+    model = OPTForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(4, 1024, (len(asked["lengths"]), longest))
+    mask = (torch.arange(longest) < torch.tensor(asked["lengths"])[:, None]).long()
+    labels = ids.masked_fill(mask == 0, -100)
+    return model, lambda: model(ids, attention_mask=mask, labels=labels).loss, optimizer
+
+
+def main(asked: dict) -> None:
+    """Set up, say how many parameters there are, then take the steps that are asked for."""
+    import torch
+
+    torch.set_num_threads(asked["threads"])
+    torch.manual_seed(0)
+    model, loss, optimizer = (ours if asked["kind"] == "ours" else opt)(asked)
+    half = asked["dtype"] == "bfloat16"
+    positions = [p for name, p in model.named_parameters() if "position" in name]
+    count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in positions)
+    print(json.dumps({"parameters": count}), flush=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(int(line)):
+            with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+                value = loss()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        print(json.dumps({"seconds": time.perf_counter() - started}), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
