@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cm3leon.config import check
+from cm3leon.config import ModelConfig, check
 from cm3leon.decode import combine, guide_edit
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.fused_draw import choose
 from cm3leon.infill import apart, opened
 from cm3leon.objective import Span
+from cm3leon.positions import place_prompt
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence import (
     Document,
@@ -43,7 +44,22 @@ from cm3leon.transformer import Transformer
 
 METHODS = ("forward", "span", "spans")
 DRAW = -1  # in a plan: a code to be drawn
-Plan = tuple[np.ndarray, np.ndarray]  # prompt int64 [T]; what follows it, int64 [M]: an id or DRAW
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`prompt` int64 [T]; what follows it, `planned` int64 [M]: an id or DRAW; how many codes the
+    sentinel <mask:i> of a picture hides, `hidden`.
+    """
+
+    prompt: np.ndarray
+    planned: np.ndarray
+    hidden: dict[int, int] = field(default_factory=dict)
+
+    def places(self, vocabulary: Vocabulary, config: ModelConfig) -> np.ndarray:
+        """Where prompt and planned ids stand, int64 [T + M]; errors as in `positions.place`."""
+        ids_M = np.where(self.planned == DRAW, vocabulary.image_start, self.planned)
+        return place_prompt(self.prompt, ids_M, vocabulary, config, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class Hole:
         if method == "forward":
             prompt = self._caption(vocabulary, "mask")
             stop = len(ids_N) if rest else end
-            return np.concatenate([prompt, ids_N[:start]]), planned_N[start:stop]
+            return Plan(np.concatenate([prompt, ids_N[:start]]), planned_N[start:stop])
         check(method in METHODS, "method", f"be one of {', '.join(METHODS)}", method)
         spans = [(start, end)] if method == "span" else self.runs
         prompt, first = self._rotated(vocabulary, spans)
@@ -99,30 +115,32 @@ class Hole:
             if index:
                 parts.append([vocabulary.eom, vocabulary.mask(first + index)])
             parts.append(planned_N[left:right])
-        return prompt, np.concatenate(parts)
+        hidden = {first + index: right - left for index, (left, right) in enumerate(spans)}
+        return Plan(prompt, np.concatenate(parts), hidden)
 
     def free(self, vocabulary: Vocabulary, method: str, reading: str, rest: bool = False) -> Plan:
         """The plan without the caption: the unconditional stream (A32), which still sees the
         picture. `reading` is of the documents, as in `build_free_prompt`.
         """
         documents = () if reading == "bare" else self.documents
-        prompt, planned = replace(self, text_ids=None, documents=documents).plan(
-            vocabulary, method, rest
-        )
-        if method == "forward":  # the one that can leave the sentinel out
-            start = self.bounds[0]
-            before = prompt[len(prompt) - start :]
-            prompt = np.concatenate([build_free_prompt(documents, vocabulary, reading), before])
-        return prompt, planned
+        without = replace(self, text_ids=None, documents=documents)
+        plan = without.plan(vocabulary, method, rest)
+        if method != "forward":
+            return plan
+        # The one that can leave the sentinel out.
+        before = plan.prompt[len(plan.prompt) - self.bounds[0] :]
+        prompt = np.concatenate([build_free_prompt(documents, vocabulary, reading), before])
+        return replace(plan, prompt=prompt)
 
     def blind(self, vocabulary: Vocabulary, reading: str, rest: bool = False) -> Plan:
         """The "forward" plan without caption and without the codes before the hidden ones: the
         free stream of editing. A sentinel stands for either, as where both are hidden in training.
         """
-        prompt, planned = self.free(vocabulary, "forward", reading, rest)
-        start = self.bounds[0]
-        sentinel = np.full(int(start > 0), vocabulary.mask(1), np.int64)
-        return np.concatenate([prompt[: len(prompt) - start], sentinel]), planned
+        plan, start = self.free(vocabulary, "forward", reading, rest), self.bounds[0]
+        if not start:
+            return plan
+        shown = plan.prompt[: len(plan.prompt) - start]
+        return Plan(np.append(shown, vocabulary.mask(1)), plan.planned, {1: start})
 
     def filled(self, drawn: Sequence[int]) -> np.ndarray:
         """The codes int64 [N] with these in the hidden places."""
@@ -230,21 +248,29 @@ def _draw(
     model, vocabulary, plans_SB, seeds, decode, edit, slots, counters
 ) -> tuple[list[list[int]], list[float]]:
     """Ids drawn for each sample, and log p of the known codes among its planned places."""
-    counts_B = np.array([len(planned) for _, planned in plans_SB[0]])
+    counts_B = np.array([len(plan.planned) for plan in plans_SB[0]])
     samples, most = len(seeds), int(counts_B.max())
-    prompts_SB = [[prompt for prompt, _ in plans] for plans in plans_SB]
+    prompts_SB = [[plan.prompt for plan in plans] for plans in plans_SB]
     if (limits(model, vocabulary, prompts_SB, samples, most) < counts_B).any():
         raise UserError(
             f"a picture, its caption and documents do not fit the context of "
             f"{model.config.context} tokens; shorten the caption or use fewer documents"
         )
     images = (vocabulary.image_start, vocabulary.image_end)
-    rows = Streams(model, prompts_SB, most, *images, slots, counters=counters)
+    places_SB = [[plan.places(vocabulary, model.config) for plan in plans] for plans in plans_SB]
+    rows = Streams(model, prompts_SB, places_SB, most, *images, slots, counters=counters)
     noise_BM = torch.as_tensor(uniforms(seeds, most), device=rows.device)
-    planned_SBM = torch.as_tensor(_padded(plans_SB, most, vocabulary.pad), device=rows.device)
+    planned_SB = [[plan.planned for plan in plans] for plans in plans_SB]
+    planned_SBM = torch.as_tensor(_padded(planned_SB, most, vocabulary.pad), device=rows.device)
+    behind_SB = [
+        [at[-len(ids) :] for at, ids in zip(*both, strict=True)]
+        for both in zip(places_SB, planned_SB, strict=True)
+    ]
+    places_SBM = torch.as_tensor(_padded(behind_SB, most, 0), device=rows.device)
     holes = [_Drawn(int(count)) for count in counts_B]
     new_R = np.arange(len(rows.sample_R))  # whose next place is to be filled
     ids_SR = torch.zeros((rows.count, len(new_R)), dtype=torch.int64, device=rows.device)
+    stand_SR = torch.zeros_like(ids_SR)
     while True:
         samples_R, at_R = rows.sample_R[new_R], torch.as_tensor(new_R, device=rows.device)
         places_R = [min(holes[sample].places, most - 1) for sample in samples_R]
@@ -253,6 +279,7 @@ def _draw(
         chosen_R = choose(_mix(logits, decode, edit), noise_BM[samples_R, places_R], decode)
         chosen_R = chosen_R + vocabulary.image_start
         ids_SR[:, at_R] = planned_SR.where(planned_SR != DRAW, chosen_R)
+        stand_SR[:, at_R] = places_SBM[:, samples_R, places_R]
         known_R = _known(logits[0], planned_SR[0], vocabulary)
         ids_R = chosen_R.where(planned_SR[0] == DRAW, DRAW)
         for sample, token, gain in zip(samples_R, ids_R.tolist(), known_R.tolist(), strict=True):
@@ -263,8 +290,9 @@ def _draw(
             continue
         if rows.ended_R.all():
             return [hole.ids for hole in holes], [hole.score for hole in holes]
-        ids_SR = ids_SR[:, torch.as_tensor(rows.shrink(), device=rows.device)]
-        rows.step(ids_SR.flatten())
+        left_R = torch.as_tensor(rows.shrink(), device=rows.device)
+        ids_SR, stand_SR = ids_SR[:, left_R], stand_SR[:, left_R]
+        rows.step(ids_SR.flatten(), stand_SR.flatten())
         new_R = np.arange(ids_SR.shape[1])
 
 
@@ -290,13 +318,13 @@ class _Drawn:
         return self.places == self.count
 
 
-def _padded(plans_SB: Sequence[Sequence[Plan]], most: int, filler: int) -> np.ndarray:
-    """What is planned for every place, int64 [S, B, M]."""
-    planned_SBM = np.full((len(plans_SB), len(plans_SB[0]), most), filler, np.int64)
-    for stream, plans in enumerate(plans_SB):
-        for row, (_, planned) in enumerate(plans):
-            planned_SBM[stream, row, : len(planned)] = planned
-    return planned_SBM
+def _padded(rows_SB: Sequence[Sequence[np.ndarray]], most: int, filler: int) -> np.ndarray:
+    """Ragged rows as one array, int64 [S, B, M]."""
+    padded_SBM = np.full((len(rows_SB), len(rows_SB[0]), most), filler, np.int64)
+    for stream, rows in enumerate(rows_SB):
+        for at, row in enumerate(rows):
+            padded_SBM[stream, at, : len(row)] = row
+    return padded_SBM
 
 
 def _mix(logits: list[Tensor], decode: DecodeConfig, edit: EditGuidance | None) -> Tensor:

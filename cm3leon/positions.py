@@ -57,6 +57,15 @@ def place(
     return _Row(ids, vocabulary, config, hidden or {}).places
 
 
+def text_room(place: int, config: ModelConfig) -> int:
+    """Tokens of a text, its <eom> included, that have places from `place` on; 0 where a text has
+    none.
+    """
+    if config.positions == "row":
+        return config.context - place
+    return max(0, config.position_text - place % pair_places(config))
+
+
 def place_prompt(
     prompt: np.ndarray,
     follows: int | np.ndarray,

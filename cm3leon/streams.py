@@ -28,9 +28,11 @@ AHEAD = 4  # waiting prompts are read by this part of the slots: few calls, litt
 class Streams:
     """The read prompts of S streams, and `logits`: what follows each row, S tensors [R * W, V].
 
-    `prompts_SB` are int64 [T], ragged; no sample gets more than `most` tokens. V are the ids
-    [start, end). At most `slots` samples (None: all) are in the cache at once; `sample_R` says
-    which. The loop that draws sets `ended_R`. Prompts that are equal are read once.
+    `prompts_SB` are int64 [T], ragged; `places_SB`, of T + 1 or more, say where a prompt's tokens
+    stand and the one that follows (`positions.place_prompt`). No sample gets more than `most`
+    tokens. V are the ids [start, end). At most `slots` samples (None: all) are in the cache at
+    once; `sample_R` says which. The loop that draws sets `ended_R`. Prompts that are equal, places
+    too, are read once.
 
     `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens" (places
     of the batch, padding included), "idle_tokens" (those of steps whose sample had ended) and
@@ -41,6 +43,7 @@ class Streams:
         self,
         model: Transformer,
         prompts_SB: Sequence[Sequence[np.ndarray]],
+        places_SB: Sequence[Sequence[np.ndarray]],
         most: int,
         start: int,
         end: int,
@@ -51,7 +54,7 @@ class Streams:
         check(slots is None or slots >= 1, "slots", "be at least 1", slots)
         self.model, self.range, self.width = model, (start, end), width
         self.device = model.token_embedding.weight.device
-        self.prompts_SB, self.count = prompts_SB, len(prompts_SB)
+        self.prompts_SB, self.places_SB, self.count = prompts_SB, places_SB, len(prompts_SB)
         self.samples = len(prompts_SB[0])
         self.counters = {} if counters is None else counters
         longest = max(len(row) for stream in prompts_SB for row in stream)
@@ -119,10 +122,12 @@ class Streams:
         self.cache.reorder(self._tensor(rows_SRW.ravel()), newest)
 
     @torch.inference_mode()
-    def step(self, ids_X: Tensor) -> None:
-        """Append one id to every row."""
+    def step(self, ids_X: Tensor, places_X: Tensor | None = None) -> None:
+        """Append one id to every row, at these places; left out: behind the one before it."""
         if self.full:
             self.cache.settle()
+        if places_X is not None:
+            self.cache.go_on(places_X)
         logits_XV = self.model.step(ids_X.to(self.device), self.cache, *self.range)
         self.logits = list(logits_XV.chunk(self.count))
         self._count("step_tokens", len(ids_X))
@@ -148,11 +153,20 @@ class Streams:
         """Read the different prompts P of these samples: a cache, the logits [P, V] after each, and
         which of them the samples have, int64 [S, A].
         """
-        rows = [np.asarray(stream[sample]) for stream in self.prompts_SB for sample in samples_A]
+        rows = []
+        for prompts_B, places_B in zip(self.prompts_SB, self.places_SB, strict=True):
+            for sample in samples_A:
+                prompt = prompts_B[sample]
+                # Where what follows stands is the last column; its id is not known yet.
+                places = places_B[sample][: len(prompt) + 1]
+                rows.append(np.stack([np.append(prompt, 0), places]))
         few, which = unique(rows)
-        ids_PT, lengths_P = pad(few, 0)
+        ids_PT, lengths_P = pad([row[0, :-1] for row in few], 0)
+        positions_PT, _ = pad([row[1, :-1] for row in few], 0)
         cache = self.model.cache(len(few), capacity or ids_PT.shape[1])
-        logits_PV = self.model.prefill(ids_PT.to(self.device), lengths_P, cache, *self.range)
+        asked = (lengths_P, cache, *self.range, positions_PT)
+        logits_PV = self.model.prefill(ids_PT.to(self.device), *asked)
+        cache.go_on(torch.tensor([row[1, -1] for row in few]))
         self._count("prefill_tokens", ids_PT.numel())
         self._count("forward_calls", 1)
         return cache, logits_PV, np.array(which).reshape(self.count, -1)

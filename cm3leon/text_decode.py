@@ -23,6 +23,7 @@ from cm3leon.decode import combine
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.fused_draw import choose
+from cm3leon.positions import place_prompt, text_room
 from cm3leon.sequence import Vocabulary
 from cm3leon.streams import Streams, limits
 from cm3leon.transformer import Transformer
@@ -33,7 +34,8 @@ class Continuation:
     """Text ids without their <eom>; `score` is the sum of log p in nats, <eom> included.
 
     p is what the streams say together (`decode.combine`), before temperature, top-k and top-p.
-    `finished` is False when `most` or the context cut the text off before its <eom>.
+    `finished` is False when `most`, the context or the places of a text cut it off before its
+    <eom>.
     """
 
     ids: tuple[int, ...]
@@ -89,7 +91,8 @@ def continue_text(
 
     Prompts int64 [T], ragged; `free_prompts` are the unconditional stream of guidance or the
     amateur's of contrast, not used when `decode.streams` is 1. A row ends with its <eom>, after M
-    tokens, or where its longer prompt and what was drawn, <eom> included, fill the context.
+    tokens, or where its longer prompt and what was drawn, <eom> included, fill the context or the
+    model's places for a text.
     Temperature 0 is greedy. At most `slots` samples are in the cache at once (None: all): a sample
     that ends makes room for the next. `counters` as in `Streams`. Raises UserError for counts that
     do not match, a prompt without room for a token, and weights that give NaN.
@@ -97,11 +100,11 @@ def continue_text(
     uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
     streams = _streams(prompts, free_prompts, decode)
     samples, most = uniforms_BM.shape
-    limits_B = limits(model, vocabulary, streams, samples, most)
+    limits_B, places_SB = _limits(model, vocabulary, streams, samples, most)
     if not len(limits_B):
         return []
     reach, end = int(limits_B.max()), vocabulary.eom + 1
-    rows = Streams(model, streams, reach, 0, end, slots, counters=counters)
+    rows = Streams(model, streams, places_SB, reach, 0, end, slots, counters=counters)
     uniforms_BM = uniforms_BM.to(rows.device)
     texts = [_Text(int(limit), vocabulary.text_size) for limit in limits_B]
     chosen_R = torch.zeros(len(rows.sample_R), dtype=torch.int64, device=rows.device)
@@ -143,11 +146,11 @@ def beam_text(
     the samples at once, `slots`, times W. The rest as in `continue_text`.
     """
     streams = _streams(prompts, free_prompts, decode)
-    limits_B = limits(model, vocabulary, streams, len(prompts), most)
+    limits_B, places_SB = _limits(model, vocabulary, streams, len(prompts), most)
     if not len(limits_B):
         return []
     reach, end = int(limits_B.max()), vocabulary.eom + 1
-    rows = Streams(model, streams, reach, 0, end, slots, beam.width, counters)
+    rows = Streams(model, streams, places_SB, reach, 0, end, slots, beam.width, counters)
     beams = [_Beams(beam, int(limit), vocabulary.text_size) for limit in limits_B]
     new_R = np.arange(len(rows.sample_R))
     while True:
@@ -166,6 +169,25 @@ def beam_text(
         last_R = torch.tensor([token for one in live for token in one.last])
         rows.step(_ids(last_R, vocabulary).repeat(rows.count))
         new_R = np.arange(len(live))
+
+
+def _limits(model, vocabulary, streams, samples: int, most: int) -> tuple[np.ndarray, list]:
+    """Tokens each sample may get, int64 [B], and where its prompts and the text behind them stand,
+    stream by stream.
+    """
+    limits_B, config = limits(model, vocabulary, streams, samples, most), model.config
+    any_text = 0
+    places_SB = [
+        [place_prompt(prompt, any_text, vocabulary, config) for prompt in stream]
+        for stream in streams
+    ]
+    rooms_SB = np.array([[text_room(at[-1], config) for at in row] for row in places_SB], np.int64)
+    if (rooms_SB < 1).any():
+        index = int((rooms_SB < 1).any(0).argmax())
+        raise UserError(
+            f"prompt {index} asks for a text where this model has places for a picture; hide a text"
+        )
+    return np.minimum(limits_B, rooms_SB.min(0)), places_SB
 
 
 def _append(live: list[_Text], logits_RV: Tensor, found_R: Tensor) -> None:

@@ -30,7 +30,7 @@ A, B, C, D, E, F = (FIRST + code for code in CODES)
 
 
 def shown(plan) -> list[list[int]]:
-    return [part.tolist() for part in plan]
+    return [plan.prompt.tolist(), plan.planned.tolist()]
 
 
 def test_plans_by_hand():
@@ -77,7 +77,8 @@ def test_a_filled_plan_is_a_training_sample(hidden, method):
     """With the true codes drawn, prompt and plan are a causal or a rotated row of the objective."""
     codes = tuple(index % 7 for index in range(len(hidden)))
     hole = Hole(codes, tuple(hidden), (2, 3))
-    prompt, planned = hole.plan(VOCABULARY, method, rest=method == "forward")
+    plan = hole.plan(VOCABULARY, method, rest=method == "forward")
+    prompt, planned = plan.prompt, plan.planned
     ids = [FIRST + code for code, gone in zip(codes, hidden, strict=True) if gone]
     planned[planned == DRAW] = ids
     sample = build_sample(Document.pair((2, 3), codes), [], VOCABULARY)
@@ -93,8 +94,8 @@ def test_a_filled_plan_is_a_training_sample(hidden, method):
 
 def plain(plans, noise_M, decode, edit=None) -> tuple[list[int], float]:
     """The definition: one picture, whole rows, no cache; drawn codes and log p of the known."""
-    rows, drawn, score = [list(prompt) for prompt, _ in plans], [], 0.0
-    for place, uniform in enumerate(noise_M[: len(plans[0][1])]):
+    rows, drawn, score = [list(plan.prompt) for plan in plans], [], 0.0
+    for place, uniform in enumerate(noise_M[: len(plans[0].planned)]):
         images = slice(FIRST, VOCABULARY.image_end)
         logits = [MODEL(torch.tensor([row]))[:, -1, images] for row in rows]
         mixed = (
@@ -103,7 +104,7 @@ def plain(plans, noise_M, decode, edit=None) -> tuple[list[int], float]:
             else combine(logits[0], logits[1] if len(logits) > 1 else None, decode)
         )
         code = int(choose(mixed, torch.tensor([uniform]), decode))
-        planned = [int(one[place]) for _, one in plans]
+        planned = [int(plan.planned[place]) for plan in plans]
         if planned[0] == DRAW:
             drawn.append(code)
         elif FIRST <= planned[0] < VOCABULARY.image_end:

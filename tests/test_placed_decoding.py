@@ -13,12 +13,14 @@ import torch
 
 from cm3leon import fused_step
 from cm3leon.config import ModelConfig, VocabularyConfig
-from cm3leon.decode import choose, combine
+from cm3leon.decode import choose, combine, guide_edit
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.generate import generate_images, pad
+from cm3leon.infill import Gaps, fill_gaps
+from cm3leon.inpaint import DRAW, METHODS, EditGuidance, Hole, Plan, fill_holes
 from cm3leon.positions import place, table_rows
-from cm3leon.seeds import generator, torch_generator, uniforms
+from cm3leon.seeds import derive, generator, torch_generator, uniforms
 from cm3leon.sequence import (
     FREE_READINGS,
     Document,
@@ -29,6 +31,7 @@ from cm3leon.sequence import (
     build_prompt,
     build_sample,
 )
+from cm3leon.text_decode import BeamConfig, beam_text, continue_text
 from cm3leon.transformer import Transformer
 
 CODES, KINDS = 9, ("row", "anchored", "grid")
@@ -232,3 +235,161 @@ def test_mistakes_get_one_line(message):
     with pytest.raises(UserError, match=message) as caught:
         MISTAKES[message]()
     assert "\n" not in str(caught.value)
+
+
+def trained(model: Transformer, row) -> torch.Tensor:
+    """Logits [T, V] of a whole row, placed as in training; every moved span in it has come."""
+    ids = np.asarray(row, np.int64)
+    places = place(ids, VOCABULARY, model.config)
+    return model(torch.tensor(ids)[None], torch.tensor(places)[None])[0]
+
+
+def gaps(documents: int, *pieces: tuple[int, ...], seen: bool = True) -> Gaps:
+    codes = tuple(RANDOM.integers(0, 16, CODES).tolist()) if seen else None
+    return Gaps(pieces, codes, tuple(pairs(documents)))
+
+
+CAPTIONS = [
+    gaps(0, (), ()), gaps(2, (), ()), gaps(3, (1, 2), (5,)), gaps(1, (4,), (3,), ()),
+    gaps(2, (), (8,), (9,), ()), gaps(1, (), (2, 2), seen=False), gaps(0, (6,), (), seen=False),
+]  # fmt: skip
+TEXTS = [*range(VOCABULARY.text_size), VOCABULARY.eom]
+
+
+def gap_logits(model, job: Gaps, spans, streams, decode: DecodeConfig) -> list[torch.Tensor]:
+    """Of each gap the logits of its tokens, <eom> too, in rows as training has them."""
+    parts = []
+    for prompt in streams:
+        row, starts = list(prompt), []
+        for gap, span in enumerate(spans):
+            starts.append(len(row))
+            more = [VOCABULARY.mask(gap + 1)] if gap + 1 < job.count else []
+            row += [*span.ids, VOCABULARY.eom, *more]
+        picture = VOCABULARY.mask(job.count)
+        if picture in prompt:  # hidden too: its span comes last
+            row += [picture, *[VOCABULARY.image_start] * CODES, VOCABULARY.eom]
+        logits = trained(model, row)[:, TEXTS]
+        parts.append(
+            [logits[at - 1 :][: span.tokens] for at, span in zip(starts, spans, strict=True)]
+        )
+    return [combine(*own, decode) if len(own) == 2 else own[0] for own in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("beam", [None, BeamConfig(3)], ids=["sampled", "beam"])
+@pytest.mark.parametrize("reading", FREE_READINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_equal_the_rows_of_training(kind, reading, beam):
+    """Captioning and gaps with none to three documents; refilled, and alone."""
+    model, decode = MODELS[kind], replace(DECODE, free=reading)
+    seeds = list(range(len(CAPTIONS)))
+    found = fill_gaps(model, VOCABULARY, CAPTIONS, seeds, decode, beam, most=12)
+    few = fill_gaps(model, VOCABULARY, CAPTIONS, seeds, decode, beam, most=12, slots=6)
+    assert [[span.ids for span in spans] for spans in few] == [
+        [span.ids for span in spans] for spans in found
+    ]
+    for job, seed, spans in zip(CAPTIONS, seeds, found, strict=True):
+        streams = [job.prompt(VOCABULARY)]
+        if job.codes is not None:
+            streams.append(job.free(VOCABULARY, reading))
+        for gap, logits in enumerate(gap_logits(model, job, spans, streams, decode)):
+            span, own = spans[gap], derive(seed, "gap", gap) if gap else seed
+            ids = [*span.ids, VOCABULARY.text_size][: span.tokens]
+            gains = logits.double().log_softmax(-1)[range(len(ids)), ids]
+            assert span.score == pytest.approx(gains.sum().item(), abs=1e-3)
+            if beam is None:
+                noise = torch.tensor(uniforms([own], 12)[0][: len(ids)])
+                assert choose(logits, noise, decode).tolist() == ids
+    alone = fill_gaps(model, VOCABULARY, CAPTIONS[3:4], seeds[3:4], decode, beam, most=12)
+    assert [span.ids for span in alone[0]] == [span.ids for span in found[3]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_ends_where_its_places_end(kind):
+    """The first gap of a caption begins behind what stands before it, and has so many places."""
+    model = MODELS[kind]
+    prompts = [gaps(2, tuple(range(k)), ()).prompt(VOCABULARY) for k in range(7)]
+    noise = np.full((7, 20), 0.01)  # never <eom>, the last of all choices
+    found = continue_text(model, VOCABULARY, prompts, None, noise, replace(DECODE, guidance=1.0))
+    rooms = [20] * 7 if kind == "row" else [9 - k for k in range(7)]
+    assert [span.tokens for span in found] == rooms and not any(one.finished for one in found)
+    beams = beam_text(model, VOCABULARY, prompts, None, BeamConfig(2), DECODE, 20)
+    assert all(one.tokens <= room for own, room in zip(beams, rooms, strict=True) for one in own)
+
+
+def hole(documents: int, hidden: str, text: tuple[int, ...] | None) -> Hole:
+    codes = tuple(RANDOM.integers(0, 16, CODES).tolist())
+    return Hole(codes, tuple(letter == "x" for letter in hidden), text, tuple(pairs(documents)))
+
+
+HOLES = [
+    hole(0, ".xx..x...", (1, 2)), hole(1, "x...x.x.x", (3,)), hole(2, "xxxxxxxxx", (1, 2, 3)),
+    hole(3, "....x....", (4,) * 6), hole(0, "..xx.xx..", None), hole(2, ".x.x.x.x.", None),
+]  # fmt: skip
+
+
+def codes_ids(codes) -> list[int]:
+    return (np.asarray(codes) + IMAGES.start).tolist()
+
+
+def training_row(one: Hole, plan: Plan, codes) -> list[int]:
+    """The row of training that a plan begins, with these codes in the picture."""
+    row, start = plan.prompt.tolist(), one.bounds[0]
+    if row.count(VOCABULARY.eos) == 1:  # forward
+        row += [*codes_ids(codes[start:]), VOCABULARY.eos]
+        for sentinel, told in ((0, [1]), (1, codes_ids(codes[:start]))):
+            if VOCABULARY.mask(sentinel) in row:
+                row += [VOCABULARY.mask(sentinel), *told, VOCABULARY.eom]
+        return row
+    drawn = iter(codes_ids(codes[np.array(one.hidden)]))
+    return [*row, *(next(drawn) if k == DRAW else k for k in plan.planned), VOCABULARY.eom]
+
+
+def hole_logits(model, one: Hole, plan: Plan, codes) -> torch.Tensor:
+    """Logits [n, V] of the n hidden codes, in the row of training."""
+    at = len(plan.prompt) - 1 + np.flatnonzero(plan.planned == DRAW)
+    return trained(model, training_row(one, plan, codes))[at, IMAGES]
+
+
+def drawn_again(model, one: Hole, codes, noise_M, method: str, decode, edit) -> list[int]:
+    """The hidden codes, each drawn behind those of `codes` before it."""
+    plans = [one.plan(VOCABULARY, method)]
+    if edit or one.text_ids is not None:
+        plans.append(one.free(VOCABULARY, method, decode.free))
+    if edit:
+        plans.append(one.blind(VOCABULARY, decode.free))
+    logits = [hole_logits(model, one, plan, codes) for plan in plans]
+    if edit:
+        mixed = guide_edit(*logits, edit.image, edit.text)
+    else:
+        mixed = combine(logits[0], logits[1] if len(logits) == 2 else None, decode)
+    noise = torch.tensor(noise_M[np.flatnonzero(plans[0].planned == DRAW)])
+    return choose(mixed, noise, decode).tolist()
+
+
+@pytest.mark.parametrize("method", [*METHODS, "edit"])
+@pytest.mark.parametrize("reading", FREE_READINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_with_holes_equal_the_rows_of_training(kind, reading, method):
+    """All ways to ask, captions or none; refilled, and alone."""
+    model, decode = MODELS[kind], replace(DECODE, free=reading)
+    method, edit = ("forward", EditGuidance(3.0, 2.0)) if method == "edit" else (method, None)
+    seeds = list(range(len(HOLES)))
+    found = fill_holes(model, VOCABULARY, HOLES, seeds, decode, method, edit)
+    few = fill_holes(model, VOCABULARY, HOLES, seeds, decode, method, edit, slots=2)
+    assert np.array_equal(few, found)
+    for one, seed, codes in zip(HOLES, seeds, found, strict=True):
+        again = drawn_again(model, one, codes, uniforms([seed], 20)[0], method, decode, edit)
+        assert codes[np.array(one.hidden)].tolist() == again
+    alone = fill_holes(model, VOCABULARY, HOLES[1:2], seeds[1:2], decode, method, edit)
+    assert alone[0].tolist() == found[1].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_picture_hidden_is_drawing_it(kind):
+    holes = [hole(row % 4, "x" * CODES, (row + 1,)) for row in range(5)]
+    prompts = [build_prompt(one.text_ids, one.documents, VOCABULARY) for one in holes]
+    free = [build_free_prompt(one.documents, VOCABULARY) for one in holes]
+    noise = uniforms(range(5), CODES)
+    drawn = generate_images(MODELS[kind], VOCABULARY, prompts, free, noise, DECODE)
+    found = fill_holes(MODELS[kind], VOCABULARY, holes, range(5), DECODE, tries=1)
+    assert np.array_equal(found, drawn)

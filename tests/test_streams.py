@@ -21,6 +21,11 @@ def read(rows: list[list[int]]) -> torch.Tensor:
     return MODEL(ids_XT)[torch.arange(len(rows)), lengths_X - 1]
 
 
+def indices(prompts: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Where tokens of a model of positions "row" stand, and what follows them."""
+    return [[np.arange(len(row) + 1) for row in stream] for stream in prompts]
+
+
 def close(streams: Streams, rows: list[list[int]]) -> bool:
     found = torch.cat(streams.logits)
     wanted = read(rows)[:, slice(*streams.range)]
@@ -41,7 +46,7 @@ def appended(rows: list[list[int]], ids: torch.Tensor) -> list[list[int]]:
 def test_any_coming_and_going(seed, count, samples):
     random = generator(seed, "streams")
     prompts = random_prompts(random, count, samples)
-    streams = Streams(MODEL, prompts, 6, 3, 20)
+    streams = Streams(MODEL, prompts, indices(prompts), 6, 3, 20)
     rows = [row.tolist() for stream in prompts for row in stream]
     for _ in range(6):
         assert close(streams, rows) and len(streams.logits) == count
@@ -63,7 +68,7 @@ def test_refilled_rows_are_rows_read_alone(seed, count, width, slots):
     random, most, counters = generator(seed, "refill"), 7, {}
     prompts = random_prompts(random, count, 9)
     ends = random.integers(1, most + 1, 9)  # tokens of each sample
-    streams = Streams(MODEL, prompts, most, 3, 20, slots, width, counters)
+    streams = Streams(MODEL, prompts, indices(prompts), most, 3, 20, slots, width, counters)
     drawn = {sample: [[] for _ in range(width)] for sample in range(9)}
     seen, fed = [], 0
 
@@ -95,7 +100,8 @@ def test_refilled_rows_are_rows_read_alone(seed, count, width, slots):
 
 def test_a_short_row_outgrows_the_place_beside_a_long_one():
     long, short = np.arange(CONTEXT - 2), np.arange(3)
-    streams = Streams(MODEL, [[long, short]], 25, 0, VOCABULARY.size)
+    prompts = [[long, short]]
+    streams = Streams(MODEL, prompts, indices(prompts), 25, 0, VOCABULARY.size)
     for step in range(2):
         assert not streams.full
         streams.step(torch.tensor([step, step]))
@@ -113,13 +119,13 @@ def test_equal_prompts_are_read_once(monkeypatch):
     rows, prefill = [], MODEL.prefill
     monkeypatch.setattr(MODEL, "prefill", lambda ids, *a: rows.append(len(ids)) or prefill(ids, *a))
     prompts = [PROMPTS[:3] * 4, FREE[:3] * 4]
-    streams = Streams(MODEL, prompts, 2, 0, VOCABULARY.size)
+    streams = Streams(MODEL, prompts, indices(prompts), 2, 0, VOCABULARY.size)
     assert rows == [6] and close(streams, [list(row) for stream in prompts for row in stream])
 
 
 def test_slots_are_checked():
     with pytest.raises(UserError, match="slots must be at least 1, got 0"):
-        Streams(MODEL, [PROMPTS], 2, 0, 3, slots=0)
+        Streams(MODEL, [PROMPTS], indices([PROMPTS]), 2, 0, 3, slots=0)
 
 
 def test_limits():
