@@ -6,7 +6,7 @@ Token caches and neighbours are made when they are missing; a run continues wher
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_bytes, write_atomic
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
+from cm3leon.pretrain import fitted
 from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, entities, scene
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
@@ -54,6 +55,11 @@ class Shop:
         self.out, self.runs = out, runs
         self.text, self.vq = load_tokenizers(out)
         self.clip = load_clip(out / "clip")
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """The recipe with the vocabulary of these tokenizers."""
+        sizes = self.text.size, self.vq.config.codebook_size
+        return replace(recipe, model=fitted(recipe.model, *sizes, fit=True))
 
     def part(self, part: Part, clip: Clip | None = None) -> TokenCache:
         """Scenes of `stock` as tokens, with `clip` its vectors beside them."""
@@ -113,6 +119,7 @@ def make_bank(out: Path, runs: Path) -> None:
 def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: str) -> None:
     """Train a recipe, save it to `out`/<name> in bfloat16 with the run's log."""
     shop, run = Shop(out, runs), runs / f"{recipe.name}-{form}"
+    recipe = shop.fit(recipe)
     model, seconds = trained(recipe, shop, run, device)
     extra = identity(recipe, shop) | {
         "train": to_dict(recipe.train),

@@ -127,6 +127,7 @@ def scenes_s() -> ModelConfig:
         vocabulary=VocabularyConfig(),
         init_std=0.02,
         position_std=0.02,
+        positions="grid",
         position_grid=8,
     )
 

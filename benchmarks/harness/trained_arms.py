@@ -43,6 +43,7 @@ class Run:
 def train_arm(recipe: Recipe, weights: Path, runs: Path) -> Run:
     """Train an arm in a folder named by everything that decides its weights, or open it."""
     shop = Shop(weights, runs)
+    recipe = shop.fit(recipe)
     about = identity(recipe, shop) | {"train": to_dict(recipe.train)}
     name = sha256_bytes(json.dumps(about, sort_keys=True).encode())[:12]
     folder = runs / f"arm-{name}"
