@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from baselines.corpus import texts
 from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, VQConfig, to_dict
-from cm3leon.files import write_atomic
+from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.scenes import PLAIN, SEEN, Scene, scene
 from cm3leon.text import TextTokenizer
 from cm3leon.train import train
@@ -43,9 +44,16 @@ VQ_TRAIN = TrainConfig(
 SHOWN = ("telling", "entity", "telling", "condition", "telling") * 3 + (
     *("telling", "sign", "condition", "sign", "entity"),
 )
+# In the end, when codes no longer change: more of what is hardest to draw.
+SHOWN_LAST = ("telling", "entity", "sign", "entity", "condition") * 2 + (
+    *("telling", "entity", "entity", "telling", "condition"),
+)
 # Edges are the finest of the conditions and have the most cells.
 CONDITIONED = ("edges", "segmentation", "edges", "scribble", "edges", "depth")
-MERGE_RADIUS = 1.5  # codes nearer than this become one
+MERGE_RADIUS = 2.0  # codes nearer than this become one
+# The decoder alone, on the codes that are left.
+VQ_DECODER = replace(VQ_TRAIN, steps=4000, rate=1.5e-3, warmup=100, final=0.03, eval_every=1000)
+DECODER_FOLDER = "decoder"  # of a run: its second part
 MERGE_PICTURES = 4_000  # over which the codes' use is counted, those of the first steps
 ROUND_TO = 64  # the codebook's size after merging is a multiple of it
 HELD_OUT = 128  # pictures of `val`
@@ -96,11 +104,11 @@ def about_an_entity(index: int) -> Scene:
     return scene("stock", ("study", "bank")[index % 2], PLAIN + number)
 
 
-def shown(index: int) -> np.ndarray:
-    """Picture `index` of the image tokenizer's training, uint8 [64,64,3]."""
-    turn, place = divmod(index, len(SHOWN))
-    what = SHOWN[place]
-    number = turn * SHOWN.count(what) + SHOWN[:place].count(what)  # the how-manieth of its kind
+def shown(index: int, order: tuple[str, ...] = SHOWN) -> np.ndarray:
+    """Picture `index` of the image tokenizer's training, uint8 [64,64,3]; kinds by turns."""
+    turn, place = divmod(index, len(order))
+    what = order[place]
+    number = turn * order.count(what) + order[:place].count(what)  # the how-manieth of its kind
     if what == "telling":
         return telling(number).image
     if what == "entity":
@@ -112,9 +120,9 @@ def shown(index: int) -> np.ndarray:
     return CONDITIONS[CONDITIONED[place]](truth)
 
 
-def picture_batch(step: int, batch: int) -> torch.Tensor:
+def picture_batch(step: int, batch: int, order: tuple[str, ...] = SHOWN) -> torch.Tensor:
     """Pictures of one step, [B,3,64,64] in [-1,1]."""
-    images = np.stack([shown((step - 1) * batch + k) for k in range(batch)])
+    images = np.stack([shown((step - 1) * batch + k, order) for k in range(batch)])
     return to_unit(images).contiguous(memory_format=torch.channels_last)
 
 
@@ -177,13 +185,36 @@ def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAI
         about={"vq": to_dict(VQ_SHAPE), "loss": to_dict(VQ_LOSS)},
     )
     merged = merge(training.vq)
+    last = train_decoder(merged, run / DECODER_FOLDER, config.steps, device)
     extra = {
         "recipe": to_dict(config),
         "loss": to_dict(VQ_LOSS),
         "merge_radius": MERGE_RADIUS,
         "codes_left": len(merged.quantize.embedding.weight.unique(dim=0)),
-        "seconds": round(done["seconds"]),
+        "decoder": to_dict(VQ_DECODER),
+        "seconds": round(done["seconds"] + last["seconds"]),
         "device": device_name(device),
     }
     write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(folder, "vq", merged.config, merged.state_dict(), extra)
+
+
+def train_decoder(vq: VQ, run: Path, after: int, device: str) -> dict:
+    """Train the decoder on the codes of a finished encoder, in place, on the pictures of steps
+    behind `after`; "step", "seconds" and "loss".
+    """
+    codes = digest_of(vq.quantize.embedding.weight)
+    return train(
+        VQTraining(vq, VQ_LOSS).to(device),
+        lambda module, pictures, _: module(pictures, VQ_LOSS.freeze_step),
+        lambda step: picture_batch(after + step, VQ_DECODER.batch, SHOWN_LAST),
+        VQ_DECODER,
+        run,
+        evaluate=evaluate_vq,
+        about={"vq": to_dict(vq.config), "codes_sha256": codes},
+    )
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes."""
+    return sha256_bytes(tensor.detach().cpu().contiguous().numpy().tobytes())
