@@ -146,28 +146,52 @@ class Index:
         return 0
 
 
+ON_SHEET = 4  # scenes of a contact sheet
+
+
 @dataclass(frozen=True)
 class ExportScenes:
-    """Write pictures of the embedded world in MS-COCO's layout: PNG files, captions, instances."""
+    """Write pictures of the embedded world, and what is said of them, in the layouts of real data.
+
+    captions and instances: MS-COCO (captions write both); panoptic: its maps; vqa: VQAv2's two
+    files; edits: InstructPix2Pix' folders; signs: COCO-Text; conditions: PNG beside the pictures.
+    """
 
     folder: tyro.conf.Positional[Path]
     """where to; made if it is not there"""
+    kind: tuple[
+        Literal["captions", "instances", "panoptic", "vqa", "edits", "signs", "conditions"], ...
+    ] = ("captions",)
+    """one or more layouts"""
     dialect: Literal["stock", "coco"] = "coco"
     split: Literal["train", "val", "test", "tail", "natural", "study", "bank"] = "test"
     count: int = 100
     """how many pictures, from index 0 on"""
     size: int = 64
     """pixels of a side, a multiple of 8 from 32 to 256"""
+    sheet: Path | None = None
+    """also a contact sheet (PNG) of the first pictures and all that is drawn and said of them"""
 
     def run(self) -> int:
         """Render and write."""
-        from cm3leon.scenes import export_coco
+        from cm3leon.scene_files import export
 
         if self.count < 1:
             raise UserError(f"count must be at least 1, got {self.count}")
-        export_coco(self.folder, self.dialect, self.split, self.count, self.size)
+        if not self.kind:
+            raise UserError("no layout named; give --kind captions, for instance")
+        export(self.folder, self.kind, self.dialect, self.split, self.count, self.size)
+        if self.sheet:
+            self.write_sheet(self.sheet)
         print(self.folder)
         return 0
+
+    def write_sheet(self, path: Path) -> None:
+        """The first pictures, each in all kinds."""
+        from cm3leon.pictures import write_png
+        from cm3leon.world.sheet import contact_sheet
+
+        write_png(path, contact_sheet(self.dialect, self.split, min(self.count, ON_SHEET)))
 
 
 def tile(images_BHW3):

@@ -90,6 +90,10 @@ def test_same_command_same_bytes(run, tmp_path):
         (["export-scenes", "out", "--size", "33"], "33"),
         (["export-scenes", "out", "--count", "0"], "count must be at least 1, got 0"),
         (["export-scenes", "out", "--split", "best"], "'best'"),
+        (
+            ["export-scenes", "out", "--kind", "signs", "--split", "tail"],
+            "no split 'tail' of signs",
+        ),
         (["paint"], "paint"),
         ([], "draw"),
         (["draw"], "draw"),
@@ -159,6 +163,11 @@ def test_export_scenes(run, tmp_path):
     assert (code, out) == (0, "world\n")
     assert len(list((tmp_path / "world").rglob("*.png"))) == 3
     assert list((tmp_path / "world").rglob("captions_*.json"))
+    more = ("--kind", "vqa", "edits", "--sheet", "sheet.png", "--split", "natural")
+    code, out, _ = run("export-scenes", "other", "--count", "2", *more)
+    assert (code, out) == (0, "other\n") and (tmp_path / "sheet.png").is_file()
+    assert len(list((tmp_path / "other" / "natural").iterdir())) == 2
+    assert (tmp_path / "other" / "edits" / "seeds.json").is_file()
 
 
 def write_tiny_clip(home):

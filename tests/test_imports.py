@@ -31,7 +31,8 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"decode", "pictures", "pixels", "convert_tokenizer", "public_weights"}
     | {"sprites", "language", "scenes", "scene_files"}  # its door: scenes.export_coco
     | {"world.boards", "world.signs", "world.conditions"}
-    | {"world.coordinates", "world.descriptions", "world.edits", "world.questions"},
+    | {"world.coordinates", "world.descriptions", "world.edits", "world.questions"}
+    | {"world.sheet"},
     {"objective", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer", "fused_draw"},
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}

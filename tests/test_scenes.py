@@ -159,10 +159,10 @@ def test_natural_asks_for_entities_as_often_as_train_shows_them():
     rank = {entity.name: k for k, entity in enumerate(entities())}
     drawn = {}
     for dialect, split in (("stock", "train"), ("coco", "natural")):
-        plans = [scene(dialect, split, index).plan for index in range(6000)]
+        plans = [scene(dialect, split, index).plan for index in range(3000)]
         drawn[split] = [rank[t[4]] for plan in plans for t in plan.things if t[4]]
-    shares = {split: len(ranks) / 6000 for split, ranks in drawn.items()}
-    error = np.sqrt(2 * 0.04 * 0.96 / 6000)
+    shares = {split: len(ranks) / 3000 for split, ranks in drawn.items()}
+    error = np.sqrt(2 * 0.04 * 0.96 / 3000)
     assert abs(shares["natural"] - shares["train"]) < 4 * error
     assert abs(shares["natural"] - 0.04) < 4 * error  # and it is no accident of two wrong ones
     assert max(drawn["natural"]) < SEEN_ENTITIES
