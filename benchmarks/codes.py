@@ -1,11 +1,14 @@
 """What the image tokenizer's codes are worth to a language model that has to predict them.
 
-Run: python -m benchmarks.codes      about a minute; also nox -s codes
+Run: python -m benchmarks.codes --weights OLD NEW      about a minute each; also nox -s codes
 A code is easy to predict when it follows from what it shows. Measured on `stock`, `train`, as the
 mean conditional entropy in nats: of the ground's codes given place and cell; of an object's codes
 given everything drawn there (noise: what no model can learn), and given everything but the place or
-but the colour (what the code repeats about them). Beside that, what is lost: objects read back
-right in all attributes from reconstructions, for objects of plain words and tail entities apart.
+but the colour (what the code repeats about them). Beside that, what is lost between a picture and
+its reconstruction, on `coco`, `test`, and `tail`: objects read back right in all attributes, plain
+words and tail entities apart; letters and whole signs; segmentation and depth maps as the mean of
+classes' intersection over union, each over all blocks of all pictures; edges and scribbles as F1
+over all pixels and strokes.
 """
 
 from __future__ import annotations
@@ -21,30 +24,44 @@ from cm3leon.errors import UserError
 
 BATCH = 100
 LEAST = 8  # codes seen under one condition before its entropy counts
+SIGNED = 4  # of so many scenes behind the conditions one has a sign
 
 
 @dataclass
 class Options:
-    """Measure the codes of an image tokenizer."""
+    """Measure the codes of image tokenizers, side by side."""
 
-    weights: Path | None = None  # folder with text/ and vq/; default: the shipped ones
+    weights: tuple[Path, ...] = ()  # folders with vq/; default: the shipped one
     n: int = 6000  # pictures behind the entropies
-    read: int = 400  # pictures a split that are read back
+    read: int = 400  # pictures of each kind that are read back
 
 
 def run(options: Options) -> int:
-    """Print the table; returns the exit code."""
+    """Print the table, one column a tokenizer; returns the exit code."""
     if options.n < BATCH or options.read < 1:
         raise UserError(
             f"codes needs n >= {BATCH} and read >= 1, got {options.n} and {options.read}"
         )
-    from baselines.transformers import load_tokenizers
     from cm3leon.files import baselines_folder
+    from cm3leon.image_tokenizer import load_tokenizer
 
-    _, vq = load_tokenizers(options.weights or baselines_folder() / "scenes")
-    for name, value in (entropies(vq, options.n) | readings(vq, options.read)).items():
-        print(f"{name:44} {value:.3f}")
+    folders = options.weights or (baselines_folder() / "scenes",)
+    tokenizers = [load_tokenizer(folder / "vq") for folder in folders]
+    columns = [measured(vq, options.n, options.read) for vq in tokenizers]
+    print(" " * 44, *(f"{_short(folder.parts):>12}" for folder in folders))
+    for name in columns[0]:
+        print(f"{name:44}", *(f"{column[name]:12.3f}" for column in columns))
     return 0
+
+
+def _short(parts: tuple[str, ...]) -> str:
+    return parts[-1][-12:] if parts else "."
+
+
+def measured(vq, count: int, read: int) -> dict[str, float]:
+    """Everything about one tokenizer: entropies over `count` pictures, `read` of each kind read."""
+    found = {"codebook": float(vq.codebook_size)} | entropies(vq, count)
+    return found | readings(vq, read) | sign_readings(vq, read) | condition_readings(vq, read)
 
 
 def entropies(vq, count: int) -> dict[str, float]:
@@ -114,6 +131,14 @@ def conditional_entropy(codes_of: Mapping[Hashable, list[int]]) -> float:
     return total / weight if weight else float("nan")
 
 
+def psnr(images, rebuilt) -> float:
+    """Peak signal-to-noise ratio over all pictures together, dB; uint8 [B,S,S,3]."""
+    import numpy as np
+
+    error = ((rebuilt.astype(float) - images) ** 2).mean()
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
 def readings(vq, count: int) -> dict[str, float]:
     """Share of objects read back right in all attributes, and PSNR, from reconstructions."""
     import numpy as np
@@ -133,10 +158,90 @@ def readings(vq, count: int) -> dict[str, float]:
             for picture, one in zip(rebuilt, scenes, strict=True)
         ]
         right, objects = np.sum(pairs, axis=0)
-        error = ((rebuilt.astype(float) - images) ** 2).mean()
         found[f"objects right, {dialect} {split} (of {objects})"] = right / objects
-        found[f"PSNR, {dialect} {split}, dB"] = float(10 * np.log10(255**2 / error))
+        found[f"PSNR, {dialect} {split}, dB"] = psnr(images, rebuilt)
     return found
+
+
+def sign_readings(vq, count: int) -> dict[str, float]:
+    """Share of letters and of whole signs read back right from reconstructions of `coco`, `test`.
+
+    A letter is right where it stands in the text as it should; a sign, where text and place are.
+    """
+    import numpy as np
+
+    from baselines.tokenizers import reconstruct
+    from benchmarks.metrics.picture_reader import read_sign
+    from cm3leon.world.signs import sign_scene
+
+    scenes = [sign_scene("coco", "test", index) for index in range(count)]
+    images = np.stack([one.image for one in scenes])
+    rebuilt = reconstruct(vq, images)
+    right = letters = whole = 0
+    for picture, one in zip(rebuilt, scenes, strict=True):
+        sign, found = one.plan.sign, read_sign(picture)
+        letters += len(sign.text)
+        right += letters_right(sign.text, found.text if found else "")
+        whole += found == sign
+    return {
+        f"letters right, signs (of {letters})": right / letters,
+        f"signs right (of {count})": whole / count,
+        "PSNR, signs, dB": psnr(images, rebuilt),
+    }
+
+
+def letters_right(text: str, read: str) -> int:
+    """Letters of `text` that stand at their place in `read`; none where the lengths differ."""
+    return sum(a == b for a, b in zip(text, read, strict=True)) if len(text) == len(read) else 0
+
+
+def condition_readings(vq, count: int) -> dict[str, float]:
+    """How much of each condition's map is read back from reconstructions; `coco`, `test`."""
+    import numpy as np
+
+    from baselines.tokenizers import reconstruct
+    from cm3leon.scenes import scene
+    from cm3leon.world.conditions import CONDITIONS, READERS
+    from cm3leon.world.signs import sign_scene
+
+    scenes = [
+        sign_scene("coco", "test", index) if index % SIGNED == 0 else scene("coco", "test", index)
+        for index in range(count)
+    ]
+    measures = {
+        "segmentation": ("mIoU", mean_iou),
+        "depth": ("mIoU", mean_iou),
+        "edges": ("F1", f1),
+        "scribble": ("F1", f1),
+    }
+    found = {}
+    for kind, (name, measure) in measures.items():
+        images = np.stack([CONDITIONS[kind](one) for one in scenes])
+        rebuilt = reconstruct(vq, images)
+        truth, read = (
+            np.stack([READERS[kind](picture) for picture in pictures])
+            for pictures in (images, rebuilt)
+        )
+        found[f"{kind}: {name}"] = measure(truth, read)
+        found[f"PSNR, {kind}, dB"] = psnr(images, rebuilt)
+    return found
+
+
+def mean_iou(truth, read) -> float:
+    """Mean over the classes of `truth` (the ground is one) of intersection over union."""
+    import numpy as np
+
+    shares = [
+        ((truth == name) & (read == name)).sum() / ((truth == name) | (read == name)).sum()
+        for name in np.unique(truth)
+    ]
+    return float(np.mean(shares))
+
+
+def f1(truth, read) -> float:
+    """Harmonic mean of precision and recall of two maps of truth values; 1 where both are empty."""
+    both = 2 * (truth & read).sum()
+    return float(both / (truth.sum() + read.sum())) if truth.any() or read.any() else 1.0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from cm3leon.scenes import Plan, Scene, scene
 from cm3leon.sprites import SHAPES
 from cm3leon.world import conditions
 from cm3leon.world.boards import board_mask
-from cm3leon.world.conditions import CLASSES, CONDITIONS, ROUGH
+from cm3leon.world.conditions import CLASSES, CONDITIONS, MAPS, READERS, ROUGH
 from cm3leon.world.signs import sign_scene
 
 GOLDEN = {  # sha256 of 48 pictures of each kind; the tokenizer was trained on such
@@ -20,12 +20,6 @@ GOLDEN = {  # sha256 of 48 pictures of each kind; the tokenizer was trained on s
     "depth": "c11ba15720f5a6f63f2dd66b7bc8de9b6f4d1be28db83746469f528e67e1de43",
     "edges": "10276c5b7da5c8cf86f72d47719d01d5a63c7e9c8e4aa7a365a5f1e9003c7471",
     "scribble": "b5738e2d91ec892d4b661313d830a4919a066bf67358b2209aecd4f63d839fde",
-}
-MAPS = {
-    "segmentation": (conditions.class_map, conditions.read_segmentation),
-    "depth": (conditions.depth_map, conditions.read_depth),
-    "edges": (conditions.edge_map, conditions.read_edges),
-    "scribble": (conditions.scribble_map, conditions.read_scribble),
 }
 FEW = {"segmentation": 300, "depth": 120, "edges": 400, "scribble": 200}  # cells in 1,000 scenes
 
@@ -51,7 +45,7 @@ def test_conditions_are_the_golden_bytes(kind):
 @settings(max_examples=40, deadline=None)
 @given(truth=SCENES, seed=st.integers(0, 9))
 def test_a_condition_is_read_back_exactly_and_under_noise(kind, truth, seed):
-    picture, (made, read) = CONDITIONS[kind](truth), MAPS[kind]
+    picture, made, read = CONDITIONS[kind](truth), MAPS[kind], READERS[kind]
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
     assert (read(picture) == made(truth)).all() and read(picture).dtype == made(truth).dtype
     assert (CONDITIONS[kind](truth) == picture).all()
@@ -63,7 +57,7 @@ def test_a_condition_is_read_back_exactly_and_under_noise(kind, truth, seed):
 @pytest.mark.parametrize("size", [32, 96, 128, 256])
 def test_other_sizes_are_read_back_too(kind, size):
     truth = scene("coco", "test", 3, size)
-    made, read = MAPS[kind]
+    made, read = MAPS[kind], READERS[kind]
     assert (read(CONDITIONS[kind](truth)) == made(truth)).all()
 
 

@@ -134,6 +134,12 @@ def scribble(scene: Scene) -> np.ndarray:
 
 
 CONDITIONS = {"segmentation": segmentation, "depth": depth, "edges": edges, "scribble": scribble}
+MAPS = {  # what each of them is drawn from
+    "segmentation": class_map,
+    "depth": depth_map,
+    "edges": edge_map,
+    "scribble": scribble_map,
+}
 
 
 def _nearest(picture: np.ndarray, blocks: int, colours: np.ndarray) -> np.ndarray:
@@ -168,3 +174,11 @@ def read_edges(picture: np.ndarray) -> np.ndarray:
 def read_scribble(picture: np.ndarray) -> np.ndarray:
     """uint8 [S,S,3] -> `scribble_map`. Raises UserError for another type, shape or size."""
     return _nearest(picture, FINE, SCRIBBLE_COLOURS).astype(bool)
+
+
+READERS = {
+    "segmentation": read_segmentation,
+    "depth": read_depth,
+    "edges": read_edges,
+    "scribble": read_scribble,
+}
