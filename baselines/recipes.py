@@ -34,6 +34,7 @@ DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by 
 # documents say too.
 DRAWN_AT = DecodeConfig(guidance=1.75, temperature=0.7, top_p=1.0, free="bare")
 PLAIN_ROLE = "-plain"
+KEEP_EVERY = 500  # steps between the states of the stable part that stay
 # Of the queries about an entity: so many have documents chosen by its name.
 BURSTS = 0.65
 
@@ -85,16 +86,30 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
         decay=steps // 5,
         final=0.0,
         save_every=100,
-        keep_every=steps // 10,
-        eval_every=steps // 20,
+        keep_every=KEEP_EVERY,
+        eval_every=250,
         log_every=50,
     )
 
 
+def with_budget(recipe: Recipe, steps: int) -> Recipe:
+    """The same training of about so many steps, of which the same share is the decay: a branch of
+    the stable part that all budgets have in common, from one of its kept states.
+    """
+    train = recipe.train
+    share, every = train.decay / train.steps, train.keep_every or 1
+    start = max(1, round(steps * (1 - share) / every)) * every
+    decay = max(1, round(start * share / (1 - share)))
+    return replace(recipe, train=replace(train, steps=start + decay, decay=decay))
+
+
 def plain_twin(recipe: Recipe, steps: int | None = None) -> Recipe:
-    """The same training on the same queries in the same order, without documents."""
-    train = replace(recipe.train, steps=steps or recipe.train.steps)
-    return replace(recipe, name=recipe.name + PLAIN_ROLE, train=train, shares=(1.0,), bursts=0.0)
+    """The same training on the same queries in the same order, without documents; with `steps` of
+    another budget.
+    """
+    if steps:
+        recipe = with_budget(recipe, steps)
+    return replace(recipe, name=recipe.name + PLAIN_ROLE, shares=(1.0,), bursts=0.0)
 
 
 def cpu_recipe(name: str) -> Recipe:

@@ -8,11 +8,11 @@ The cards under `scenes/` name each part's cost.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from baselines.recipes import PLAIN_ROLE, RECIPES
+from baselines.recipes import PLAIN_ROLE, RECIPES, with_budget
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.packed import BANK
@@ -35,6 +35,11 @@ class Options:
     runs: Path = Path(".runs")  # states, logs and token caches
     fresh: bool = False  # retrain finished parts as well
     threads: int = 0  # of the processor; 0: all
+    # of a transformer: about so many updates, or tokens, instead of the recipe's. All budgets share
+    # their stable part: more go on from it, fewer branch from one of its kept states and decay
+    steps: int | None = None
+    tokens: float | None = None
+    name: str | None = None  # of a transformer's folder, where not the part's
 
 
 def main(options: Options) -> int:
@@ -43,6 +48,12 @@ def main(options: Options) -> int:
         raise UserError(f"no part {strange[0]!r} to train; there are {', '.join(PARTS)}")
     if not options.parts:
         raise UserError(f"no part named to train; there are {', '.join(PARTS)}")
+    several = [part for part in options.parts if part not in ENCODERS]
+    changed = options.steps is not None or options.tokens is not None or options.name is not None
+    if changed and (len(several) != 1 or len(options.parts) != 1):
+        raise UserError(f"--steps, --tokens and --name are of one transformer, got {options.parts}")
+    if options.steps is not None and options.tokens is not None:
+        raise UserError(f"give --steps {options.steps} or --tokens {options.tokens:g}, not both")
     import torch
 
     from baselines.tokenizers import device_name
@@ -54,8 +65,9 @@ def main(options: Options) -> int:
     for part in PARTS:
         if part not in options.parts:
             continue
-        if finished(out / part) and not options.fresh:
-            print(f"{part}: finished in {out / part}, kept (--fresh retrains it)", file=sys.stderr)
+        folder = out / (options.name or part)
+        if finished(folder) and not options.fresh:
+            print(f"{part}: finished in {folder}, kept (--fresh retrains it)", file=sys.stderr)
             continue
         print(f"{part}: training on {device_name(device)}", file=sys.stderr)
         train_part(part, out, options, device)
@@ -67,7 +79,7 @@ def train_part(part: str, out: Path, options: Options, device: str) -> None:
     from baselines.clip import train_clip
     from baselines.features import train_features
     from baselines.tokenizers import train_text, train_vq
-    from baselines.transformers import make_bank, train_transformer
+    from baselines.transformers import make_bank, steps_of, train_transformer
 
     run = options.runs / (part if part in ENCODERS else f"{part}-{options.form}")
     if part == "text":
@@ -81,7 +93,13 @@ def train_part(part: str, out: Path, options: Options, device: str) -> None:
     elif part == "bank":
         make_bank(out, options.runs)
     else:
-        train_transformer(RECIPES[options.form](part), out, options.runs, options.form, device)
+        recipe, steps = RECIPES[options.form](part), options.steps
+        if options.tokens is not None:
+            steps = steps_of(run, options.tokens)
+        if steps is not None:
+            recipe = with_budget(recipe, steps)
+        recipe = replace(recipe, name=options.name or part)
+        train_transformer(recipe, out, run, device)
 
 
 def finished(folder: Path) -> bool:

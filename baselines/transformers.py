@@ -27,12 +27,13 @@ from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
 from cm3leon.pretrain import fitted
 from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, entities, scene
+from cm3leon.schedule import find_state, keeps_state
 from cm3leon.sequence import Vocabulary
 from cm3leon.sources import Scenes
 from cm3leon.sprites import PLACES
 from cm3leon.text import TextTokenizer
-from cm3leon.train import train
-from cm3leon.transformer import Transformer
+from cm3leon.train import steps_for_tokens, train
+from cm3leon.transformer import Transformer, parameter_count
 from cm3leon.vq import VQ
 
 HELD_OUT = 96  # pictures of `stock`, `val` behind the held-out losses, and as many of `tail`
@@ -116,14 +117,29 @@ def make_bank(out: Path, runs: Path) -> None:
     pack(documents, MemoryBank.of_cache(documents), out / "bank" / BANK)
 
 
-def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: str) -> None:
-    """Train a recipe, save it to `out`/<name> in bfloat16 with the run's log."""
-    shop, run = Shop(out, runs), runs / f"{recipe.name}-{form}"
+def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None:
+    """Train a recipe in the folder `run`, save it to `out`/<name> in bfloat16 with its log.
+
+    The stable part of a "wsd" schedule stays in `run`, where longer recipes go on and shorter ones
+    branch; the decay has a folder below.
+    """
+    shop, train, start = Shop(out, run.parent), recipe.train, None
     recipe = shop.fit(recipe)
-    model, seconds = trained(recipe, shop, run, device)
+    if train.decay:
+        stable = replace(train, steps=train.decay_start, decay=0)
+        if not keeps_state(run, stable.steps):
+            trained(replace(recipe, train=stable), shop, run, device)
+        start, _ = find_state(run, stable.steps)
+        run = run / f"decay-{stable.steps}-{train.decay}"
+    model, done = trained(recipe, shop, run, device, start)
     extra = identity(recipe, shop) | {
-        "train": to_dict(recipe.train),
-        "seconds": round(seconds),
+        "train": to_dict(train),
+        "cost": {
+            "queries": train.steps * train.batch,
+            "tokens": done["tokens"],
+            "flops": 6 * parameter_count(recipe.model) * done["tokens"],
+        },
+        "seconds": round(done["seconds"]),
         "device": device_name(device),
     }
     del extra["model"]  # is the checkpoint's configuration
@@ -134,8 +150,17 @@ def train_transformer(recipe: Recipe, out: Path, runs: Path, form: str, device: 
     save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)
 
 
-def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transformer, float]:
-    """The trained model, and the seconds that it took."""
+def steps_of(run: Path, tokens: float) -> int:
+    """About the steps in which a run sees so many tokens, by what its stable part saw until now."""
+    _, state = find_state(run)
+    seen = state["position"]["tokens"] / state["position"]["step"]
+    return steps_for_tokens(tokens, seen)
+
+
+def trained(
+    recipe: Recipe, shop: Shop, run: Path, device: str, start: Path | None = None
+) -> tuple[Transformer, dict]:
+    """The model trained in the folder `run`, and what `train` returns; `start` as there."""
     seed = recipe.train.seed
     model = Transformer(recipe.model, seeds.torch_generator(seed, "init", recipe.model.name))
     if recipe.start:
@@ -160,8 +185,9 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> tuple[Transfo
         run,
         evaluate=held_out(recipe, shop, vocabulary),
         about=identity(recipe, shop),
+        start=start,
     )
-    return model, done["seconds"]
+    return model, done
 
 
 def in_bursts(rows_NS: np.ndarray, part: Part, share: float, seed: int) -> np.ndarray:

@@ -134,7 +134,7 @@ def save_state(
     tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in state.items()}
-    name = f"state-{position['step']:08d}.safetensors"
+    name = state_file(folder, position["step"]).name
     digest = write_tensors(folder / name, tensors)
     about = {"tensors": name, "sha256": digest, "position": position, "identity": identity}
     text = json.dumps(about, indent=1) + "\n"
@@ -144,6 +144,11 @@ def save_state(
     for old in [*folder.glob("state-*.safetensors"), *folder.glob(".state*")]:
         if old.name != name and not old.with_suffix(".json").exists():
             old.unlink(missing_ok=True)
+
+
+def state_file(folder: Path, step: int) -> Path:
+    """Where the tensors of a step's state lie; those of a kept one are named by a .json beside."""
+    return folder / f"state-{step:08d}.safetensors"
 
 
 def load_state(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cm3leon.checkpoint import STATE, read_state, refuse_other
+from cm3leon.checkpoint import STATE, read_state, refuse_other, state_file
 from cm3leon.config import TrainConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 
@@ -107,6 +107,11 @@ def find_state(run: Path, step: int | None = None) -> tuple[Path, dict]:
         why = "lies outside of the stable part" if step in states else "is not kept"
         raise UserError(f"{at} of {run} {why}; kept of the stable part: {kept}")
     return states[step]
+
+
+def keeps_state(run: Path, step: int) -> bool:
+    """Whether the state of a step of the stable part is kept in the folder of a run."""
+    return state_file(run, step).with_suffix(".json").exists()
 
 
 def stored_config(state: dict) -> TrainConfig:

@@ -60,9 +60,10 @@ def train(
     FLOP/s) the log holds the model FLOPs utilisation, `mfu`. `start` is the file of a state, of
     another folder, that a run begins from (`schedule.decay_from`); its log comes along.
 
-    Returns {"step", "seconds", "loss"} at the end. SIGTERM and SIGINT finish the step, save and
-    raise SystemExit(128 + signal). Raises UserError for another configuration in `folder`, for a
-    loss or gradient that is not finite (the last good state stays), and for a full disk.
+    Returns {"step", "seconds", "loss", "tokens"} at the end. SIGTERM and SIGINT finish the step,
+    save and raise SystemExit(128 + signal). Raises UserError for another configuration in
+    `folder`, for a loss or gradient that is not finite (the last good state stays), and for a full
+    disk.
     """
     folder = Path(folder)
     identity = _identity(config, about)
@@ -103,7 +104,7 @@ def train(
     if run.step < config.steps:
         print(f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr)
         raise SystemExit(128 + stop)
-    return {"step": run.step, "seconds": run.seconds(), "loss": run.loss}
+    return {"step": run.step, "seconds": run.seconds(), "loss": run.loss, "tokens": run.tokens}
 
 
 def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:

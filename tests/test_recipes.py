@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from baselines import tokenizers, train, transformers
-from baselines.recipes import DRAWN_AT, RECIPES, Part, Recipe, cpu_recipe, gpu_recipe, plain_twin
+from baselines.recipes import (
+    DRAWN_AT,
+    RECIPES,
+    Part,
+    Recipe,
+    cpu_recipe,
+    gpu_recipe,
+    plain_twin,
+    with_budget,
+)
 from cm3leon import checkpoint
 from cm3leon.config import MODELS, TrainConfig, VQConfig, from_dict
 from cm3leon.drawing import DecodeConfig
@@ -24,6 +33,7 @@ from cm3leon.loading import load_system
 from cm3leon.scenes import PLAIN, SEEN, SPLITS, scene
 from cm3leon.seeds import torch_generator
 from cm3leon.text import TextTokenizer
+from cm3leon.transformer import parameter_count
 from cm3leon.vq import VQ
 from cm3leon.world.conditions import SCRIBBLE_COLOURS
 
@@ -69,7 +79,10 @@ def test_the_twin_sees_the_same_queries():
     recipe, twin = cpu_recipe("scenes-s"), cpu_recipe("scenes-s-plain")
     same = ("model", "queries", "objective", "start")
     assert all(getattr(recipe, name) == getattr(twin, name) for name in same)
-    assert replace(twin.train, steps=recipe.train.steps) == recipe.train
+    assert twin.train.steps > 2 * recipe.train.steps
+    assert (
+        with_budget(twin, recipe.train.steps).train == recipe.train
+    )  # a branch of as many queries
     assert twin.shares == (1.0,) and recipe.shares[0] < 1
 
 
@@ -344,10 +357,44 @@ def test_a_second_stage_names_where_it_began(home, small, tmp_path):
     names = ("tiny-plain", "tiny-second")
     recipes = {names[0]: plain_twin(TINY), names[1]: replace(TINY, name=names[1], start=names[0])}
     for name in names:
-        transformers.train_transformer(recipes[name], home, tmp_path, "cpu", "cpu")
+        transformers.train_transformer(recipes[name], home, tmp_path / name, "cpu")
     extra = checkpoint.read_about(home / names[1])["extra"]
     assert extra["start"] == names[0]
     assert extra["start_sha256"] == checkpoint.digest(home / names[0])
+
+
+def test_budgets_are_branches_of_one_stable_part(home, small, tmp_path, monkeypatch):
+    """A shorter and a longer training end as if planned so, and what they cost is told."""
+    wsd = replace(TINY.train, schedule="wsd", steps=5, decay=1, keep_every=2)
+    recipe = replace(plain_twin(TINY), train=wsd)
+    monkeypatch.setitem(train.RECIPES, "cpu", {"tiny-plain": recipe}.__getitem__)
+
+    def ends(runs: str, name: str, **options) -> str:
+        chosen = train.Options(parts=("tiny-plain",), out=home, runs=tmp_path / runs, fresh=True)
+        assert train.main(replace(chosen, name=name, **options)) == 0
+        return checkpoint.digest(home / name)
+
+    assert ends("one", "whole") and not (home / "one/state.json").exists()
+    kept = sorted(path.name for path in (tmp_path / "one/tiny-plain-cpu").glob("state-*.json"))
+    assert kept == ["state-00000002.json", "state-00000004.json"]
+    tokens = checkpoint.read_about(home / "whole")["extra"]["cost"]["tokens"]
+    ends("one", "short", steps=2)
+    extra = checkpoint.read_about(home / "short")["extra"]
+    assert extra["train"]["steps"] == 3 and extra["train"]["decay"] == 1
+    assert extra["cost"]["queries"] == 3 * 4 and 0.4 < extra["cost"]["tokens"] / tokens < 0.8
+    assert extra["cost"]["flops"] == 6 * parameter_count(TINY.model) * extra["cost"]["tokens"]
+    assert ends("one", "long", tokens=1.45 * tokens) == ends("two", "long", steps=8)
+    assert checkpoint.read_about(home / "long")["extra"]["train"]["steps"] == 8
+    log = [json.loads(line) for line in (home / "long" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == list(range(1, 9))
+    for options, message in (
+        ({"steps": 2, "tokens": 1.0}, "give --steps 2 or --tokens 1, not both"),
+        ({"steps": 2, "parts": ("vq", "tiny-plain")}, "are of one transformer"),
+        ({"tokens": 9.0, "runs": tmp_path / "none"}, "none/tiny-plain-cpu holds no state"),
+    ):
+        chosen = train.Options(parts=("tiny-plain",), out=home, runs=tmp_path / "one", fresh=True)
+        with pytest.raises(UserError, match=message):
+            train.main(replace(chosen, **options))
 
 
 def test_the_twin_has_no_documents(home, small, tmp_path):
