@@ -237,7 +237,7 @@ def report(options: Options, record: dict) -> None:
 
 
 NAME = "ablate_retrieval"
-BENCH = core.Bench("ablate_retrieval", 1, "entity_lift", "higher", protocol={}, measure=measure)
+BENCH = core.Bench("ablate_retrieval", 2, "entity_lift", "higher", protocol={}, measure=measure)
 
 
 def command(argv: Sequence[str] | None) -> int:

@@ -112,7 +112,7 @@ class Options:
     batch_size: int = 64
     """captions drawn at once; moves speed, not pictures"""
     resamples: int | None = None
-    """bootstrap resamples of the interval; left out: 200, of a protocol 40"""
+    """of the distance at infinitely many pictures; left out: 200 (other intervals need none)"""
     results: Path = core.RESULTS
     """where the record goes"""
     reports: Path = core.ROOT / "reports" / "out"
@@ -127,6 +127,8 @@ class Options:
             raise UserError(f"seeds must be different numbers, got {list(self.seeds)}")
         if self.samples < 1:
             raise UserError(f"samples must be at least 1, got {self.samples}")
+        if self.resamples is not None and self.resamples < 2:
+            raise UserError(f"resamples must be at least 2, got {self.resamples}; 200 is usual")
         self._check_images()
         if self.coco_root and self.data != "coco" and self.protocol is None:
             raise UserError(f"--coco-root {self.coco_root} needs --data coco or a --protocol")
@@ -192,13 +194,12 @@ def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
 
 def pinned_job(options: Options):
     """The protocol with what the options say of it."""
-    from benchmarks.harness.pinned import RESAMPLES, Job
+    from benchmarks.harness.pinned import Job
 
     return Job(
         find_protocol(options.protocol, options.quick, options.dev),
         root=options.coco_root,
         n=options.n,
-        resamples=RESAMPLES if options.resamples is None else options.resamples,
         written=options.reports / "fid_coco",
         **{name: getattr(options, name) for name in (*OWN, *SHARED)},
     )
@@ -270,7 +271,7 @@ def measure(
         extra = fid.scale(task, real, real_ND, features, tokenizer)
     with phases("statistics"):
         per_seed = fid.per_seed(real_ND, fakes)
-        spread = fid.spread(real_ND, fakes, resamples)
+        spread = fid.spread(real_ND, fakes)
         extra |= fid.companions(real_ND, fakes, resamples)
     with phases("composition"):
         answered, meant = composition(task, drawn, features.size)
@@ -388,7 +389,7 @@ def report(options: Options, record: dict) -> None:
     print(f"\ntables, grid of pictures and plot: {folder}")
 
 
-BENCH = core.Bench("fid_coco", 1, "fid_scenes", "lower", protocol={}, measure=measure)
+BENCH = core.Bench("fid_coco", 2, "fid_scenes", "lower", protocol={}, measure=measure)
 
 
 def command(options: Options, group: Group) -> int:

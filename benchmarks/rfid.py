@@ -115,7 +115,7 @@ def measure(
         interval = None
         if len(found) >= 4:
             pair = found.real_ND, found.rebuilt_ND
-            interval = paired_interval(*pair, value, options.resamples)
+            interval = paired_interval(*pair, value)
         extra = code_use(found.counts_K)
         finite = np.isfinite(found.psnr_N)
         for name, values in (("psnr", found.psnr_N[finite]), ("ssim", found.ssim_N)):
@@ -155,7 +155,7 @@ def warnings(options: Options, unreadable: Sequence, found, dim: int) -> list[st
     return said
 
 
-BENCH = core.Bench("rfid", 1, "rfid", "lower", protocol={}, measure=measure)
+BENCH = core.Bench("rfid", 2, "rfid", "lower", protocol={}, measure=measure)
 
 
 def rfid(options: Options) -> tuple[dict, Path]:

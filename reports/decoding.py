@@ -121,7 +121,7 @@ def guidance_table(record: Mapping) -> Table:
         rows=tuple(rows),
         caption=f"Guidance on val, temperature 1, "
         f"n={record['protocol']['plan']['weight_prompts']} (95% intervals)",
-        notes=("best weight: the lowest FID; its interval is over halves of the captions",),
+        notes=("best weight: the lowest FID; its interval is over resamples of the captions",),
         numbers=frozenset(range(1, 1 + 3 * len(sizes))),
         rule_after=len(columns[0]),
     )

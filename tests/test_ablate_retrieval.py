@@ -147,18 +147,18 @@ def test_a_planted_shift_is_found_and_noise_is_not():
     real = generator.standard_normal((400, 6))
     good, same = (generator.standard_normal((80, 2, 6)) for _ in range(2))
     reference = Reference(real)
-    good, shifted, same = (paired.halves(reference, one) for one in (good, good + 1.5, same))
+    good, shifted, same = (paired.distance(reference, one) for one in (good, good + 1.5, same))
     value, low, high = paired.frechet_ratio(good, shifted)
     assert low > 1 and low <= value <= high
     _, low, high = paired.frechet_ratio(good, same)
     assert low < 1 < high
     value, low, high = paired.frechet(good)
     assert 0 <= low <= value <= high
-    few = paired.halves(reference, np.zeros((40, 2, 6)))
+    few = paired.distance(reference, np.zeros((40, 2, 6)))
     with pytest.raises(UserError, match="needs the same prompts and resamples, got 80 and 40"):
         paired.frechet_ratio(good, few)
     with pytest.raises(UserError, match="needs 4 prompts, got 3"):
-        paired.halves(reference, np.zeros((3, 2, 6)))
+        paired.distance(reference, np.zeros((3, 2, 6)))
 
 
 def test_copies_by_hand():

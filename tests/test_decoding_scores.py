@@ -5,12 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import paired
 from benchmarks.harness.decoding_scores import (
     GROUPS,
     Judged,
     apart_in_steps,
-    group_halves,
     groups_of,
     mixed_groups,
     numbers,
@@ -18,6 +16,7 @@ from benchmarks.harness.decoding_scores import (
     picks,
     ratio_of_gains,
 )
+from benchmarks.harness.paired import distance, mean_distance
 from benchmarks.metrics.frechet import Reference, frechet_from_features
 
 RANDOM = np.random.default_rng(0)
@@ -49,14 +48,15 @@ def test_picks_are_the_nearest_of_their_group():
     assert picks(clip_PK, [np.arange(4)]).tolist() == [[1, 3]]
 
 
-def test_one_group_is_the_plain_distance_and_shares_its_halves():
+def test_one_set_is_the_plain_distance_and_shares_its_resamples():
     fake = RANDOM.normal(0.3, 1, size=(40, 5))
-    one, other = group_halves(REAL, fake[None], 20), paired.halves(REAL, fake[:, None], 20)
+    one, other = mean_distance(REAL, fake[None], 20), distance(REAL, fake[:, None], 20)
     assert one.value == other.value and one.prompts == other.prompts == 40
     np.testing.assert_allclose(one.draws_R, other.draws_R)
-    two = group_halves(REAL, np.stack([fake, fake + 1]), 20)
+    two = mean_distance(REAL, np.stack([fake, fake + 1]), 20)
     values = [frechet_from_features(REAL.features, each) for each in (fake, fake + 1)]
     assert two.value == pytest.approx(np.mean(values))
+    assert two.draws_R.mean() == pytest.approx(two.value, rel=0.1)
 
 
 def test_a_planted_optimum_is_found():
@@ -77,7 +77,7 @@ def test_steps_between_optima():
 
 def test_a_planted_gain_is_seen():
     def side(shift):
-        return group_halves(REAL, RANDOM.normal(shift, 1, size=(1, 60, 5)), 40)
+        return mean_distance(REAL, RANDOM.normal(shift, 1, size=(1, 60, 5)), 40)
 
     improving, still = (side(1.5), side(0.0)), (side(0.8), side(0.8))
     value, low, high = ratio_of_gains(improving, still)

@@ -88,14 +88,14 @@ def test_the_interval_is_that_of_pairs():
     real = generator.standard_normal((400, 6))
     near = real + 0.01 * generator.standard_normal((400, 6))
     value = frechet_from_features(real, near)
-    found = paired_interval(real, near, value, 60)
+    found = paired_interval(real, near, value)
     assert found.low <= value <= found.high
     other = generator.standard_normal((400, 6))
     unpaired = frechet_from_features(real, other)
     assert found.high < unpaired / 10
-    wide = paired_interval(real, other, unpaired, 60)
+    wide = paired_interval(real, other, unpaired)
     assert wide.high - wide.low > 10 * (found.high - found.low)
-    same = paired_interval(real, real, 0.0, 10)
+    same = paired_interval(real, real, 0.0)
     assert same.low == 0 and same.high == pytest.approx(0, abs=1e-9)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest import approx
 
+from benchmarks.harness import paired
 from benchmarks.harness.paired import frechet_difference
 from benchmarks.harness.significance import (
     benjamini_hochberg,
@@ -15,7 +16,8 @@ from benchmarks.harness.significance import (
     paired_difference,
     smallest_effect,
 )
-from benchmarks.metrics.frechet import frechet_from_features
+from benchmarks.harness.stats import frechet_influence, mean_interval
+from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
 
 
@@ -108,5 +110,48 @@ def test_a_paired_frechet_difference_is_narrower_than_its_parts():
     each = [frechet_from_features(real, side[0]) for side in (ours, others)]
     assert value == approx(each[0] - each[1]) and low <= value <= high < 0
     assert frechet_difference(real, ours, ours) == (0, 0, 0)
+    swapped = frechet_difference(real, others, ours)
+    assert swapped == approx((-value, -high, -low))
     with pytest.raises(UserError, match="same prompts, got 200 and 100"):
         frechet_difference(real, ours, others[:, :100])
+
+
+def two_sides(seed: int = 0, count: int = 60) -> tuple[Reference, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    prompts = generator.standard_normal((count, 1, 6))
+    ours, others = (prompts + 0.3 * generator.standard_normal((count, 2, 6)) for _ in range(2))
+    return Reference(generator.standard_normal((300, 6))), ours, others + 0.6
+
+
+def test_a_ratio_turned_over_is_the_inverse():
+    reference, *sides = two_sides()
+    ours, others = (paired.distance(reference, one) for one in sides)
+    value, low, high = paired.frechet_ratio(ours, others)
+    assert value == approx(others.value / ours.value) and 1 < low < value < high
+    assert paired.frechet_ratio(others, ours) == approx((1 / value, 1 / high, 1 / low))
+    assert paired.frechet_ratio(ours, ours) == (1, 1, 1)
+    assert (value / low, high / value) == approx((high / value,) * 2)  # symmetric on a log scale
+    moved = others.influence_P / others.value - ours.influence_P / ours.value
+    assert np.log(high / value) == approx(mean_interval(moved)[1])
+
+
+def test_a_prompt_s_drawings_move_the_distance_together():
+    reference, ours, _ = two_sides()
+    one = paired.distance(reference, ours)
+    flat = ours.reshape(-1, 6)
+    each = frechet_influence(reference.features, flat).reshape(60, 2)
+    assert one.value == approx(frechet_from_features(reference.features, flat))
+    assert one.influence_P == approx(each.mean(1)) and one.influence_P.mean() == approx(0)
+    assert paired.frechet(one) == approx(
+        (one.value, *(one.value + end for end in mean_interval(one.influence_P)))
+    )
+    draws = one.draws_R  # resampled prompts, centred on the value
+    assert draws.mean() == approx(one.value, abs=4 * draws.std() / len(draws) ** 0.5)
+    assert draws.std() == approx(one.influence_P.std() / 60**0.5, rel=0.15)
+
+
+def test_a_distance_of_nothing_has_no_ratio():
+    reference, ours, _ = two_sides(count=300)
+    own = paired.distance(reference, reference.features[:, None])
+    with pytest.raises(UserError, match="needs both above 0"):
+        paired.frechet_ratio(own, paired.distance(reference, ours))

@@ -23,7 +23,7 @@ from benchmarks.harness.decoding_cells import (
 )
 from benchmarks.harness.features import Features, extract
 from benchmarks.harness.judged import answers
-from benchmarks.harness.paired import Halves
+from benchmarks.harness.paired import Distance
 from benchmarks.harness.rerank_score import cosines, judge_beside
 from cm3leon.clip import load_clip
 
@@ -73,10 +73,8 @@ def readings(run, asked, features: Features, phases) -> None:
         first = next(name for name in judged if "mask" in name)
         for name in judged:
             if name != first:
-                pair = [
-                    paired.halves(asked.reference, judged[key].features_PKD, run.options.resamples)
-                    for key in (first, name)
-                ]
+                drawn = [judged[key].features_PKD for key in (first, name)]
+                pair = [paired.distance(asked.reference, one) for one in drawn]
                 run.extra[f"readings.{first}.fid_vs_{name}"] = paired.frechet_ratio(*pair)
 
 
@@ -161,8 +159,8 @@ class Chosen:
     judged_GP: np.ndarray | None
 
 
-def reranked(run, name: str, one: Pool, asked) -> dict[int, Halves]:
-    """Numbers of one way for every number of samples; count -> FID with its halves."""
+def reranked(run, name: str, one: Pool, asked) -> dict[int, Distance]:
+    """Numbers of one way for every number of samples; count -> FID and what moves it."""
     found = {}
     for count in run.plan.counts:
         groups = scores.groups_of(run.plan.pool_samples, count)
@@ -171,7 +169,7 @@ def reranked(run, name: str, one: Pool, asked) -> dict[int, Halves]:
     return found
 
 
-def mixed(run, two: Sequence[Pool], asked) -> dict[int, Halves]:
+def mixed(run, two: Sequence[Pool], asked) -> dict[int, Distance]:
     """The same of samples half from each of two ways."""
     found = {}
     for count in run.plan.counts:
@@ -205,9 +203,9 @@ def together(parts: Sequence[Chosen]) -> Chosen:
     )
 
 
-def score(run, name: str, chosen: Chosen, asked) -> Halves:
+def score(run, name: str, chosen: Chosen, asked) -> Distance:
     """FID, composition and, where it is measured, CLIP score of picked samples into the run."""
-    one = scores.group_halves(asked.reference, chosen.features_GPD, run.options.resamples)
+    one = paired.mean_distance(asked.reference, chosen.features_GPD, run.options.resamples)
     run.extra[f"{name}.fid"] = paired.frechet(one)
     run.extra[f"{name}.right"] = paired.mean(chosen.right_GP.mean(0))
     if chosen.judged_GP is not None:
@@ -215,7 +213,7 @@ def score(run, name: str, chosen: Chosen, asked) -> Halves:
     return one
 
 
-def compare(run, sides: Mapping[str, Mapping[int, Halves]]) -> None:
+def compare(run, sides: Mapping[str, Mapping[int, Distance]]) -> None:
     """H4: FID of top-p over that of CD-K. H5: what all samples gain over the middle count."""
     last = run.plan.counts[-1]
     middle = run.plan.counts[len(run.plan.counts) // 2]

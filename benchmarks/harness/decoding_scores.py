@@ -14,13 +14,12 @@ from benchmarks.harness import paired
 from benchmarks.harness.features import Features, extract
 from benchmarks.harness.images import Pictures
 from benchmarks.harness.judged import TASKS, answers
-from benchmarks.harness.paired import LEVEL, Halves
+from benchmarks.harness.paired import LEVEL, Distance
 from benchmarks.harness.prompts import Prompt
-from benchmarks.harness.stats import one_thread, percentile_interval
-from benchmarks.metrics.frechet import Reference, frechet_from_features
+from benchmarks.harness.stats import percentile_interval
+from benchmarks.metrics.frechet import Reference
 from benchmarks.metrics.manifold import precision_recall, spread_of_samples
 from cm3leon.clip import Clip
-from cm3leon.seeds import generator
 
 GROUPS = 4  # disjoint groups of samples whose FIDs are averaged, at most
 
@@ -61,7 +60,7 @@ def shares_right(right_PT: np.ndarray, asked_PT: np.ndarray) -> np.ndarray:
 def numbers(name: str, one: Judged, reference: Reference, resamples: int) -> dict[str, tuple]:
     """`name.measure` -> (value, low, high) of one cell; diversity where a prompt has two."""
     found = {
-        f"{name}.fid": paired.frechet(paired.halves(reference, one.features_PKD, resamples)),
+        f"{name}.fid": paired.frechet(paired.distance(reference, one.features_PKD, resamples)),
         f"{name}.right": paired.mean(one.right_P),
     }
     flat = one.features_PKD.reshape(-1, one.features_PKD.shape[2])
@@ -77,9 +76,9 @@ def numbers(name: str, one: Judged, reference: Reference, resamples: int) -> dic
 def optimum(
     judged: Mapping[float, Judged], reference: Reference, resamples: int
 ) -> tuple[float, np.ndarray]:
-    """The setting of the lowest FID, and that of each half of the prompts, float64 [R]."""
+    """The setting of the lowest FID, and that of each resample of the prompts, float64 [R]."""
     settings = list(judged)
-    sides = [paired.halves(reference, judged[key].features_PKD, resamples) for key in settings]
+    sides = [paired.distance(reference, judged[key].features_PKD, resamples) for key in settings]
     best_R = np.stack([one.draws_R for one in sides]).argmin(0)
     value = settings[int(np.argmin([one.value for one in sides]))]
     return value, np.array(settings, np.float64)[best_R]
@@ -88,7 +87,7 @@ def optimum(
 def apart_in_steps(
     one_R: np.ndarray, other_R: np.ndarray, settings: Sequence[float], values: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """How many settings of the grid two optima are apart, with its interval over halves."""
+    """How many settings of the grid two optima are apart, with its interval over resamples."""
     places = {value: place for place, value in enumerate(settings)}
     draws = [places[a] - places[b] for a, b in zip(one_R, other_R, strict=True)]
     low, high = percentile_interval(np.array(draws, np.float64), LEVEL)
@@ -118,27 +117,9 @@ def picks(clip_PK: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([group[clip_PK[:, group].argmax(1)] for group in groups])
 
 
-def group_halves(reference: Reference, features_GPD: np.ndarray, resamples: int) -> Halves:
-    """The mean Fréchet distance of G sets of the same P prompts, and of halves of the prompts.
-
-    The halves are those of `paired.halves`, so ratios of any two of them are paired.
-    """
-    prompts = features_GPD.shape[1]
-    draws_GR = np.empty((len(features_GPD), resamples))
-    with one_thread():
-        values = [frechet_from_features(reference.features, one) for one in features_GPD]
-        for index in range(resamples):
-            half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
-            draws_GR[:, index] = [reference.distance(one[half]) for one in features_GPD]
-    return Halves(float(np.mean(values)), draws_GR.mean(0), prompts)
-
-
 def ratio_of_gains(
-    ours: tuple[Halves, Halves], others: tuple[Halves, Halves]
+    ours: tuple[Distance, Distance], others: tuple[Distance, Distance]
 ) -> tuple[float, float, float]:
     """How much more the first pair falls from its first to its second: above 1 is more."""
-    sides = [
-        Halves(few.value / many.value, few.draws_R / many.draws_R, few.prompts)
-        for few, many in (ours, others)
-    ]
+    sides = [paired.quotient(many, few) for few, many in (ours, others)]
     return paired.frechet_ratio(sides[1], sides[0])

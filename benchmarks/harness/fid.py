@@ -40,16 +40,14 @@ def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
     return [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
 
 
-def spread(
-    real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int
-) -> dict[str, Interval | None]:
+def spread(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict[str, Interval | None]:
     """Intervals of the mean over sets: of images, of seeds, and of both (the record's own).
 
     All None below 4 pictures a side: half of them has no covariance.
     """
     if min(map(len, [real_ND, *fakes])) < LEAST:
         return {"images": None, "seeds": None, "both": None}
-    found = frechet_spread(real_ND, fakes, resamples, level=LEVEL)
+    found = frechet_spread(real_ND, fakes, level=LEVEL)
     methods = {"images": FRECHET_METHOD, "seeds": SEEDS_METHOD, "both": FRECHET_METHOD}
     if found["both"] != found["images"]:
         methods["both"] = f"{FRECHET_METHOD}, widened by the spread over seeds"

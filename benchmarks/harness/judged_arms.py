@@ -136,19 +136,19 @@ def numbers(
     found, reference = {}, Reference(real_ND)
 
     @cache
-    def halves(name: str, seeds: int) -> paired.Halves:
-        return paired.halves(reference, judged[name].features_PKD[:, :seeds], resamples)
+    def distance(name: str, seeds: int) -> paired.Distance:
+        return paired.distance(reference, judged[name].features_PKD[:, :seeds], resamples)
 
     with progress(len(judged), f"intervals of {split}") as bar:
         for name, one in judged.items():
             key = f"{split}.{name}"
-            found[f"{key}.fid"] = paired.frechet(halves(name, one.seeds))
+            found[f"{key}.fid"] = paired.frechet(distance(name, one.seeds))
             for measure, values in one.scores.items():
                 if np.isfinite(values).sum() >= 2:
                     found[f"{key}.{measure}"] = paired.mean(values)
             if name != default:
                 seeds, lead = min(judged[default].seeds, one.seeds), f"{split}.{default}"
-                ratio = paired.frechet_ratio(halves(default, seeds), halves(name, seeds))
+                ratio = paired.frechet_ratio(distance(default, seeds), distance(name, seeds))
                 found[f"{lead}.fid_vs_{name}"] = ratio
                 found |= leads(judged[default], one, lead, name)
             bar.update()

@@ -5,25 +5,24 @@ Shapes: P prompts, K sampling seeds, D features, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.harness.stats import (
     bootstrap_interval,
-    frechet_halves,
-    half_scale,
+    frechet_influence,
+    mean_interval,
     one_thread,
-    percentile_interval,
+    resamples_of,
 )
 from benchmarks.metrics.frechet import Reference, frechet_from_features
 from cm3leon.errors import UserError
-from cm3leon.seeds import generator
 
 Triple = tuple[float, float, float]  # value, low, high
-METHOD = "bootstrap over prompts; of FID random halves of the prompts, centred on the value"
+METHOD = "bootstrap over prompts; of FID Student t over the prompts' influence"
 LEVEL = 0.95
+NONE = 1e-9  # a distance up to which is rounding of 0
 
 
 def mean_difference(ours_P: np.ndarray, others_P: np.ndarray, resamples: int = 1000) -> Triple:
@@ -42,78 +41,98 @@ def mean(values_P: np.ndarray, resamples: int = 1000) -> Triple:
 
 
 @dataclass(frozen=True)
-class Halves:
-    """Fréchet distance of all drawings of P prompts, and of R random halves of the prompts.
+class Distance:
+    """Fréchet distance of the drawings of P prompts, and how much each prompt moves it, mean 0.
 
-    The halves depend on P and their number alone, so two systems asked the same prompts share them.
+    `draws_R` are its values in R resamples of the prompts, to first order; they depend on P and
+    their number alone, so two systems asked the same prompts share them.
     """
 
     value: float
-    draws_R: np.ndarray
-    prompts: int
+    influence_P: np.ndarray
+    resamples: int = 200
+
+    @property
+    def prompts(self) -> int:
+        """P."""
+        return len(self.influence_P)
+
+    @property
+    def draws_R(self) -> np.ndarray:
+        """Float64 [R]."""
+        rows = resamples_of(self.prompts, self.resamples, 0, "prompts")
+        return self.value + np.array([self.influence_P[one].mean() for one in rows])
 
 
-def halves(reference: Reference, fakes_PKD: np.ndarray, resamples: int = 200) -> Halves:
-    """Distances of features [P, K, D], K drawings a prompt; P >= 4."""
-    prompts, _, width = fakes_PKD.shape
+def distance(reference: Reference, fakes_PKD: np.ndarray, resamples: int = 200) -> Distance:
+    """The distance of all features [P, K, D] together, K drawings a prompt; P >= 4."""
+    prompts, drawings, width = fakes_PKD.shape
     if prompts < 4:
         raise UserError(f"a Fréchet interval needs 4 prompts, got {prompts}")
-    draws_R = np.empty(resamples)
+    flat = fakes_PKD.reshape(-1, width)
     with one_thread():
-        value = frechet_from_features(reference.features, fakes_PKD.reshape(-1, width))
-        for index in range(resamples):
-            half = generator(0, "half", "prompts", index).permutation(prompts)[: prompts // 2]
-            draws_R[index] = reference.distance(fakes_PKD[half].reshape(-1, width))
-    return Halves(value, draws_R, prompts)
+        value = frechet_from_features(reference.features, flat)
+        moved = frechet_influence(reference.features, flat).reshape(prompts, drawings)
+    return Distance(value, moved.mean(1), resamples)
 
 
-def frechet(one: Halves) -> Triple:
+def mean_distance(reference: Reference, sets_KPD: np.ndarray, resamples: int = 200) -> Distance:
+    """The mean distance over K sets of features, each of the same P prompts in one order."""
+    each = [distance(reference, one[:, None], resamples) for one in sets_KPD]
+    moved = np.mean([one.influence_P for one in each], axis=0)
+    return Distance(float(np.mean([one.value for one in each])), moved, resamples)
+
+
+def frechet(one: Distance) -> Triple:
     """Fréchet distance with its interval over prompts."""
-    return _around(one.value, one.draws_R, np.subtract, np.add, lowest=0.0)
+    low, high = mean_interval(one.influence_P, LEVEL)
+    return one.value, max(0.0, one.value + low), one.value + high
 
 
-def frechet_ratio(ours: Halves, others: Halves) -> Triple:
-    """FID of others / FID of ours: above 1 is better. The same halves of prompts for both."""
-    if (ours.prompts, len(ours.draws_R)) != (others.prompts, len(others.draws_R)):
+def quotient(ours: Distance, others: Distance) -> Distance:
+    """Others / ours on the same prompts; the influence of its logarithm times the quotient itself.
+
+    Raises UserError for other prompts, and for distances of 0, which no quotient is of.
+    """
+    if (ours.prompts, ours.resamples) != (others.prompts, others.resamples):
         raise UserError(
             f"a paired ratio needs the same prompts and resamples, got {ours.prompts} and "
             f"{others.prompts} prompts"
         )
-    draws_R = others.draws_R / ours.draws_R
-    return _around(others.value / ours.value, draws_R, np.divide, np.multiply, lowest=0.0)
+    if min(ours.value, others.value) <= NONE:
+        raise UserError(
+            f"a ratio of Fréchet distances needs both above 0, got {others.value:g} / "
+            f"{ours.value:g}: pictures that are the reference's own"
+        )
+    value = others.value / ours.value
+    moved = others.influence_P / others.value - ours.influence_P / ours.value
+    return Distance(value, value * moved, ours.resamples)
 
 
-def frechet_difference(
-    real_ND: np.ndarray, ours_KND: np.ndarray, others_KND: np.ndarray, resamples: int = 200
-) -> Triple:
+def frechet_ratio(ours: Distance, others: Distance) -> Triple:
+    """Others' distance / ours: above 1 is better. Prompt by prompt, symmetric on a log scale."""
+    one = quotient(ours, others)
+    low, high = np.exp(mean_interval(one.influence_P / one.value, LEVEL))
+    return one.value, one.value * float(low), one.value * float(high)
+
+
+def frechet_difference(real_ND: np.ndarray, ours_KND: np.ndarray, others_KND: np.ndarray) -> Triple:
     """Mean FID over K sets of ours - that of others, each set the same P = N prompts in one order.
 
-    The numbers of sets may differ; halves of the prompts are the same for all of them.
+    The numbers of sets may differ.
     """
     if ours_KND.shape[1] != others_KND.shape[1]:
         raise UserError(
             f"a paired difference needs the same prompts, got {ours_KND.shape[1]} and "
             f"{others_KND.shape[1]}"
         )
-    sides = []
-    for sets in (ours_KND, others_KND):
-        values = [frechet_from_features(real_ND, one) for one in sets]
-        draws = [frechet_halves(real_ND, one, resamples, 0, False) for one in sets]
-        sides.append((np.mean(values), np.mean(draws, axis=0)))
-    (ours, our_draws), (others, other_draws) = sides
-    draws = (our_draws - other_draws) * half_scale(ours_KND.shape[1])
-    low, high = percentile_interval(ours - others + draws - draws.mean(), LEVEL)
-    return float(ours - others), low, high
+    ours, others = (mean_distance(Reference(real_ND), one) for one in (ours_KND, others_KND))
+    apart = ours.value - others.value
+    low, high = mean_interval(ours.influence_P - others.influence_P, LEVEL)
+    return apart, apart + low, apart + high
 
 
 def verdict(difference: Triple, wanted: float = 0.0) -> str:
     """What an interval says of "the difference is above `wanted`"."""
     _, low, high = difference
     return "holds" if low > wanted else "does not" if high < wanted else "not resolved"
-
-
-def _around(value: float, draws: np.ndarray, away: Callable, back: Callable, lowest: float):
-    """Percentiles of the draws, moved from their own middle onto the value (see stats.py)."""
-    middle = np.median(draws)
-    low, high = percentile_interval(back(value, away(draws, middle)), LEVEL)
-    return float(value), max(lowest, float(min(low, value))), float(max(high, value))

@@ -4,7 +4,7 @@ The value is against the protocol's first reference. Beside it: the other refere
 the first 5,000, 10,000 and 20,000 prompts, the line through them at 1/N = 0, and what
 `pinned_metrics.py` names. Memory does not grow with the number of pictures.
 
-Shapes: N pictures, K sets (one a sampling seed), R resamples, D features.
+Shapes: N pictures, K sets (one a sampling seed), D features.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from benchmarks.harness.reference import (
 from cm3leon.errors import UserError
 
 SIZES = (5_000, 10_000, 20_000)  # prompts, of which the distance is told too
-RESAMPLES = 40  # the least that a 95 % interval of percentiles needs
 SHOWN = 24  # pictures in the grid
 
 
@@ -62,7 +61,6 @@ class Job:
     seeds: tuple[int, ...] = (0,)
     cache: Path | None = None
     batch_size: int = 64
-    resamples: int = RESAMPLES
     written: Path | None = None  # folder for prompts.jsonl and the grid
 
     @property
@@ -124,7 +122,7 @@ def measure(
     with phases("statistics beside"):
         captions = [prompt.caption for prompt in task.prompts]
         among = None if next(iter(references)) == "all" else task.own_N
-        others, said = pinned_metrics.numbers_beside(takens, among, captions, job.resamples)
+        others, said = pinned_metrics.numbers_beside(takens, among, captions)
         found["extra"] |= others
     said += not_measured(job, found["extra"], real, features, system)
     with phases("report"):
@@ -254,7 +252,7 @@ def numbers(
     (_, headline), *others = references.items()
     moments = [fake.moments().finish() for fake in fakes]
     per_seed = [headline.distance(*one) for one in moments]
-    spread = pinned_metrics.intervals(headline, fakes, per_seed, job.resamples)
+    spread = pinned_metrics.intervals(headline, fakes, per_seed)
     extra = {
         f"fid_{name}": float(np.mean([other.distance(*one) for one in moments]))
         for name, other in others

@@ -10,7 +10,7 @@
 What is not measured is said in one line with the file or option that it needs. A network that is
 not the usual one of a number gives the number another name.
 
-Shapes: N pictures, K sets (one a sampling seed), R resamples, D features.
+Shapes: N pictures, K sets (one a sampling seed), D features.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ RFID_PICTURES = 5_000  # reference pictures that go through the image tokenizer
 SPLITS = 10  # parts of the Inception score
 NEIGHBOUR = 3  # of precision and recall
 LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
-METHOD = "random half-samples of the pictures, percentiles centred on the value"
 MEASURED, LACKING = "measured: ", "not measured: "  # how these lines of a record's warnings begin
 TOWER = "open_clip:"
 
@@ -138,31 +137,28 @@ def lacking(beside: Beside) -> str:
 
 
 def intervals(
-    headline: Statistics, fakes: Sequence[Kept], per_seed: Sequence[float], resamples: int
+    headline: Statistics, fakes: Sequence[Kept], per_seed: Sequence[float]
 ) -> dict[str, core.Interval | None]:
     """Intervals of the mean over sets (`stats.frechet_spread`, from features on disk)."""
-    from benchmarks.harness.stats import SEEDS_METHOD, spread_of
+    from benchmarks.harness.stats import FRECHET_METHOD, SEEDS_METHOD, spread_of
 
-    if resamples < 2:
-        raise UserError(f"resamples must be at least 2, got {resamples}; 40 is usual")
-    count = fakes[0].count
-    if count < LEAST:
+    if fakes[0].count < LEAST:
         return {"images": None, "seeds": None, "both": None}
-    draws_KR = np.array(
-        [[half_distance(headline, fake, index) for index in range(resamples)] for fake in fakes]
-    )
-    methods = {"images": METHOD, "seeds": SEEDS_METHOD, "both": METHOD}
+    moved_KN = np.stack([influence_of(headline, fake) for fake in fakes])
+    methods = {"images": FRECHET_METHOD, "seeds": SEEDS_METHOD, "both": FRECHET_METHOD}
     return {
         name: None if ends is None else core.Interval(*ends, 0.95, methods[name])
-        for name, ends in spread_of(per_seed, draws_KR, count).items()
+        for name, ends in spread_of(per_seed, moved_KN).items()
     }
 
 
-def half_distance(headline: Statistics, fake: Kept, index: int) -> float:
-    """Distance of a random half of the pictures: the same half of every set of prompts."""
-    half = np.zeros(fake.count, bool)
-    half[generator(0, "half", "fake", index).permutation(fake.count)[: fake.count // 2]] = True
-    return headline.distance(*fake.moments(half).finish())
+def influence_of(headline: Statistics, fake: Kept) -> np.ndarray:
+    """How much each drawn picture moves the distance (`stats.frechet_influence`): float64 [N]."""
+    from benchmarks.metrics.frechet import influence
+
+    moved = influence(headline.mu, headline.sigma, *fake.moments().finish())
+    found = np.concatenate([moved(one.features_BD) for one in fake.shards()])
+    return found - found.mean()
 
 
 def chosen(kept: Kept, rows: int = KID_ROWS, among: np.ndarray | None = None) -> np.ndarray:
@@ -286,16 +282,16 @@ def scale(
 # of other networks
 
 
-def frechet_beside(taken: Taken, among: np.ndarray | None, resamples: int) -> dict[str, object]:
+def frechet_beside(taken: Taken, among: np.ndarray | None) -> dict[str, object]:
     """Fréchet distance of another network's features, with its interval."""
     headline = Statistics(*taken.real.moments(among).finish(), {})
     per_seed = [headline.distance(*fake.moments().finish()) for fake in taken.fakes]
-    ends = intervals(headline, taken.fakes, per_seed, resamples)["both"]
+    ends = intervals(headline, taken.fakes, per_seed)["both"]
     value = float(np.mean(per_seed))
     return {taken.named.key: value if ends is None else (value, ends.low, ends.high)}
 
 
-def kernel_beside(taken: Taken, among: np.ndarray | None, resamples: int) -> dict[str, object]:
+def kernel_beside(taken: Taken, among: np.ndarray | None) -> dict[str, object]:
     """CMMD of at most 30,000 pictures a side, mean over seeds."""
     from benchmarks.metrics.cmmd import cmmd
 
@@ -329,7 +325,7 @@ def text_beside(taken: Taken, captions: Sequence[str]) -> tuple[dict[str, object
 
 
 def numbers_beside(
-    takens: Sequence[Taken], among: np.ndarray | None, captions: Sequence[str], resamples: int
+    takens: Sequence[Taken], among: np.ndarray | None, captions: Sequence[str]
 ) -> tuple[dict[str, object], list[str]]:
     """The numbers of all networks named, and a line on each."""
     ways = {"fd_dinov2": frechet_beside, "cmmd": kernel_beside}
@@ -337,7 +333,7 @@ def numbers_beside(
     for taken in takens:
         named = taken.named
         if named.beside.key in ways:
-            found |= ways[named.beside.key](taken, among, resamples)
+            found |= ways[named.beside.key](taken, among)
         else:
             scores, remarks = text_beside(taken, captions)
             found, said = found | scores, said + remarks

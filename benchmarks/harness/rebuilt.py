@@ -13,9 +13,8 @@ import numpy as np
 from benchmarks.harness.core import Interval, Phases
 from benchmarks.harness.features import Features
 from benchmarks.harness.progress import progress
-from cm3leon.seeds import generator
 
-PAIRS_METHOD = "random half-samples of the pairs of pictures, percentiles centred on the value"
+PAIRS_METHOD = "Student t over the influence of pairs of pictures (infinitesimal jackknife)"
 BYTES = 255.0  # range of the data, for PSNR and SSIM
 
 
@@ -89,21 +88,15 @@ def code_use(counts_K: np.ndarray) -> dict[str, float]:
 
 
 def paired_interval(
-    real_ND: np.ndarray, back_ND: np.ndarray, value: float, resamples: int, level: float = 0.95
+    real_ND: np.ndarray, back_ND: np.ndarray, value: float, level: float = 0.95
 ) -> Interval:
-    """Interval of an rFID over the choice of pictures: halves take both sides of a pair, N >= 4.
+    """Interval of an rFID over the choice of pictures, N >= 4: what both sides of a pair move.
 
-    As in `stats.bootstrap_frechet`, whose halves leave the reference whole: here that would count
-    the chance of the sample, which the two sides share.
+    As in `stats.frechet_interval`, which leaves the reference whole: here that would count the
+    chance of the sample, which the two sides share.
     """
-    from benchmarks.harness.stats import half_scale, one_thread, percentile_interval
-    from benchmarks.metrics.frechet import frechet_from_features
+    from benchmarks.harness.stats import frechet_influence, mean_interval
 
-    count, draws = len(real_ND), np.empty(resamples)
-    with one_thread():
-        for index in range(resamples):
-            rows = generator(0, "pairs", index).permutation(count)[: count // 2]
-            draws[index] = frechet_from_features(real_ND[rows], back_ND[rows])
-    moved = value + (draws - draws.mean()) * half_scale(count)
-    low, high = percentile_interval(moved, level)
-    return Interval(max(0.0, min(low, value)), max(high, value), level, PAIRS_METHOD)
+    moved_N = frechet_influence(real_ND, back_ND) + frechet_influence(back_ND, real_ND)
+    low, high = mean_interval(moved_N, level)
+    return Interval(max(0.0, value + low), value + high, level, PAIRS_METHOD)
