@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.metrics.captions import bleu, cider_d, longest_common, rouge_l, tokens
+from benchmarks.metrics.ptb import DROPPED
 from cm3leon.errors import UserError
 
 MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
@@ -36,14 +37,62 @@ def test_tokens():
         "a", "man", "is", "n't", "riding", "he", "'s", "on", "a", "t-shirt",
     ]  # fmt: skip
     assert tokens('"Two" (2) dogs; 1,000 birds -- wow!...') == [
-        "two",
-        "2",
-        "dogs",
-        "1,000",
-        "birds",
-        "wow",
-    ]
+        "two", "-lrb-", "2", "-rrb-", "dogs", "1,000", "birds", "wow",
+    ]  # fmt: skip
     assert tokens("") == tokens(" . ") == []
+
+
+OWN = ("10AM to 5PM 10A.M.", "(555) 555-1234 555-1234")  # known to differ: a time, a telephone
+ROWS = [
+    line.split("\t")
+    for line in Path(__file__).with_name("ptb_captions.tsv").read_text("utf-8").split("\n")[:-1]
+]
+
+
+def test_tokens_are_the_jar_s():
+    """What Stanford's jar made of 273 captions, without the punctuation that coco-caption drops."""
+    found = {caption: tokens(caption) for caption, _ in ROWS}
+    wanted = {
+        caption: [one for one in told.split() if one not in DROPPED] for caption, told in ROWS
+    }
+    assert [one for one in wanted if found[one] != wanted[one]] == list(OWN)
+    assert len(wanted) == 273
+
+
+def test_scores_of_number_heavy_captions_are_the_official_ones():
+    """coco-caption with Java, on the same strings: BLEU-4 0.5902, CIDEr 2.9837."""
+    candidates = [
+        "a bus on 20th street",
+        "a woman in her 30s holding a 12-pack",
+        "a clock tower that reads 12:30",
+        "a 10-speed bike",
+        "the man\u2019s dog isn\u2019t here",
+    ]
+    references = [
+        ["a bus on 21st street", "a bus parked on 20th avenue"],
+        ["a woman in her 30s with a 12-pack of soda", "a lady"],
+        ["the clock reads 12:35", "a tower with a clock"],
+        ["a 10-speed bicycle against a wall", "a bike"],
+        ["the man's dog isn't here", "a dog is gone"],
+    ]
+    ours = [tokens(one) for one in candidates]
+    theirs = [[tokens(one) for one in own] for own in references]
+    assert bleu(ours, theirs)[0][3] == pytest.approx(0.5902, abs=5e-5)
+    assert cider_d(ours, theirs).mean() == pytest.approx(2.9837, abs=5e-5)
+
+
+@pytest.mark.parametrize("score", [bleu, rouge_l, cider_d])
+def test_strings_are_not_scored_letter_by_letter(score):
+    words = ["a", "dog"]
+    for candidates, references in (
+        (["a dog", words], [[words], [words]]),
+        ([words, words], [["a dog"], [words]]),
+        ([words, words], ["a dog", [words]]),
+    ):
+        with pytest.raises(UserError, match=r"image 0: captions are lists of tokens, got a string"):
+            score(candidates, references)
+    with pytest.raises(UserError, match="a caption must be text, got list"):
+        tokens(words)
 
 
 def test_a_candidate_equal_to_its_only_reference():

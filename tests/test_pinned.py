@@ -135,8 +135,10 @@ def test_pictures_drawn_elsewhere(options, tmp_path):
     ours, _ = fid_coco.fid_coco(options(), Tinted())
     assert theirs["value"] == ours["value"]
     next(folder.iterdir()).unlink()
-    with pytest.raises(UserError, match="lacks 1 of 8 pictures"):
+    with pytest.raises(UserError, match="is of other pictures, also called theirs"):
         fid_coco.fid_coco(options(images=folder))
+    with pytest.raises(UserError, match="lacks 1 of 8 pictures"):
+        fid_coco.fid_coco(options(images=folder, name="theirs"))
 
 
 def test_unreadable_and_converted_pictures_are_counted_and_named(options, tmp_path):

@@ -1,7 +1,7 @@
 """Captions against reference captions: BLEU, ROUGE-L and CIDEr-D, without Java.
 
 The conventions are coco-caption's (tylin/coco-caption), to which the numbers are equal on given
-tokens; `tokens` stands for its PTB tokeniser and agrees with it on plain sentences. CIDEr-D
+tokens; `tokens` (ptb.py) stands for its PTB tokeniser. CIDEr-D
 (Vedantam et al. 2015): n-grams of 1 to 4 tokens weighted by log(images) - log(document frequency in
 the references evaluated), so a subset of a corpus has other weights; the candidate's counts are
 clipped to the reference's; a Gaussian of the difference in length; times 10. Papers print it times
@@ -13,27 +13,21 @@ Shapes: N images; a candidate is a list of tokens, each image has one or more re
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.metrics.ptb import tokens
 from cm3leon.errors import UserError
+
+__all__ = ["bleu", "cider_d", "longest_common", "rouge_l", "tokens"]
 
 Tokens = Sequence[str]
 NGRAMS = 4
 SIGMA = 6.0  # of CIDEr-D's length penalty, in bigrams
 BETA = 1.2  # of ROUGE-L: recall counts BETA^2 times precision
 TINY, SMALL = 1e-15, 1e-9  # keep BLEU's quotients finite where nothing matches
-WORD = re.compile(
-    r"[a-z]+(?=n't\b)|n't\b|'(?:s|m|d|ll|re|ve)\b|\d[\d,.]*\d|\w+(?:[-/.]\w+)*|[^\w\s]+"
-)
-
-
-def tokens(caption: str) -> list[str]:
-    """A caption as tokens: lower case, contractions split ("isn't" -> is n't), punctuation gone."""
-    return [word for word in WORD.findall(caption.lower()) if any(map(str.isalnum, word))]
 
 
 def bleu(
@@ -150,6 +144,11 @@ def _check(candidates: Sequence, references: Sequence) -> None:
             f"captions need one candidate and its references an image, got {len(candidates)} "
             f"candidates and {len(references)} images"
         )
-    for place, own in enumerate(references):
+    for place, (candidate, own) in enumerate(zip(candidates, references, strict=True)):
+        if any(isinstance(one, str) for one in (candidate, own, *own)):
+            raise UserError(
+                f"image {place}: captions are lists of tokens, got a string, of which letters "
+                "would be scored; use captions.tokens"
+            )
         if not own or not any(own):
             raise UserError(f"image {place} has no reference caption; leave it out")
