@@ -1,11 +1,13 @@
 """Two runs side by side: what differs in their making, then every measure with a verdict.
 
-    nox -s compare -- RUN_A RUN_B      a run: a record's path, or bench/system (its newest record)
+    nox -s compare -- RUN_A RUN_B      a run: a record's path, or bench/system
 
-The difference is B - A. Where both runs kept the scores of their single samples and asked the same
-prompts it is paired (whole prompts resampled); else its interval adds both runs' own in quadrature.
-Verdicts hold over all measures together: p is adjusted by Benjamini and Hochberg. Runs of another
-benchmark, version or protocol do not compare (exit code 2 after the list of what differs); times
+Of bench/system the run is taken that speaks for it (`store.speaking`): no trial, the largest, the
+newest; of two, those of one protocol where there are such. The difference is B - A. Where both runs
+kept the scores of their single samples and asked the same prompts it is paired (whole prompts
+resampled); else its interval adds both runs' own in quadrature. Verdicts hold over all measures
+together: p is adjusted by Benjamini and Hochberg. Runs of another benchmark,
+version or protocol do not compare (exit code 2 after the list of what differs); times
 compare on one device only, and one timing a side has no interval, hence no verdict.
 """
 
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from reports import extra, guarded, own
 from reports.latency import PEERS
-from reports.store import RESULTS, ReportError, column, device, read, read_files
+from reports.store import RESULTS, ReportError, column, device, is_trial, read, read_files, weight
 from reports.tables import Table, number, span
 
 LEVEL = 0.95
@@ -181,19 +183,30 @@ def pairable(a: Mapping | None, b: Mapping | None) -> tuple | None:
     return a, b
 
 
-def find_run(name: str, results: Path) -> tuple[dict, Path]:
-    """A record and its path: by path, or the newest of `bench/system`."""
+def find_runs(name: str, results: Path) -> list[tuple[dict, Path]]:
+    """Records and paths that a name may stand for, the likeliest last: one by path, or all of
+    `bench/system`."""
     path = Path(name)
     if path.suffix == ".json":
-        return read(path), path
+        return [(read(path), path)]
     bench, _, system = name.partition("/")
     if not system:
         raise ReportError(f"a run is a record's path or bench/system, got {name!r}")
     found = [one for one in read_files(results, bench) if one[1]["system"]["name"] == system]
     if not found:
         raise ReportError(f"no record of {name} in {results}; run nox -s {bench} first")
-    path, record = found[-1]
-    return record, path
+    found.sort(key=lambda one: weight(one[1]))
+    return [(record, path) for path, record in found]
+
+
+def find_pair(run_a: str, run_b: str, results: Path) -> tuple[tuple, tuple]:
+    """(record, path) of both runs: the likeliest of one protocol, else the likeliest of each."""
+    of_a, of_b = (find_runs(name, results) for name in (run_a, run_b))
+    for a in reversed(of_a):
+        for b in reversed(of_b):
+            if column(a[0]) == column(b[0]) and is_trial(a[0]) == is_trial(b[0]):
+                return a, b
+    return of_a[-1], of_b[-1]
 
 
 def tables(found: Comparison, a: Mapping, b: Mapping) -> list[Table]:
@@ -262,11 +275,11 @@ def print_comparison(run_a: str, run_b: str, /, results: Path = RESULTS) -> None
     """Compare two runs.
 
     Args:
-        run_a: path of a record, or bench/system for its newest record
+        run_a: path of a record, or bench/system for the run that speaks for it
         run_b: the run that is judged
         results: folder of records
     """
-    (a, path_a), (b, path_b) = (find_run(name, results) for name in (run_a, run_b))
+    (a, path_a), (b, path_b) = find_pair(run_a, run_b, results)
     samples = pairable(samples_of(path_a, a), samples_of(path_b, b))
     found = compare(a, b, samples)
     print("\n\n".join(table.to_text() for table in tables(found, a, b)))

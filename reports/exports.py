@@ -18,14 +18,16 @@ from typing import Literal
 
 from reports import OUT, extra, guarded, newest, own, write_atomic
 from reports.compare import CONTEXT, direction
-from reports.store import RESULTS, read_all
+from reports.store import RESULTS, NothingThere, is_trial, read_all, speaking
 
 EEE_VERSION = "0.3.0"
 NAME = "cm3leon"
 
 
 def to_lm_eval(records: Sequence[Mapping]) -> dict:
-    """Newest records of one system as lm-eval writes a run: task -> metric -> value.
+    """Records of one system as lm-eval writes a run: task -> metric -> value.
+
+    Of several of one benchmark that which speaks for it (`store.speaking`), not a trial.
 
     A metric is `name,none` and its half-interval over 1.96 `name_stderr,none`, as lm-eval keys
     them. Raises ValueError for no records or for records of several systems.
@@ -33,7 +35,7 @@ def to_lm_eval(records: Sequence[Mapping]) -> dict:
     names = {record["system"]["name"] for record in records}
     if len(names) != 1:
         raise ValueError(f"an lm-eval run is of one system, got {sorted(names)}; name --system")
-    tasks = {f"{one['bench']}@{one['version']}": one for one in newest(records)}
+    tasks = {f"{one['bench']}@{one['version']}": one for one in speaking(records)}
     last = max(tasks.values(), key=lambda one: one["date"])
     return {
         "results": {task: _metrics(one) | {"alias": task} for task, one in tasks.items()},
@@ -160,7 +162,7 @@ def export(
     results: Path = RESULTS,
     out: Path = OUT / "exports",
 ) -> None:
-    """Write the newest records in another harness's form.
+    """Write the newest record of each protocol, trials left out, in another harness's form.
 
     Args:
         form: whose
@@ -169,8 +171,13 @@ def export(
         results: folder of records
         out: folder to write into
     """
-    records = newest(read_all(results, bench or None))
+    everything = read_all(results, bench or None)
+    records = [one for one in newest(everything) if not is_trial(one)]
+    if trials := len(everything) - sum(not is_trial(one) for one in everything):
+        print(f"{trials} trials left out", file=sys.stderr)
     records = [one for one in records if not system or one["system"]["name"] == system]
+    if not records:
+        raise NothingThere(f"nothing to export of {system or bench or results} but trials")
     if form == "lm-eval":
         made = {f"{records[0]['system']['name'] if records else ''}.json": to_lm_eval(records)}
     else:

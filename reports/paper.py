@@ -22,7 +22,7 @@ from reports.paper_html import to_html
 from reports.paper_model import Document, Section, report_data, walk
 from reports.paper_results import Inputs, Model, Run, resolve
 from reports.paper_typst import to_pdf, to_png
-from reports.store import RESULTS, read_files
+from reports.store import RESULTS, NothingThere, is_trial, read_files
 
 TITLE = "CM3Leon in the open: measured, quoted, missing"
 AUTHORS = "The cm3leon authors"
@@ -74,7 +74,10 @@ def read_inputs(results: Path, published: Path, baselines: Path, pages: Path) ->
     runs = [
         Run(record, "results/" + path.relative_to(results).as_posix())
         for path, record in read_files(results)
+        if not is_trial(record)
     ]
+    if not runs:
+        raise NothingThere(f"{results} holds nothing but trials; run nox -s fid_coco first")
     pictures = {split: pages / f"{split}.png" for split in ("test", "tail")}
     return Inputs(
         tuple(runs),

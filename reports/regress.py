@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reports import ROOT, guarded, own, read_json
 from reports.compare import BETTER, NO_INTERVAL, OPEN, WORSE, compare, direction
-from reports.store import RESULTS, NothingThere, ReportError, column, read_all
+from reports.store import RESULTS, NothingThere, ReportError, column, is_trial, read_all, read_files
 from reports.tables import Table, number
 
 ALARM = 0.001  # adjusted p below which a difference counts
@@ -216,6 +216,22 @@ def _newest(records: Sequence[Mapping]) -> dict[tuple, Mapping]:
     return {_key(one): one for one in records}
 
 
+def read_rounds(path: Path) -> dict:
+    """A round as pytest-benchmark writes it; ReportError for anything else."""
+    found = read_json(path)
+    try:
+        for one in found["benchmarks"]:
+            if not (isinstance(one["name"], str) and one["stats"]["median"] > 0):
+                raise ValueError
+            dict(one.get("extra_info", {}))
+    except (KeyError, TypeError, ValueError):
+        raise ReportError(
+            f"{path} is no output of pytest-benchmark (benchmarks, name, stats.median); "
+            "python -m benchmarks.interleave writes it"
+        ) from None
+    return found
+
+
 def _medians(rounds: Sequence[Mapping]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for one in rounds:
@@ -240,22 +256,60 @@ def _costs(record: Mapping) -> dict[str, float]:
     return named | {name: n for name, n in cost["counters"].items() if name in EXACT}
 
 
+def git(root: Path, *words: str, given: str = "") -> str | None:
+    """What git prints; None where it fails."""
+    line = ["git", "-C", str(root), *words]
+    done = subprocess.run(line, capture_output=True, text=True, input=given)
+    return None if done.returncode else done.stdout
+
+
 def ancestors(base: str, root: Path = ROOT) -> set[str]:
-    """Commits that `base` contains, itself among them; ReportError for an unknown revision."""
-    line = ["git", "-C", str(root), "rev-list", base, "--"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
+    """Commits that `base` contains, itself among them.
+
+    Raises ReportError for an unknown revision, and for a shallow clone, where older ones are
+    missing and would pass for newer.
+    """
+    if (git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true":
+        raise ReportError(
+            f"{root} is a shallow clone, whose old records would pass for new ones; "
+            "git fetch --unshallow (fetch-depth: 0 of actions/checkout)"
+        )
+    found = git(root, "rev-list", base, "--")
+    if found is None:
         raise ReportError(f"no revision {base!r} in {root}; fetch it or name another")
-    return set(done.stdout.split())
+    return set(found.split())
 
 
 def split(records: Sequence[Mapping], base: str, root: Path = ROOT) -> tuple[list, list]:
-    """Records made at `base` or before it, and those made after."""
+    """Records made at `base` or before it, and those made after.
+
+    One of a commit that the repository does not have (another clone's, squashed since, "unknown")
+    is on neither side; how many there are is said on stderr.
+    """
     known = ancestors(base, root)
-    sides = [], []
+    commits = {one["code"]["commit"] for one in records}
+    asked = "".join(f"{commit}^{{commit}}\n" for commit in sorted(commits - known))
+    told = git(root, "cat-file", "--batch-check", given=asked) or ""
+    there = known | {line.split()[0] for line in told.splitlines() if line.split()[1] == "commit"}
+    sides: tuple[list, list] = [], []
     for one in records:
-        sides[one["code"]["commit"] not in known].append(one)
+        if one["code"]["commit"] in there:
+            sides[one["code"]["commit"] not in known].append(one)
+    if lost := len(records) - len(sides[0]) - len(sides[1]):
+        print(
+            f"{lost} records are of commits that {root} does not have: judged on neither side",
+            file=sys.stderr,
+        )
     return sides
+
+
+def at_base(base: str, folder: Path) -> set[Path]:
+    """Files below a folder that `base` holds, whatever commits they name; nothing outside git."""
+    top = git(folder, "rev-parse", "--show-toplevel")
+    names = git(folder, "ls-tree", "-r", "-z", "--name-only", "--full-tree", base)
+    if top is None or names is None:
+        return set()
+    return {(Path(top.strip()) / name).resolve() for name in names.split("\0") if name}
 
 
 def regress(
@@ -277,7 +331,10 @@ def regress(
     found = []
     if base or base_results:
         sides = _sides(base, results, base_results)
-        old, new = ([one for one in side if one["bench"] not in TIMED] for side in sides)
+        old, new = (
+            [one for one in side if one["bench"] not in TIMED and not is_trial(one)]
+            for side in sides
+        )
         if benches:
             old, new = ([one for one in side if one["bench"] in benches] for side in (old, new))
         qualities = quality(old, new)
@@ -285,8 +342,10 @@ def regress(
             qualities = [one for one in qualities if one.verdict != MISSING]
         found += qualities + counted_records(old, new)
     if perf is not None:
-        rounds = [[read_json(path) for path in sorted(perf.glob(f"{side}-*.json"))]
-                  for side in ("base", "head")]  # fmt: skip
+        rounds = [
+            [read_rounds(path) for path in sorted(perf.glob(f"{side}-*.json"))]
+            for side in ("base", "head")
+        ]
         found += speed(*rounds) + counters(*rounds)
     if not found:
         raise NothingThere("nothing was measured at both revisions; run the benchmarks first")
@@ -298,7 +357,12 @@ def regress(
 def _sides(base: str, results: Path, base_results: Path | None) -> tuple[list, list]:
     if base_results is not None:
         return read_all(base_results), read_all(results)
-    return split(read_all(results), base)
+    files, held = read_files(results), at_base(base, results)
+    inside = [path.resolve() in held for path, _ in files]
+    old = [record for (_, record), one in zip(files, inside, strict=True) if one]
+    rest = [record for (_, record), one in zip(files, inside, strict=True) if not one]
+    before, after = split(rest, base)
+    return sorted([*old, *before], key=lambda one: one["date"]), after
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 SCHEMA = Path(__file__).with_name("record.schema.json")
 SCHEMA_VERSION = 3
+TRIAL = "a trial"  # how a warning begins that says so
 KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
 
 
@@ -187,6 +188,30 @@ def identity(record: Mapping) -> tuple:
 def column(record: Mapping) -> tuple[str, int, str]:
     """What must be equal for two values to stand in one column: bench, version, protocol."""
     return record["bench"], record["version"], record["protocol_digest"]
+
+
+def is_trial(record: Mapping) -> bool:
+    """Whether a record says of itself that it is not what its protocol names."""
+    return any(line.startswith(TRIAL) for line in record["warnings"])
+
+
+def weight(record: Mapping) -> tuple:
+    """The order of one system's runs of one benchmark; the last of them speaks for it.
+
+    A trial before any other, an older version before a newer, few samples before many, then by
+    date: a quick look, or a trial on other pictures, never replaces the full run.
+    """
+    return not is_trial(record), record["version"], record["n"], record["date"]
+
+
+def speaking(records: Sequence[Mapping]) -> list[Mapping]:
+    """The run that speaks for each system on each benchmark, in the order they first come."""
+    found: dict[tuple[str, str], Mapping] = {}
+    for record in records:
+        key = record["bench"], record["system"]["name"]
+        if key not in found or weight(record) >= weight(found[key]):
+            found[key] = record
+    return list(found.values())
 
 
 def index(records: Sequence[Mapping]):

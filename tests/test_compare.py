@@ -18,7 +18,8 @@ from reports.compare import (
     compare,
     differences,
     direction,
-    find_run,
+    find_pair,
+    find_runs,
     pairable,
     samples_of,
     tables,
@@ -120,13 +121,37 @@ def test_samples_of_the_same_prompts_are_paired():
 def test_samples_must_be_the_record_s_own(tmp_path):
     packed = core.packed_samples(samples(1, 0, 0.5))
     (path,) = saved(tmp_path, record(samples={"sha256": sha256_bytes(packed)}))
-    one, found = find_run("fid_coco/scenes-s", tmp_path)
+    ((one, found),) = find_runs("fid_coco/scenes-s", tmp_path)
     assert found == path and samples_of(path, one) is None  # not at hand
     path.with_suffix(".npz").write_bytes(packed)
     assert samples_of(path, one)["features_KND"].shape == (1, 120, 4)
     path.with_suffix(".npz").write_bytes(packed[:-1])
     with pytest.raises(ReportError, match=r"0\.npz does not belong to 0\.json; measure again"):
         samples_of(path, one)
+
+
+def test_runs_of_one_protocol_are_compared(tmp_path):
+    full, small = {"n": 1000}, {"n": 128}
+    trial = {"warnings": ["a trial, not x"], "protocol": small, "n": 128}
+    paths = saved(
+        tmp_path,
+        record(25.0, "a", protocol=full),
+        record(24.0, "a", protocol=full, **LATER),
+        record(600.0, "a", date="2026-05-05T00:00:00Z", **trial),
+        record(50.0, "b", protocol=full),
+        record(40.0, "b", protocol=small, n=128, date="2026-06-06T00:00:00Z"),
+        record(70.0, "c", protocol=small, n=128),
+    )
+
+    def pair(one: str, other: str) -> list[float]:
+        found = find_pair(one, other, tmp_path)
+        assert all(path in paths for _, path in found)
+        return [run["value"] for run, _ in found]
+
+    assert pair("fid_coco/a", "fid_coco/b") == [24.0, 50.0]  # the newest of the full protocol
+    assert pair("fid_coco/c", "fid_coco/b") == [70.0, 40.0]  # the only one that both have
+    assert pair("fid_coco/c", "fid_coco/a") == [70.0, 24.0]  # a trial is no run of its protocol
+    assert pair(str(paths[2]), "fid_coco/c") == [600.0, 70.0]  # named by its path
 
 
 def test_the_command(tmp_path):

@@ -181,6 +181,17 @@ def test_the_number_is_told_before_anything_can_fail(tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == "measured toy of noise: FID 3.5 [3, 4], n=10\n"
 
 
+def test_trials_lie_apart_from_what_the_project_stands_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(core, "RESULTS", tmp_path / "results")
+    trial = bench(measurement(warnings=["a trial, not pinned: n=3 of 5"]))
+    _, apart = core.run(trial, Noise, folder=tmp_path / "results")
+    _, beside = core.run(bench(), Noise, folder=tmp_path / "results")
+    _, asked = core.run(trial, Noise, folder=tmp_path / "mine")
+    assert apart.parent == tmp_path / "results" / "_trials" / "toy" / "noise"
+    assert asked.parent == tmp_path / "mine" / "toy" / "noise"
+    assert [path for path, _ in store.read_files(tmp_path / "results")] == [beside]
+
+
 def save_one(place: int, source: str, folder: str, start) -> None:
     record = json.loads(source)
     record |= {"run": f"{place:032x}", "n": place + 1}

@@ -8,7 +8,8 @@ import pytest
 from record_maker import record, saved
 
 from reports import ROOT
-from reports.exports import to_every_eval_ever, to_lm_eval
+from reports.exports import export, to_every_eval_ever, to_lm_eval
+from reports.store import NothingThere
 
 LM_EVAL = {
     "results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples",
@@ -35,6 +36,20 @@ def test_lm_eval_s_keys():
     assert run["n-samples"]["fid_coco@1"] == {"original": 1000, "effective": 1000}
     with pytest.raises(ValueError, match="is of one system, got"):
         to_lm_eval([record(), record(name="scenes-xs")])
+
+
+def test_a_trial_does_not_replace_the_run(tmp_path, capsys):
+    trial = {"protocol": {"n": 12}, "n": 79, "date": "2026-09-09T00:00:00Z"}
+    trial |= {"warnings": ["a trial, not coco2014-30k/clean: n=79 of 30000"]}
+    run = to_lm_eval([record(25.15), record(637.67, **trial)])
+    assert run["results"]["fid_coco@1"]["FID,none"] == 25.15
+    saved(tmp_path / "results", record(25.15), record(637.67, **trial))
+    export("every-eval-ever", results=tmp_path / "results", out=tmp_path / "out")
+    (made,) = (tmp_path / "out").rglob("*.json")
+    assert "637.67" not in made.read_text() and "1 trials left out" in capsys.readouterr().err
+    saved(tmp_path / "alone", record(637.67, **trial))
+    with pytest.raises(NothingThere, match=r"nothing to export of .* but trials"):
+        export("lm-eval", results=tmp_path / "alone", out=tmp_path / "out")
 
 
 def test_every_eval_ever_s_form():

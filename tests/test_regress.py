@@ -6,12 +6,16 @@ import subprocess
 import numpy as np
 import pytest
 from record_maker import record, saved
+from scipy.special import ndtr
+from scipy.stats import ttest_ind
 
 from benchmarks.interleave import checkout
 from cm3leon.errors import UserError
 from reports.compare import BETTER, OPEN, WORSE
 from reports.regress import (
     MISSING,
+    at_base,
+    counted_records,
     counters,
     exit_code_of,
     judged,
@@ -169,6 +173,131 @@ def test_records_split_at_a_revision(tmp_path):
     assert not tree.exists() and git("worktree", "list").count("\n") == 0
     with pytest.raises(UserError, match="git worktree: "), checkout("nowhere", tmp_path):
         pass
+
+
+def repository(folder):
+    """A function that runs git there, in a fresh repository."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        line = ["git", "-C", str(folder), *who, *words]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+    folder.mkdir(exist_ok=True)
+    git("init", "-q")
+    return git
+
+
+def committed(git, text: str) -> str:
+    git("commit", "-q", "--allow-empty", "-m", text)
+    return git("rev-parse", "HEAD")
+
+
+def test_a_shallow_clone_is_refused(tmp_path):
+    git = repository(tmp_path / "full")
+    commits = [committed(git, text) for text in ("one", "two", "three", "four")]
+    line = ["git", "clone", "-q", "--depth", "2", f"file://{tmp_path / 'full'}"]
+    subprocess.run([*line, str(tmp_path / "shallow")], check=True, capture_output=True)
+    old = record(code={"commit": commits[0], "dirty": False})
+    assert split([old], "HEAD~1", tmp_path / "full") == ([old], [])
+    with pytest.raises(ReportError, match=r"is a shallow clone.*fetch --unshallow"):
+        split([old], "HEAD~1", tmp_path / "shallow")
+
+
+def test_records_of_strange_commits_are_on_neither_side(tmp_path, capsys):
+    git = repository(tmp_path)
+    base, head = (committed(git, text) for text in ("one", "two"))
+    tree = git("rev-parse", "HEAD^{tree}")  # an object, and no commit
+    names = {"old": base, "new": head, "gone": "f" * 40, "none": "unknown", "tree": tree}
+    made = {
+        name: record(name=name, code={"commit": commit, "dirty": None})
+        for name, commit in names.items()
+    }
+    assert split(list(made.values()), base, tmp_path) == ([made["old"]], [made["new"]])
+    assert "3 records are of commits that" in capsys.readouterr().err
+
+
+def test_what_the_base_holds_is_old_whatever_commit_it_names(tmp_path):
+    """Records of a branch that was squashed name commits that nobody has."""
+    git = repository(tmp_path)
+    (path,) = saved(tmp_path / "results", record())
+    git("add", "-A")
+    base = committed(git, "squashed")
+    (tmp_path / "results" / "new.json").write_text("{}")
+    assert at_base(base, tmp_path / "results") == {path.resolve()}
+    assert at_base("nowhere", tmp_path / "results") == set()
+
+
+def alone(**changes) -> dict:
+    """A record of one seed, so that its interval speaks."""
+    half = changes.pop("half", 1.0)
+    value = changes.pop("value", 25.0)
+    interval = {"low": value - half, "high": value + half, "level": 0.95, "method": "x"}
+    return record(value, extra={}, per_seed=[value], interval=interval, **changes)
+
+
+def test_an_alarm_needs_one_in_a_thousand():
+    """Intervals of 1 either way: s.e. 0.51 each, 0.72 of the difference, z of 2 and of 3.5."""
+    for apart, verdict in ((1.45, OPEN), (2.2, OPEN), (2.6, WORSE)):
+        (found,) = judged(quality([alone()], [alone(value=25 + apart, **LATER)]))
+        assert (found.verdict == verdict) and found.p == pytest.approx(
+            float(2 * ndtr(-apart / (2**0.5 / 1.959964))), rel=1e-3
+        )
+
+
+def test_seeds_of_both_sides_count():
+    """Pooled deviation s over all seeds, error s sqrt(1/n + 1/m): Student's t by scipy."""
+    sides = [[24.0, 25.0, 26.0], [27.0, 28.5]]
+    records = [
+        record(float(np.mean(one)), per_seed=one, extra={}, **(LATER if place else {}),
+               interval={"low": 0, "high": 99, "level": 0.95, "method": "x"})
+        for place, one in enumerate(sides)
+    ]  # fmt: skip
+    (found,) = quality(records[:1], records[1:])
+    assert found.p == pytest.approx(ttest_ind(*sides).pvalue)
+
+
+def test_counters_of_records_are_compared():
+    def costed(counters: dict, **changes):
+        cost = record()["cost"] | {"counters": counters, "tokens": 640}
+        return record(cost=cost, **changes)
+
+    base = costed({"forward_calls": 64, "drawn": 10})
+    more = costed({"forward_calls": 65, "drawn": 99}, **LATER)
+    assert [(one.measure, one.verdict) for one in counted_records([base], [more])] == [
+        ("forward_calls", WORSE),
+        ("tokens", OPEN),
+    ]
+    assert [one.verdict for one in counted_records([more], [base])] == [BETTER, OPEN]
+    assert counted_records([base], [costed({"forward_calls": 65}, protocol={"n": 2})]) == []
+
+
+def test_the_gate_judges_counters_of_records(tmp_path, capsys):
+    cost = record()["cost"]
+    saved(tmp_path / "base", record(cost=cost | {"tokens": 640}))
+    saved(tmp_path / "head", record(cost=cost | {"tokens": 641}, **LATER))
+    assert regress(results=tmp_path / "head", base_results=tmp_path / "base") == 2
+    assert "tokens" in capsys.readouterr().out
+
+
+def test_a_trial_is_not_judged(tmp_path):
+    saved(tmp_path / "base", record())
+    trial = record(900.0, warnings=["a trial, not x"], **LATER)
+    saved(tmp_path / "head", record(**LATER), trial | {"date": "2026-03-03T00:00:00Z"})
+    assert regress(results=tmp_path / "head", base_results=tmp_path / "base") == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", '{"benchmarks": 3}', '{"benchmarks": [{}]}',
+     '{"benchmarks": [{"name": "a", "stats": {"median": 0}}]}',
+     '{"benchmarks": [{"name": "a", "stats": {"median": "x"}}]}'],
+)  # fmt: skip
+def test_rounds_of_another_form_are_one_line(tmp_path, content):
+    for side in ("base", "head"):
+        (tmp_path / f"{side}-000.json").write_text(content)
+    with pytest.raises(ReportError, match=r"base-000.json is no output of pytest-benchmark"):
+        regress(perf=tmp_path)
 
 
 def test_the_table_shows_the_worst_first():

@@ -21,9 +21,11 @@ from reports.store import (
     column,
     device,
     index,
+    is_trial,
     migrate,
     read,
     read_all,
+    speaking,
     validate,
 )
 
@@ -111,6 +113,22 @@ def test_what_else_lies_in_the_folder(tmp_path):
     path.with_suffix(".npz").unlink()
     with pytest.raises(ReportError, match="says fid_coco/scenes-s; move it there"):
         read_all(tmp_path)
+
+
+def test_one_run_speaks_for_a_system():
+    """Full before quick, of one size the newest, a newer version first; a trial only alone."""
+    full = record(25.15)
+    quick = record(41.0, n=128, protocol={"n": 128}, date="2026-03-01T00:00:00Z")
+    trial = record(637.0, n=5000, warnings=["a trial, not x"], date="2026-04-01T00:00:00Z")
+    again = record(25.2, date="2026-02-01T00:00:00Z")
+    other = record(50.0, "scenes-xs", n=128)
+    assert [is_trial(one) for one in (full, trial)] == [False, True]
+    for order in ([full, quick, trial, other], [trial, other, quick, full]):
+        assert {one["value"] for one in speaking(order)} == {25.15, 50.0}
+    assert speaking([full, again]) == [again] and speaking([again, full]) == [again]
+    assert speaking([trial]) == [trial]
+    newer = record(30.0, n=128, version=2)
+    assert speaking([newer, full, trial]) == [newer]
 
 
 def test_nan_is_named():

@@ -38,6 +38,7 @@ PACKAGES = (
     "transformers",
 )  # fmt: skip
 TIMINGS = ("date", "code", "cost", "run", "sha256")  # what two runs of one command may differ in
+TRIALS = "_trials"  # of RESULTS: reports pass over it, git does not keep it
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -138,6 +139,8 @@ def run(
     if packed:
         record["samples"] = {"sha256": sha256_bytes(packed)}
     record = stamped(record)
+    if store.is_trial(record) and Path(folder).resolve() == RESULTS.resolve():
+        folder = Path(folder) / TRIALS  # RESULTS is what the project stands by
     return record, save(record, folder, packed)
 
 
