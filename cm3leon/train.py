@@ -9,6 +9,7 @@ Steps count from 1: step s draws batch(s), uses learning_rate(s) and is the s-th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -69,6 +70,7 @@ def train(
     identity = _identity(config, about)
     device, optimizer = next(module.parameters()).device, make_optimizer(module, config)
     cast = precision(config, device)
+    keep_memory(device)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
     with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
@@ -163,6 +165,18 @@ def _moved(batch, device: torch.device):
     if isinstance(batch, (tuple, list)):
         return type(batch)(_moved(value, device) for value in batch)
     return batch
+
+
+def keep_memory(device: torch.device) -> None:
+    """On a CPU, let the C library keep freed memory of this process instead of handing it back: on Linux a
+    step's large tensors otherwise cost a page fault every 4 KiB, again each step (LOG.md).
+    """
+    if device.type != "cpu":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(option, 2**30)
 
 
 class _Run:
