@@ -168,8 +168,8 @@ def _moved(batch, device: torch.device):
 
 
 def keep_memory(device: torch.device) -> None:
-    """On a CPU, let the C library keep freed memory of this process instead of handing it back: on Linux a
-    step's large tensors otherwise cost a page fault every 4 KiB, again each step (LOG.md).
+    """On a CPU, let the C library keep freed memory of this process instead of handing it back: on
+    Linux a step's large tensors otherwise cost a page fault every 4 KiB, again each step (LOG.md).
     """
     if device.type != "cpu":
         return
