@@ -114,8 +114,8 @@ def plain_twin(recipe: Recipe, steps: int | None = None) -> Recipe:
 
 def cpu_recipe(name: str) -> Recipe:
     """Hours on two cores (`scenes-m` is beyond them)."""
-    rates = {"scenes-xs": 3e-3, "scenes-s": 1.5e-3}
-    return _recipe(name, rates, {"scenes-xs": 4_000, "scenes-s": 5_000}, 32, QUERIES, "CPU")
+    rates = {"scenes-xs": 4e-3, "scenes-s": 2e-3}
+    return _recipe(name, rates, {"scenes-xs": 4_000, "scenes-s": 6_000}, 24, QUERIES, "CPU")
 
 
 def gpu_recipe(name: str) -> Recipe:
