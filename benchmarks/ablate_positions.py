@@ -27,7 +27,7 @@ from cm3leon.cli import parse
 from cm3leon.config import POSITIONS, to_dict
 from cm3leon.errors import UserError
 
-STEPS, BATCH = 2000, 32
+STEPS, BATCH = 1000, 32
 
 
 @dataclass(frozen=True)
