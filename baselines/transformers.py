@@ -22,7 +22,8 @@ from cm3leon.clip import Clip, load_clip
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.data import Joined, pair_batches, pair_held_out, pair_loss
 from cm3leon.errors import UserError
-from cm3leon.files import atomic_file, sha256_bytes, write_atomic
+from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.identity import read_array, write_array
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
 from cm3leon.pretrain import fitted
@@ -102,13 +103,12 @@ class Shop:
         what = [queries.about, documents.about, seen, to_dict(recipe.retrieval), recipe.train.seed]
         name = sha256_bytes(json.dumps(what, sort_keys=True).encode())[:12]
         path = self.runs / f"neighbours-{name}.npy"  # found in minutes, read at once
-        if not path.exists():
-            found = find_neighbours(
+        if (rows_NS := read_array(path)) is None:  # not there, or damaged: found again
+            rows_NS = find_neighbours(
                 queries, bank, self.clip, self.text, recipe.retrieval, recipe.train.seed
             )
-            with atomic_file(path) as file:
-                np.save(file, found)
-        return np.load(path)
+            write_array(path, rows_NS)
+        return rows_NS
 
 
 def make_bank(out: Path, runs: Path) -> None:

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm3leon import seeds
-from cm3leon.checkpoint import read_json
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_file, write_atomic
+from cm3leon.identity import check_file, read_sealed, seal
 
 if TYPE_CHECKING:
     from cm3leon.cache import TokenCache
     from cm3leon.clip import Clip
 
 EXACT = 1_000_000  # documents up to which every vector is compared
-FORMAT = 1
+FORMAT = 2
 BATCH = 256
 LENGTH_TOLERANCE = 1e-3
 RECALL_QUERIES, RECALL_AT, RECALL_WANTED = 1000, 10, 0.95
 ABOUT, VECTORS, IDS, INDEX = "bank.json", "vectors.npy", "ids.json", "index.faiss"
-FIELDS = {"format": int, "clip_sha256": str, "source": dict, "count": int, "width": int}
+FIELDS = {"clip_sha256": str, "source": dict, "count": int, "width": int, "files": dict}
 
 
 class MemoryBank:
@@ -119,10 +119,16 @@ class MemoryBank:
             )
 
     def search(self, vectors_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(scores float32, rows int64) [Q, count], best first; row -1 where the index ran out."""
+        """(scores float32, rows int64) [Q, count], best first; row -1 where the index ran out.
+
+        Raises UserError for vectors of another width than the bank's, and for a count out of range.
+        """
         if not 1 <= count <= len(self):
             raise UserError(f"count of results must lie in 1..{len(self)}, got {count}")
         queries_QD = np.ascontiguousarray(vectors_QD, np.float32)
+        if queries_QD.ndim != 2 or queries_QD.shape[1] != self.width:
+            shape = list(queries_QD.shape)
+            raise UserError(f"queries must be vectors [Q, {self.width}], got {shape}")
         if self.index is not None:
             return self.index.search(queries_QD, count)
         return self.search_exact(queries_QD, count)
@@ -181,20 +187,17 @@ class MemoryBank:
             files.append(INDEX)
             about |= {"recall_at_10": self.recall, "lists_searched": self.index.nprobe}
         about["files"] = {name: sha256_file(folder / name) for name in files}
-        write_atomic(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+        write_atomic(folder / ABOUT, seal(about))
 
     @classmethod
     def load(cls, folder: str | Path) -> MemoryBank:
         """Open a saved bank, vectors memory-mapped; UserError when a file is missing or damaged."""
         folder = Path(folder)
-        about = read_json(folder / ABOUT)
-        for name, kind in (FIELDS | {"files": dict}).items():
-            if not isinstance(about.get(name), kind):
-                raise UserError(f"{folder / ABOUT} has no {kind.__name__} {name!r}; it is no bank")
-        if about["format"] != FORMAT:
-            raise UserError(f"{folder} has format {about['format']}, this version reads {FORMAT}")
+        about = read_about(folder)
         for name, digest in about["files"].items():
-            _check_file(folder / name, digest)
+            check_file(
+                folder / name, digest, f"copy the bank again, or run `cm3leon index CACHE {folder}`"
+            )
         vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
         ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
         bank = cls(vectors_ND, ids, about["clip_sha256"], about["source"])
@@ -204,6 +207,20 @@ class MemoryBank:
             bank.index = faiss.read_index(str(folder / INDEX))
             bank.index.nprobe, bank.recall = about["lists_searched"], about["recall_at_10"]
         return bank
+
+
+def read_about(folder: Path) -> dict:
+    """What `bank.json` says of a saved bank; UserError when it is damaged or of another format."""
+    about = read_sealed(folder / ABOUT, FORMAT, way_out(folder))
+    for name, kind in FIELDS.items():
+        if not isinstance(about.get(name), kind):
+            raise UserError(f"{folder / ABOUT} has no {kind.__name__} {name!r}; it is no bank")
+    return about
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a bank that is damaged."""
+    return f"copy the bank again, or run `cm3leon index CACHE {folder}`"
 
 
 def document_vectors(
@@ -260,16 +277,3 @@ def _batches(items: Iterable, size: int) -> Iterable[list]:
             batch = []
     if batch:
         yield batch
-
-
-def _check_file(path: Path, digest: str) -> None:
-    try:
-        found = sha256_file(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; copy or build the bank again"
-        ) from None
-    if found != digest:
-        raise UserError(
-            f"{path} has digest {found[:12]}, {ABOUT} names {digest[:12]}; build the bank again"
-        )

@@ -14,17 +14,19 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cm3leon import seeds
 from cm3leon.checkpoint import load, load_into, module_digest
 from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
-from cm3leon.pictures import crop_square
+from cm3leon.pictures import crop_resized, crop_square
 from cm3leon.public_weights import is_program, program_tensors, program_text
 from cm3leon.text import TextTokenizer
 from cm3leon.vq import to_unit
@@ -107,7 +109,8 @@ class Words:
 class Clip:
     """A frozen CLIP: `texts` and `images` give float32 [N, D] of length 1.
 
-    `sha256` names the weights in memory; a memory bank remembers it.
+    `sha256` names the weights in memory; a memory bank remembers it. `crop` makes of a picture the
+    small one that `pixels` sees: `pixels(crop(image))` is `pixels(image)`. None: there is none.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class Clip:
         words: Callable[[list[str]], Tensor],
         pixels: Callable[[np.ndarray], Tensor],
         name: str,
+        crop: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
+        self.crop = crop
         self.model, self.words, self.pixels, self.name = model.eval(), words, pixels, name
         self.sha256 = module_digest(model)
         with torch.inference_mode():
@@ -222,7 +227,8 @@ def _ours(folder: Path, name: str) -> Clip:
     def pixels(image: np.ndarray) -> Tensor:
         return to_unit(crop_square(image, config.image_size)[None])[0]
 
-    return Clip(model, Words(tokenizer, config.context), pixels, name)
+    crop = partial(crop_square, size=config.image_size)
+    return Clip(model, Words(tokenizer, config.context), pixels, name, crop)
 
 
 def _local(name: str) -> Clip:
@@ -230,7 +236,8 @@ def _local(name: str) -> Clip:
 
     with _one_line(name):
         model, transform = open_clip.create_model_from_pretrained(name)
-        return Clip(model, open_clip.get_tokenizer(name), _of_array(transform), name)
+        words, crop = open_clip.get_tokenizer(name), _crop_of(transform)
+        return Clip(model, words, _of_array(transform), name, crop)
 
 
 def _architecture(architecture: str, file: str) -> Clip:
@@ -256,7 +263,8 @@ def _architecture(architecture: str, file: str) -> Clip:
     with _one_line(f"{architecture}:{file}"):
         model, transform = _with_weights(architecture, file)
         words = open_clip.get_tokenizer(architecture)
-        return Clip(model, words, _of_array(transform), f"{architecture}:{file}")
+        name, crop = f"{architecture}:{file}", _crop_of(transform)
+        return Clip(model, words, _of_array(transform), name, crop)
 
 
 def _with_weights(architecture: str, file: str) -> tuple[nn.Module, Callable]:
@@ -309,6 +317,25 @@ def _of_array(transform: Callable) -> Callable[[np.ndarray], Tensor]:
     from PIL import Image
 
     return lambda image: transform(Image.fromarray(image))
+
+
+def _crop_of(transform: Callable) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The crop in open_clip's transform as a function for other processes; None for an odd one.
+
+    It is tried on a picture: what does not give the same pixels is not taken.
+    """
+    from PIL import Image
+
+    steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
+    if not {"Resize", "CenterCrop"} <= steps.keys():
+        return None
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    size, resample = steps["Resize"].size, filters.get(steps["Resize"].interpolation.value)
+    if resample is None or not isinstance(size, int):
+        return None
+    crop, pixels = partial(crop_resized, size=size, resample=int(resample)), _of_array(transform)
+    tried = seeds.generator(0, "crop").integers(0, 256, (size + 37, 2 * size + 5, 3), np.uint8)
+    return crop if torch.equal(pixels(crop(tried)), pixels(tried)) else None
 
 
 @contextlib.contextmanager

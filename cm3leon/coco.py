@@ -8,6 +8,7 @@ Axes: S side of a square picture, 3 RGB.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -34,6 +35,14 @@ class Entry(NamedTuple):
     captions: tuple[Caption, ...]  # in order of their ids
 
 
+class Entries(list[Entry]):
+    """Captioned pictures; `left_out` are (name, reason) of blank or broken captions, and of
+    pictures without any.
+    """
+
+    left_out: list[tuple[str, str]]
+
+
 class Unreadable(NamedTuple):
     """A picture that is missing or damaged, and why."""
 
@@ -53,6 +62,7 @@ def find_splits(root: str | Path) -> dict[str, Path]:
             f"{root} has no captions: looked for {root}/annotations/captions_<split>.json "
             "and captions_<split>.json"
         )
+    files = [path for path in files if not path.stem.endswith("_results")] or files  # a model's
     return {path.stem.removeprefix("captions_"): path for path in sorted(files)}
 
 
@@ -66,11 +76,12 @@ def choose_split(splits: Sequence[str], root: str | Path) -> str:
     raise UserError(f"{root} has the splits {', '.join(splits)}; name one")
 
 
-def read_captions(root: str | Path, split: str | None = None) -> list[Entry]:
+def read_captions(root: str | Path, split: str | None = None) -> Entries:
     """All captioned pictures of a split, sorted by image id.
 
-    None takes the only split, or the validation split. Pictures without a caption are left out;
-    captioned ones without a file stay (a caption is a prompt all the same) and are reported by
+    None takes the only split, or the validation split. Pictures without a caption are left out and
+    named, and so are blank captions and those with half a character (a lone surrogate); captioned
+    pictures without a file stay (a caption is a prompt all the same) and are reported by
     `Reference`. Raises UserError for a missing folder, split or captions file, for torn or
     misbuilt JSON, and for an annotation of an unknown picture.
     """
@@ -82,12 +93,15 @@ def read_captions(root: str | Path, split: str | None = None) -> list[Entry]:
     path = splits[split]
     content = read_json(path)
     names = _names(_records(content, "images", path), path)
-    captions = _captions(_records(content, "annotations", path), names, path)
+    captions, left_out = _captions(_records(content, "annotations", path), names, path)
     folders = _folders(root, split, path)
-    return [
+    entries = Entries(
         Entry(image_id, _place(names[image_id], folders), tuple(sorted(captions[image_id])))
         for image_id in sorted(captions)
-    ]
+    )
+    bare = sorted(set(names) - set(captions))
+    entries.left_out = left_out + [(f"coco-{image_id}", "has no caption") for image_id in bare]
+    return entries
 
 
 class Reference:
@@ -151,9 +165,12 @@ def _names(images: list[dict], path: Path) -> dict[int, str]:
     return names
 
 
-def _captions(annotations: list[dict], names: dict, path: Path) -> dict[int, list[Caption]]:
-    """Image id -> its captions that are not blank."""
+def _captions(
+    annotations: list[dict], names: dict, path: Path
+) -> tuple[dict[int, list[Caption]], list[tuple[str, str]]]:
+    """(image id -> its captions that hold text, (name, reason) of the others)."""
     captions: dict[int, list[Caption]] = {}
+    left_out: list[tuple[str, str]] = []
     seen: set[int] = set()
     for number, annotation in enumerate(annotations):
         own = _field(annotation, "id", int, f"annotation number {number}", path)
@@ -164,9 +181,15 @@ def _captions(annotations: list[dict], names: dict, path: Path) -> dict[int, lis
         seen.add(own)
         if image_id not in names:
             raise UserError(f"{path}: annotation {own} is of image {image_id}, which is not listed")
-        if words := text.split():
+        name = f"coco-{image_id} caption {own}"
+        if broken := re.search("[\ud800-\udfff]", text):
+            reason = f"has half a character (a lone surrogate) at {broken.start()}"
+            left_out.append((name, f"{reason}; mend it in {path.name}"))
+        elif words := text.split():
             captions.setdefault(image_id, []).append(Caption(own, " ".join(words)))
-    return captions
+        else:
+            left_out.append((name, f"is blank in {path.name}"))
+    return captions, left_out
 
 
 def _folders(root: Path, split: str, path: Path) -> list[Path]:

@@ -17,6 +17,9 @@ from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 
+SHOWN = 10  # lines about what could not be read
+TRIED, POOR = 16, 20.0  # pictures put through a tokenizer; dB below which they are not recognised
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -79,8 +82,10 @@ class Draw:
 class Encode:
     """Encode pictures and captions into tokens and vectors; continues where it was killed.
 
-    A source is a folder of pictures with a .txt beside each, a root of MS-COCO (or root:split), a
-    .tar of webdataset's layout or a folder of them, or scenes:DIALECT/SPLIT:START:COUNT.
+    A source is a folder of pictures with a .txt beside each, one caption a line, a root of MS-COCO
+    (root:split where it has several), a .tar of webdataset's layout or a folder of them, or
+    scenes:DIALECT/SPLIT:START:COUNT. Given again it makes anew what was damaged, and the shards
+    whose source changed.
     """
 
     source: tyro.conf.Positional[str]
@@ -92,7 +97,7 @@ class Encode:
     tokenizers: Path | None = None
     """folder with text/ and vq/; left out: those of the shipped baselines"""
     workers: int = 0
-    """processes that read pictures ahead; 0: this one reads"""
+    """processes that read and crop pictures; 0: this one does"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one; codes can differ between devices by rounding"""
 
@@ -117,10 +122,39 @@ class Encode:
         if clip is not None:
             clip.model.to(device)
         cache = encode(source, vq.to(device), text, self.out, clip=clip, workers=self.workers)
+        if self.tokenizers is None and source.about["kind"] != "scenes":
+            self.tell_loss(source, vq)
         print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
-        for name, reason in cache.skipped:
-            print(f"not readable: {name}: {reason}", file=sys.stderr)
+        for name, reason in cache.skipped[:SHOWN]:
+            print(f"not readable: {printable(f'{name}: {reason}')}", file=sys.stderr)
+        if more := len(cache.skipped[SHOWN:]):
+            print(
+                f"not readable: {more:,} more, listed in {self.out}/shard-*.json", file=sys.stderr
+            )
         return 0
+
+    def tell_loss(self, source, vq) -> None:
+        """Say it where the embedded world's image tokenizer cannot show such pictures."""
+        from itertools import islice
+
+        import numpy as np
+
+        from cm3leon.pictures import crop_square
+        from cm3leon.sources import Skipped
+
+        read = (one for one in source.read(0) if not isinstance(one, Skipped))
+        some = [crop_square(one.image, vq.config.resolution) for one in islice(read, TRIED)]
+        if not some or not vq.config.decodes:
+            return
+        kept = vq.decode(vq.encode(np.stack(some)))
+        error = np.mean((np.stack(some).astype(np.float64) - kept) ** 2)
+        psnr = 10 * np.log10(255**2 / max(error, 1e-9))
+        if psnr < POOR:
+            print(
+                f"note: the embedded world's tokenizers give these pictures back with a PSNR of "
+                f"{psnr:.1f} dB; name others with --tokenizers (`cm3leon convert-tokenizer`)",
+                file=sys.stderr,
+            )
 
 
 @dataclass(frozen=True)
@@ -192,6 +226,13 @@ class ExportScenes:
         from cm3leon.world.sheet import contact_sheet
 
         write_png(path, contact_sheet(self.dialect, self.split, min(self.count, ON_SHEET)))
+
+
+def printable(text: str) -> str:
+    """The text in one line that no terminal takes for a command."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def tile(images_BHW3):

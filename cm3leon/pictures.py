@@ -87,6 +87,26 @@ def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(square).resize((size, size), Image.Resampling.LANCZOS))
 
 
+def crop_resized(image_HW3: np.ndarray, size: int, resample: int) -> np.ndarray:
+    """A uint8 picture resized until its short side has `size` pixels, then its centre square.
+
+    torchvision's `Resize(size)` and `CenterCrop(size)` of a Pillow picture, without torchvision;
+    `resample` is Pillow's filter. Applied twice it changes nothing more.
+    """
+    from PIL import Image
+
+    height, width = image_HW3.shape[:2]
+    short = min(height, width)
+    if short != size:
+        longer = int(size * max(height, width) / short)
+        shape = (size, longer) if width < height else (longer, size)
+        resized = Image.fromarray(image_HW3).resize(shape, Image.Resampling(resample))
+        image_HW3 = np.asarray(resized)
+    height, width = image_HW3.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image_HW3[top : top + size, left : left + size].copy()
+
+
 def write_png(
     path: str | Path,
     image_HW3: np.ndarray,

@@ -20,7 +20,7 @@ from cm3leon import bank as banks
 from cm3leon import checkpoint, seeds
 from cm3leon.accumulate import shared, split
 from cm3leon.bank import MemoryBank
-from cm3leon.cache import ABOUT, TokenCache
+from cm3leon.cache import TokenCache, read_about
 from cm3leon.clip import LOCAL, Clip
 from cm3leon.config import (
     MODELS,
@@ -36,6 +36,7 @@ from cm3leon.data import pair_batches, pair_held_out, pair_loss
 from cm3leon.errors import UserError
 from cm3leon.estimate import PIECE_TOKENS, row_tokens
 from cm3leon.files import atomic_file, sha256_bytes, sha256_file, write_atomic
+from cm3leon.identity import read_array, write_array
 from cm3leon.loading import load_module
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.sequence import Document, Vocabulary
@@ -119,9 +120,7 @@ class Corpus:
     @property
     def pair(self) -> float:
         """Tokens of a pair, on average: caption, picture and two `<break>`."""
-        tokens = sum(len(shard["texts"]) for shard in self.cache.shards)
-        texts = tokens / (len(self.cache) * self.cache.captions)
-        return texts + len(self.cache.codes(0)) + 2
+        return self.cache.mean_text + len(self.cache.codes(0)) + 2
 
 
 def find_model_config(name: str) -> ModelConfig:
@@ -252,7 +251,7 @@ def neighbours(
     if corpus.bank is None or not recipe.documents:
         return None, None
     place, documents = corpus.bank, open_documents(corpus.bank, corpus.cache)
-    index = None if place.index is None else checkpoint.read_json(place.index / banks.ABOUT)
+    index = None if place.index is None else banks.read_about(place.index)
 
     @cache
     def bank() -> tuple[MemoryBank, np.ndarray]:  # opened when something must be looked up
@@ -262,16 +261,16 @@ def neighbours(
         what = [queries.about, documents.about, index, corpus.held.ids]
         what += [to_dict(recipe.retrieval), recipe.train.seed]
         path = run / f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}.npy"
-        if not path.exists():
+        if (rows_NS := read_array(path)) is None:  # not there, or damaged: found again
             corpus.clip.model.to(device)
             known, kept_K = bank()
             found_NS = find_neighbours(
                 queries, known, corpus.clip, corpus.text, recipe.retrieval, recipe.train.seed
             )
             corpus.clip.model.to("cpu")
-            with atomic_file(path) as file:
-                np.save(file, kept_K[found_NS])
-        return np.load(path)
+            rows_NS = kept_K[found_NS]
+            write_array(path, rows_NS)
+        return rows_NS
 
     rows_NS, held = of(corpus.cache), corpus.held
     held_NS = rows_NS if held.cache is corpus.cache else of(held.cache)
@@ -303,7 +302,7 @@ def identity(recipe: Recipe, corpus: Corpus) -> dict:
     return about | {
         "neighbours": to_dict(recipe.retrieval),
         "clip_sha256": corpus.clip.sha256,
-        "bank_cache": checkpoint.read_json(corpus.bank.cache / ABOUT),
+        "bank_cache": read_about(corpus.bank.cache),
     }
 
 

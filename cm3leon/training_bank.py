@@ -15,7 +15,6 @@ from cm3leon import bank as banks
 from cm3leon import cache as caches
 from cm3leon.bank import MemoryBank
 from cm3leon.cache import TokenCache
-from cm3leon.checkpoint import read_json
 from cm3leon.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def find_bank(folder: Path, queries: TokenCache) -> Place:
     if wanted is None:
         raise UserError(f"{queries.folder} was encoded without a CLIP; encode it again with one")
     if (folder / caches.ABOUT).is_file():
-        place, about = Place(folder), read_json(folder / caches.ABOUT)
+        place, about = Place(folder), caches.read_about(folder)
         for part in ("text_sha256", "vq_sha256"):
             if about.get(part) != queries.about[part]:
                 raise UserError(
@@ -47,7 +46,7 @@ def find_bank(folder: Path, queries: TokenCache) -> Place:
                     f"{queries.about[part][:12]}; encode both with the same tokenizers"
                 )
     elif (folder / banks.ABOUT).is_file():
-        place, about = Place(queries.folder, folder), read_json(folder / banks.ABOUT)
+        place, about = Place(queries.folder, folder), banks.read_about(folder)
         if about.get("source") != queries.about["source"]:
             raise UserError(
                 f"{folder} is no bank of {queries.folder}; give the cache it was made of as --bank"

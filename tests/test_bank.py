@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cm3leon import seeds
 from cm3leon.bank import MemoryBank, check_vectors, document_vectors, recall
 from cm3leon.errors import UserError
+from cm3leon.identity import seal
 
 
 def units(count: int, width: int, seed: int = 0) -> np.ndarray:
@@ -117,7 +118,7 @@ def test_an_inverted_file_reaches_the_recall_it_stores():
     assert recall(found, truth) > 0.5 and recall(truth, truth) == 1
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "ids.json", "index.faiss"])
+@pytest.mark.parametrize("name", ["vectors.npy", "ids.json", "index.faiss", "bank.json"])
 @pytest.mark.parametrize("harm", ["torn", "changed", "gone"])
 def test_damaged_files_are_named(tmp_path, name, harm):
     bank = bank_of(60)
@@ -129,22 +130,26 @@ def test_damaged_files_are_named(tmp_path, name, harm):
         path.unlink()
     else:
         path.write_bytes(data[:-3] if harm == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(UserError, match=f"{name}.*build the bank again") as error:
+    with pytest.raises(UserError, match=f"{name}") as error:
         MemoryBank.load(tmp_path)
     assert "\n" not in str(error.value)
+    assert "run `cm3leon index" in str(error.value) or (name, harm) == ("bank.json", "gone")
+    bank.save(tmp_path)  # the way out
+    assert MemoryBank.load(tmp_path).ids == bank.ids
 
 
 def test_what_is_no_bank(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*bank.json"):
         MemoryBank.load(tmp_path)
     (tmp_path / "bank.json").write_text("{}")
-    with pytest.raises(UserError, match="has no int 'format'; it is no bank"):
+    with pytest.raises(UserError, match=r"bank.json is damaged, or not what it is taken for"):
         MemoryBank.load(tmp_path)
     bank_of(5).save(tmp_path)
-    about = json.loads((tmp_path / "bank.json").read_text())
-    (tmp_path / "bank.json").write_text(json.dumps(about | {"format": 9}))
-    with pytest.raises(UserError, match="has format 9, this version reads 1"):
-        MemoryBank.load(tmp_path)
+    about = json.loads((tmp_path / "bank.json").read_text())["content"]
+    for text in (json.dumps(about | {"format": 1}), seal(about | {"format": 9})):
+        (tmp_path / "bank.json").write_text(text)
+        with pytest.raises(UserError, match=r"format [19], this version reads 2; .*cm3leon in"):
+            MemoryBank.load(tmp_path)
 
 
 def with_row(value: float) -> np.ndarray:
@@ -177,3 +182,6 @@ def test_bad_ids_and_counts():
         MemoryBank(units(3, 4), ["a", "b"], "", {})
     with pytest.raises(UserError, match=r"must lie in 1..5, got 6"):
         bank_of(5).search(units(1, 16), 6)
+    for wrong in (units(1, 8), units(1, 16)[0]):
+        with pytest.raises(UserError, match=r"queries must be vectors \[Q, 16\], got \["):
+            bank_of(5).search(wrong, 2)

@@ -1,6 +1,5 @@
 """The bank of a training: documents held out are never found; what does not fit gets one line."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,18 +9,25 @@ from hypothesis import strategies as st
 
 from cm3leon import seeds
 from cm3leon.bank import MemoryBank, unit
+from cm3leon.cache import FORMAT
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
+from cm3leon.identity import seal
 from cm3leon.retrieve import Query, select
 from cm3leon.training_bank import find_bank, without
 
-ABOUT = {"source": {"kind": "x"}, "clip_sha256": "c" * 64, "text_sha256": "t", "vq_sha256": "v"}
+ABOUT = {
+    "source": {"kind": "x", "sha256": "s"},
+    "clip_sha256": "c" * 64,
+    "text_sha256": "t",
+    "vq_sha256": "v",
+}
 
 
 def bank_of(count: int, width: int = 4) -> MemoryBank:
     vectors = seeds.generator(0, "training bank", count).normal(size=(count, width))
     names = [f"document {row}" for row in range(count)]
-    return MemoryBank(unit(vectors.astype(np.float32)), names, "c" * 64, {"kind": "x"})
+    return MemoryBank(unit(vectors.astype(np.float32)), names, "c" * 64, ABOUT["source"])
 
 
 @given(st.integers(2, 30), st.data())
@@ -74,7 +80,7 @@ def test_what_is_no_bank_for_these_queries(tmp_path):
         find_bank(tmp_path, queries_of(tmp_path, clip_sha256=None))
     with pytest.raises(UserError, match=r"no memory bank at .*; name what"):
         find_bank(tmp_path, queries_of(tmp_path))
-    (tmp_path / "cache.json").write_text(json.dumps(ABOUT))
+    (tmp_path / "cache.json").write_text(seal(ABOUT | {"format": FORMAT}))
     assert find_bank(tmp_path, queries_of(tmp_path)).index is None
     for part in ("text_sha256", "vq_sha256"):
         with pytest.raises(UserError, match=f"has {part} .*encode both with the same tokenizers"):
