@@ -195,9 +195,7 @@ class MemoryBank:
         folder = Path(folder)
         about = read_about(folder)
         for name, digest in about["files"].items():
-            check_file(
-                folder / name, digest, f"copy the bank again, or run `cm3leon index CACHE {folder}`"
-            )
+            check_file(folder / name, digest, way_out(folder))
         vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
         ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
         bank = cls(vectors_ND, ids, about["clip_sha256"], about["source"])

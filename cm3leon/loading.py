@@ -115,7 +115,7 @@ def placed(bank: Path, trained: str | None) -> dict[str, Path]:
     """
     if (bank / caches.ABOUT).is_file() or not (bank / banks.ABOUT).is_file():
         return {"tokens": bank}
-    cache = checkpoint.read_json(bank / banks.ABOUT).get("cache") or trained
+    cache = banks.read_about(bank).get("cache") or trained
     if not isinstance(cache, str) or not Path(cache).is_dir():
         raise UserError(
             f"{bank} is an index, and its documents are not at {cache}; give the cache it was made "

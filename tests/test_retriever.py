@@ -1,6 +1,5 @@
 """Caption -> documents: the strategy's answer, the same in any batch, and banks that do not fit."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from cm3leon.cache import TokenCache, encode
 from cm3leon.clip import ClipConfig, load_clip, make_clip
 from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.errors import UserError
+from cm3leon.identity import seal
 from cm3leon.loading import load_system
 from cm3leon.packed import BANK, pack
 from cm3leon.retrieve import Query, select
@@ -129,8 +129,8 @@ def test_an_index_finds_the_cache_it_was_made_of(system, folder, tmp_path):
     MemoryBank.of_cache(TokenCache(tokens)).save(tmp_path / "index")
     found, direct = (load_system(folder, bank=place) for place in (tmp_path / "index", tokens))
     assert found.documents(PROMPTS) == direct.documents(PROMPTS) == system.documents(PROMPTS)
-    about = checkpoint.read_json(tmp_path / "index" / "bank.json")
-    (tmp_path / "index" / "bank.json").write_text(json.dumps(about | {"cache": "/no/such"}))
+    about = checkpoint.read_json(tmp_path / "index" / "bank.json")["content"]
+    (tmp_path / "index" / "bank.json").write_text(seal(about | {"cache": "/no/such"}))
     with pytest.raises(UserError, match="documents are not at /no/such; give the cache it was"):
         load_system(folder, bank=tmp_path / "index")
 
