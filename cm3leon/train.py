@@ -26,6 +26,7 @@ from torch import nn
 from cm3leon.checkpoint import STATE, load_state, save_state
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.optimizer import make_optimizer, precision
 from cm3leon.schedule import check_same_run, learning_rate, run_settings
 
@@ -76,7 +77,7 @@ def train(
     with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
         source = start if start and not (folder / STATE).exists() else folder
         run = _Run(load_state(source, module, optimizer, identity, check_same_run))
-        log.begin(run.step, None if source == folder else source.parent / LOG)
+        log.begin(run.step, None if source == folder else source.parent / LOG, run.log)
         bar.start(run.step)
         module.train()
         for step in range(run.step + 1, config.steps + 1):
@@ -100,7 +101,8 @@ def train(
             if saves:
                 log.sync()
                 keep = config.keeps(step)
-                save_state(folder, module, optimizer, identity, run.position(), keep)
+                at = run.position() | {"log": log.known()}
+                save_state(folder, module, optimizer, identity, at, keep)
             if stop:
                 break
     if run.step < config.steps:
@@ -190,6 +192,7 @@ class _Run:
         self.spent = was.get("seconds", 0.0)  # in earlier processes
         self.window_spent = was.get("window_seconds", 0.0)  # of those, since the last record
         self.started = self.window_started = time.monotonic()
+        self.log = was.get("log")  # [bytes, digest] of the log then
         self.late: tuple[int, dict] | None = None
 
     def position(self) -> dict:
@@ -285,26 +288,39 @@ class _Log:
     def __exit__(self, *error) -> None:
         self.file.close()
 
-    def begin(self, step: int, other: Path | None) -> None:
+    def begin(self, step: int, other: Path | None, known: list | None = None) -> None:
         """Drop what follows `step`, and a torn tail: the resumed run logs those steps again.
 
-        With `other`, the log of the run that this one branches from is taken over first.
+        `known` is what the state says of the log, its bytes and their digest: where they differ it
+        is read line by line, and what is damaged is left out with a note. With `other`, the log of
+        the run that this one branches from is taken over first.
         """
-        if other and other.exists():
-            with self._writing():
+        with self._writing():
+            if other and other.exists():
                 self.file.truncate(0)
                 self.file.write(other.read_bytes())
-        self.file.seek(0)
-        size = 0
-        for line in self.file:
-            try:
-                whole = line.endswith(b"\n") and json.loads(line)["step"] <= step
-            except (ValueError, KeyError, TypeError):
-                whole = False
-            if not whole:
-                break
-            size += len(line)
-        self.file.truncate(size)
+                self.file.flush()
+            data = self.path.read_bytes()
+            if known and sha256_bytes(data[: known[0]]) == known[1]:
+                self.file.truncate(known[0])
+                return
+            kept, lost = whole_lines(data, step)
+            if known or lost:
+                told = f"{lost} damaged lines are left out" if lost else "all its lines can be read"
+                print(
+                    f"note: {self.path} is not what was written up to step {step}; {told}",
+                    file=sys.stderr,
+                )
+            if not data.startswith(kept):
+                write_atomic(self.path.with_suffix(".damaged"), data)
+                with open(self.path, "r+b") as file:  # where it is: this process has it locked
+                    file.write(kept)
+            self.file.truncate(len(kept))
+
+    def known(self) -> list:
+        """[bytes, SHA-256] of what is written."""
+        data = self.path.read_bytes()
+        return [len(data), sha256_bytes(data)]
 
     def append(self, record: dict) -> None:
         """Write one record; numbers that are not finite become null."""
@@ -327,6 +343,18 @@ class _Log:
             yield
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; free space") from None
+
+
+def whole_lines(data: bytes, step: int) -> tuple[bytes, int]:
+    """(the lines of a log up to a step, how many are damaged); a torn last line is no damage."""
+    kept, lost = [], 0
+    for line in data.split(b"\n")[:-1]:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            lost += 1
+    return b"".join(kept), lost
 
 
 class _Signals:

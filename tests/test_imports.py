@@ -24,7 +24,7 @@ STATISTICS = {
     "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
-    {"errors", "files", "seeds", "config", "drawing", "workers", "native"}
+    {"errors", "files", "seeds", "config", "drawing", "workers", "native", "identity"}
     | {"known_weights", "capture"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
     | {"graph_step", "quantise", "attention", "cross_entropy", "positions"}
@@ -35,7 +35,8 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     | {"world.sheet"},
     {"objective", "vq_loss", "checkpoint", "coco", "export", "hf_tokenizer", "hf_card"}
     | {"image_tokenizer", "fused_draw"},
-    {"generate", "clip", "bank", "retrieve", "retriever", "sources", "cache", "packed"}
+    {"generate", "clip", "bank", "retrieve", "retriever", "sources", "readers", "cache"}
+    | {"packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}
     | {"accumulate", "source_captions", "training_bank", "schedule"},
     {"train", "pipeline"},

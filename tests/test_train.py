@@ -247,6 +247,33 @@ def test_kill_nine(tmp_path, unbroken):
     assert (run(tmp_path), timeless(tmp_path)) == unbroken
 
 
+DAMAGE = {  # of a line of the log's bytes: how many records are left out
+    "a byte that is no UTF-8": (lambda data, at: data[:at] + b"\xff" + data[at + 1 :], 1),
+    "a brace": (lambda data, at: data[:at] + b" " + data[at + 1 :], 1),
+    "two lines in one": (lambda data, at: data.replace(b"\n{", b" {", 1), 2),
+    "a number": (lambda data, at: data.replace(b'"learning_rate": 0', b'"learning_rate": 9', 1), 0),
+    "nothing": (lambda data, at: data, 0),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_line_of_the_log_costs_itself_and_is_said(tmp_path, unbroken, capsys, case):
+    run(tmp_path)
+    path, (change, lost) = tmp_path / "log.jsonl", DAMAGE[case]
+    before = path.read_bytes()
+    path.write_bytes(change(before, before.index(b"\n") + 1))
+    harmed = path.read_bytes()
+    capsys.readouterr()
+    assert run(tmp_path) == unbroken[0]  # finished: nothing is trained again
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(records(tmp_path)) == len(unbroken[1]) - lost
+    assert len(said) == (case != "nothing") and (case == "nothing" or str(path) in said[0])
+    if lost:
+        assert path.with_suffix(".damaged").read_bytes() == harmed
+        run(tmp_path)  # no second time
+        assert len(records(tmp_path)) == len(unbroken[1]) - lost
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
