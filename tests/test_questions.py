@@ -160,7 +160,7 @@ def alone(reading, word: str):
 def explained(text: str, reading) -> None:
     """Every statement of an explanation is true of the picture."""
     for count, rest in re.findall(
-        r"(one|two|three) ([a-z ]+?)(?=,| and |$)", text.split(", so ")[0]
+        r"\b(one|two|three) ([a-z ]+?)(?=,| and |$)", text.split(", so ")[0]
     ):
         *tint, noun = rest.split()
         found = those(reading, noun)
