@@ -34,7 +34,7 @@ DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by 
 # documents say too.
 DRAWN_AT = DecodeConfig(guidance=1.75, temperature=0.7, top_p=1.0, free="bare")
 PLAIN_ROLE = "-plain"
-KEEP_EVERY = 500  # steps between the states of the stable part that stay
+KEEP_EVERY = 600  # steps between the states of the stable part that stay
 # Of the queries about an entity: so many have documents chosen by its name.
 BURSTS = 0.65
 
@@ -87,7 +87,7 @@ def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
         final=0.0,
         save_every=100,
         keep_every=KEEP_EVERY,
-        eval_every=250,
+        eval_every=300,
         log_every=50,
     )
 
@@ -115,7 +115,7 @@ def plain_twin(recipe: Recipe, steps: int | None = None) -> Recipe:
 def cpu_recipe(name: str) -> Recipe:
     """Hours on two cores (`scenes-m` is beyond them)."""
     rates = {"scenes-xs": 4e-3, "scenes-s": 2e-3}
-    return _recipe(name, rates, {"scenes-xs": 4_000, "scenes-s": 6_000}, 24, QUERIES, "CPU")
+    return _recipe(name, rates, {"scenes-xs": 3_000, "scenes-s": 6_000}, 24, QUERIES, "CPU")
 
 
 def gpu_recipe(name: str) -> Recipe:

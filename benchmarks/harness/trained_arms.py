@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
 from baselines.transformers import Shop, identity, trained
@@ -25,6 +25,9 @@ from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.pipeline import System
 from cm3leon.retriever import Retriever, load_retriever
 from cm3leon.scenes import SPLITS, scene
+
+if TYPE_CHECKING:
+    import torch
 
 TAIL_START = 1000  # the first 1,000 of `tail` are for ablate_retrieval
 REFERENCE = 1000  # real pictures of `val` that FID compares with
