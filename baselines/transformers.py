@@ -27,6 +27,7 @@ from cm3leon.identity import read_array, write_array
 from cm3leon.neighbours import Neighbours, find_neighbours
 from cm3leon.packed import BANK, pack
 from cm3leon.pretrain import fitted
+from cm3leon.roles import role_losses
 from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, entities, scene
 from cm3leon.schedule import find_state, keeps_state
 from cm3leon.sequence import Vocabulary
@@ -218,24 +219,16 @@ def begin_with(model: Transformer, folder: Path) -> None:
 
 
 def held_out(recipe: Recipe, shop: Shop, vocabulary: Vocabulary):
-    """Held-out losses of `val`, and of tail entities, as `tail_`."""
-    parts = {}
+    """Held-out losses of `val`, also by role, and of tail entities, as `tail_`."""
+    parts = []
     splits = {"": Part("val", 0, HELD_OUT), "tail_": Part("tail", TAIL_START, HELD_OUT)}
     for prefix, part in splits.items():
-        cache = shop.part(part)
         near = shop.held_neighbours(recipe, part) if recipe.retrieves else None
-        parts[prefix] = pair_held_out(
-            cache,
-            vocabulary,
-            HELD_OUT,
-            model=recipe.model,
-            neighbours=near,
-            documents=2,
-        )
+        held = shop.part(part), vocabulary, HELD_OUT
+        more = {"model": recipe.model, "neighbours": near, "documents": 2}
+        parts += [(prefix, losses(*held, **more)) for losses in (pair_held_out, role_losses)]
     return lambda module: {
-        f"{prefix}{name}": value
-        for prefix, part in parts.items()
-        for name, value in part(module).items()
+        f"{prefix}{name}": value for prefix, part in parts for name, value in part(module).items()
     }
 
 

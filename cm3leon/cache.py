@@ -88,6 +88,13 @@ class TokenCache:
         """Caption and picture as a document."""
         return Document.pair(self.text(index, caption), self.codes(index))
 
+    def address(self, index: int) -> tuple[str, str, int] | None:
+        """Dialect, split and index of a document of the embedded world (`scenes.scene`)."""
+        source = self.about["source"]
+        if source["kind"] != "scenes":
+            return None
+        return source["dialect"], source["split"], source["start"] + index
+
     @property
     def mean_text(self) -> float:
         """Text ids of a caption, on average over all."""

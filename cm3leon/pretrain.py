@@ -39,6 +39,7 @@ from cm3leon.files import atomic_file, sha256_bytes, sha256_file, write_atomic
 from cm3leon.identity import read_array, write_array
 from cm3leon.loading import load_module
 from cm3leon.neighbours import Neighbours, find_neighbours
+from cm3leon.roles import role_losses
 from cm3leon.sequence import Document, Vocabulary
 from cm3leon.text import TextTokenizer
 from cm3leon.train import LOG, train
@@ -91,6 +92,10 @@ class Stretch:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def address(self, index: int) -> tuple[str, str, int] | None:
+        """As `TokenCache.address`."""
+        return self.cache.address(self.start + index)
 
     def codes(self, index: int) -> np.ndarray:
         """As `TokenCache.codes`."""
@@ -218,15 +223,10 @@ def pretrain(
         neighbours=near,
         among=np.arange(corpus.trained),
     )
-    evaluate = pair_held_out(
-        corpus.held,
-        vocabulary,
-        len(corpus.held),
-        batch=max(1, int(PIECE_TOKENS // row_tokens(corpus.pair, recipe.documents))),
-        model=recipe.model,
-        neighbours=held_near,
-        documents=recipe.documents,
-    )
+    held = corpus.held, vocabulary, len(corpus.held)
+    more = {"model": recipe.model, "neighbours": held_near, "documents": recipe.documents}
+    size = max(1, int(PIECE_TOKENS // row_tokens(corpus.pair, recipe.documents)))
+    losses, roles = pair_held_out(*held, batch=size, **more), role_losses(*held, **more)
     loss, parts = pair_loss(vocabulary), None
     if recipe.accumulate > 1:
         parts = partial(split, count=recipe.accumulate, vocabulary=vocabulary)
@@ -234,7 +234,8 @@ def pretrain(
     about = identity(recipe, corpus)
     done = train(
         model.to(device), loss, batches, recipe.train, out / RUN,
-        parts=parts, evaluate=evaluate, about=about, start=start,
+        parts=parts, evaluate=lambda module: losses(module) | roles(module), about=about,
+        start=start,
     )  # fmt: skip
     write_model(model, recipe, corpus, out, done["seconds"], device)
     return done

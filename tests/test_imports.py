@@ -38,7 +38,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"generate", "clip", "bank", "retrieve", "retriever", "sources", "readers", "cache"}
     | {"packed"}
     | {"neighbours", "data", "streams", "text_decode", "infill", "inpaint"}
-    | {"accumulate", "source_captions", "training_bank", "schedule"},
+    | {"accumulate", "source_captions", "training_bank", "schedule", "roles"},
     {"train", "pipeline"},
     {"loading", "estimate"},
     {"rerank", "doctor", "hf_folder", "pretrain"},
