@@ -69,9 +69,8 @@ def train(
     """
     folder = Path(folder)
     identity = _identity(config, about)
-    device, optimizer = next(module.parameters()).device, make_optimizer(module, config)
+    device, optimizer = keep_memory(module), make_optimizer(module, config)
     cast = precision(config, device)
-    keep_memory(device)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
     with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
@@ -169,16 +168,18 @@ def _moved(batch, device: torch.device):
     return batch
 
 
-def keep_memory(device: torch.device) -> None:
-    """On a CPU, let the C library keep freed memory of this process instead of handing it back: on
-    Linux a step's large tensors otherwise cost a page fault every 4 KiB, again each step (LOG.md).
+def keep_memory(module: nn.Module) -> torch.device:
+    """The module's device; on a CPU the C library is to keep freed memory of this process instead
+    of handing it back: on Linux a step's large tensors otherwise cost a page fault every 4 KiB,
+    again each step (LOG.md).
     """
-    if device.type != "cpu":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL("libc.so.6")
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            library.mallopt(option, 2**30)
+    device = next(module.parameters()).device
+    if device.type == "cpu":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            library = ctypes.CDLL("libc.so.6")
+            for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+                library.mallopt(option, 2**30)
+    return device
 
 
 class _Run:

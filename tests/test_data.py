@@ -214,27 +214,38 @@ def test_held_out_prompt_of_the_free_stream_hides_the_caption(cache):
     assert found["text"] == pytest.approx(cache.text(0).mean() / 1000)
 
 
-def test_a_tiny_transformer_learns_and_resumes(cache, tmp_path):
-    model = ModelConfig("tiny", 1, 32, 2, 96, SIZES, init_std=0.05, position_std=0.02)
+@pytest.mark.parametrize("positions", ["row", "grid"])
+@pytest.mark.parametrize("documents", [False, True], ids=["alone", "documents"])
+def test_a_tiny_transformer_learns_and_resumes(cache, tmp_path, positions, documents):
+    """Killed and begun again it ends with the bytes of an unbroken run, in packed rows of different
+    lengths, with documents before them and without.
+    """
+    model = ModelConfig(
+        "tiny", 1, 32, 2, 320, SIZES, init_std=0.05, position_std=0.02,
+        positions=positions, position_text=60, position_grid=4,
+    )  # fmt: skip
     config = TrainConfig(
         steps=30, batch=8, rate=1e-2, warmup=3, save_every=10, eval_every=30, log_every=5,
-        precision="float32",
+        precision="float32", optimizer="muon",
     )  # fmt: skip
+    found = near(cache, (0.3, 0.2, 0.2, 0.3)) if documents else None
+    source = batches(cache, batch=8, model=model, neighbours=found)
+    lengths = {len(row) for step in range(1, 9) for row in rows(source(step))}
+    assert len(lengths) > 4
 
     def run(folder, source):
         module = Transformer(model)
-        evaluate = pair_held_out(cache, VOCABULARY, 8)
+        evaluate = pair_held_out(cache, VOCABULARY, 8, model=model)
         train(module, pair_loss(VOCABULARY), source, config, folder, evaluate=evaluate)
         return module_digest(module)
 
     def dying(step):
         if step == 17:
             raise KeyboardInterrupt
-        return batches(cache, batch=8, model=MODEL)(step)
+        return source(step)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", dying)
-    source = batches(cache, batch=8, model=MODEL)
     assert run(tmp_path / "killed", source) == run(tmp_path / "whole", source)
     log = [
         json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()

@@ -38,16 +38,16 @@ def ours(asked: dict):
     from cm3leon.optimizer import make_optimizer
     from cm3leon.transformer import Transformer
 
-    with contextlib.suppress(ImportError):  # older revisions have none
-        from cm3leon.train import keep_memory
-
-        keep_memory(torch.device("cpu"))
     vocabulary = VocabularyConfig(1024, asked["ids"] - 1024 - 64, 16, 64)
     config = ModelConfig(
         "speed", asked["layers"], asked["width"], asked["heads"], 512, vocabulary,
         init_std=0.02, position_std=0.02,
     )  # fmt: skip
     model = Transformer(config)
+    with contextlib.suppress(ImportError):  # older revisions have none
+        from cm3leon.train import keep_memory
+
+        keep_memory(model)
     train = TrainConfig(optimizer=asked["optimizer"], precision=asked["dtype"])
     optimizer = make_optimizer(model, train)
     longest = max(asked["lengths"])
