@@ -3,7 +3,10 @@ written.
 
 Hugging Face's OPT without biases and without affine norms computes what ours does (Table 3). Three
 things differ: OPT keeps queries, keys and values apart; its position table has two more rows in
-front, which no token of an unpadded row meets; its tied head has a name of its own.
+front, which no token of an unpadded row meets; its tied head has a name of its own. Where tokens do
+not stand at their index in the row, OPT must be given `position_ids`, the places of
+`positions.place`; it has no word for sums of vectors: the table of a "grid" is written out, and
+what is read back is "anchored".
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cm3leon.config import ModelConfig, VocabularyConfig, from_dict, to_dict
 from cm3leon.errors import UserError
+from cm3leon.positions import table_rows
 from cm3leon.sequence import Vocabulary
 
 if TYPE_CHECKING:
@@ -55,12 +59,19 @@ SIZES = (
 )  # fmt: skip
 
 
+SILENT = (  # of our configuration, where OPT's has no word
+    "name", "vocabulary", "context", "init_std", "position_std", "positions", "position_text",
+    "position_grid", "position_pairs",
+)  # fmt: skip
+
+
 def to_opt_config(config: ModelConfig) -> dict:
     """Content of the `config.json` that transformers reads as `OPTConfig`, plain JSON values.
 
     <pad> is a token of its own, as OPT never trains the row of its padding. Under "cm3leon" stands
-    our own configuration, so that an import gives it back whole.
+    our own configuration, so that an import gives it back whole (a "grid" as `written_out`).
     """
+    config = written_out(config)
     vocabulary = Vocabulary.from_config(config.vocabulary)
     return NETWORK | {
         "architectures": ["OPTForCausalLM"],
@@ -70,7 +81,7 @@ def to_opt_config(config: ModelConfig) -> dict:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "ffn_dim": 4 * config.width,
-        "max_position_embeddings": config.context,
+        "max_position_embeddings": table_rows(config),
         "tie_word_embeddings": config.tied,
         "dropout": 0.0,
         "attention_dropout": 0.0,
@@ -84,6 +95,11 @@ def to_opt_config(config: ModelConfig) -> dict:
     }
 
 
+def written_out(config: ModelConfig) -> ModelConfig:
+    """The configuration of the same network with a vector of its own for each place."""
+    return replace(config, positions="anchored") if config.positions == "grid" else config
+
+
 def to_opt_state_dict(model: Transformer) -> dict[str, Tensor]:
     """State dict of `OPTForCausalLM` for the same network; views, nothing but positions is copied.
 
@@ -93,7 +109,7 @@ def to_opt_state_dict(model: Transformer) -> dict[str, Tensor]:
 
     tensors = {
         "embed_tokens.weight": model.token_embedding.weight,
-        "embed_positions.weight": F.pad(model.position_embedding.weight, (0, 0, ROWS, 0)),
+        "embed_positions.weight": F.pad(model.position_table(), (0, 0, ROWS, 0)),
     }
     for index, block in enumerate(model.blocks):
         layer = f"layers.{index}."
@@ -150,9 +166,14 @@ def _with_ids(
     if ours is not None:
         if not isinstance(ours, dict) or "config" not in ours:
             raise UserError(f"config.json has a torn {OURS!r} block; export the model again")
-        own = from_dict(ModelConfig, ours["config"])
-        silent = {"name": own.name, "init_std": own.init_std, "position_std": own.position_std}
-        config = replace(config, vocabulary=own.vocabulary, **silent)
+        own = written_out(from_dict(ModelConfig, ours["config"]))
+        silent = {key: getattr(own, key) for key in SILENT}
+        if table_rows(own) != config.context:
+            raise UserError(
+                f"config.json says max_position_embeddings = {config.context}, its {OURS!r} block "
+                f"means {table_rows(own)}; export the model again"
+            )
+        config = replace(config, **silent)
         if config != own:
             raise UserError(
                 f"config.json says {_first_difference(config, own)} outside and inside its "
@@ -214,7 +235,7 @@ def opt_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of OPT, the head included."""
     width, ids = config.width, Vocabulary.from_config(config.vocabulary).size
     shapes = {"embed_tokens.weight": (ids, width)}
-    shapes["embed_positions.weight"] = (config.context + ROWS, width)
+    shapes["embed_positions.weight"] = (table_rows(config) + ROWS, width)
     for index in range(config.layers):
         layer = f"layers.{index}."
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):

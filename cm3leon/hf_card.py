@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cm3leon.config import ModelConfig, VQConfig
+from cm3leon.positions import pair_places
 from cm3leon.sequence import Vocabulary
 
 HEAD = """---
@@ -43,6 +44,8 @@ def card(name: str, model: ModelConfig, vq: VQConfig, extra: dict, sha256: str) 
         ids(vocabulary),
         usage(name),
     ]
+    if model.positions != "row":
+        parts.append(positions(model).lstrip())
     return "\n\n".join(parts)
 
 
@@ -77,3 +80,20 @@ transformers computes logits and samples text. To draw pictures, with guidance o
 the image tokenizer in `vq/`: `cm3leon import FOLDER models/{name}`, then
 `cm3leon draw "a red star" --system models/{name}`.
 """
+
+
+def positions(model: ModelConfig) -> str:
+    """Which `position_ids` OPT must be given, and what an import makes of a grid."""
+    each, text = pair_places(model), model.position_text
+    about = f"""
+Tokens do not stand at their index in the row, so give `position_ids`: `<eos>` is at 0; token i of
+the text of pair p (documents first, from 0) at {each} p + 1 + i, what ends it behind it; code k of
+its picture at {text} + {each} p + k, what ends it behind it. Without them only the first text
+stands right, and `generate` of transformers cannot draw a picture.
+"""
+    if model.positions == "grid":
+        about += """
+The model adds vectors of rows and columns; this folder holds their sums, one vector a place. So
+`cm3leon import` gives a model of positions "anchored" with this table, which computes the same.
+"""
+    return about

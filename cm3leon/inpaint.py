@@ -48,8 +48,8 @@ DRAW = -1  # in a plan: a code to be drawn
 
 @dataclass(frozen=True)
 class Plan:
-    """`prompt` int64 [T]; what follows it, `planned` int64 [M]: an id or DRAW; how many codes the
-    sentinel <mask:i> of a picture hides, `hidden`.
+    """`prompt` int64 [T]; what follows it, `planned` int64 [M]: an id or DRAW. `hidden` says how
+    many codes <mask:i> hides where neither these nor a whole picture tell.
     """
 
     prompt: np.ndarray
@@ -115,8 +115,7 @@ class Hole:
             if index:
                 parts.append([vocabulary.eom, vocabulary.mask(first + index)])
             parts.append(planned_N[left:right])
-        hidden = {first + index: right - left for index, (left, right) in enumerate(spans)}
-        return Plan(prompt, np.concatenate(parts), hidden)
+        return Plan(prompt, np.concatenate(parts))
 
     def free(self, vocabulary: Vocabulary, method: str, reading: str, rest: bool = False) -> Plan:
         """The plan without the caption: the unconditional stream (A32), which still sees the

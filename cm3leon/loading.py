@@ -179,6 +179,11 @@ def check_fit(
                 f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
                 f"{home / part} has {size} of {digest[:12]}; put the right one there"
             )
+    if model.positions != "row" and vq.grid != model.position_grid:
+        raise UserError(
+            f"{folder} has places for pictures of {model.position_grid} x {model.position_grid} "
+            f"codes, {home_of(folder) / 'vq'} makes {vq.grid} x {vq.grid}; put its own beside it"
+        )
     if vq.grid**2 >= model.context:
         raise UserError(f"{folder} has a context of {model.context}, a picture takes {vq.grid**2}")
 

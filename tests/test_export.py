@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3leon import config as configs
-from cm3leon.config import ModelConfig, VocabularyConfig
+from cm3leon.config import POSITIONS, ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.export import (
     from_opt_config,
@@ -21,7 +21,9 @@ from cm3leon.export import (
     opt_shapes,
     to_opt_config,
     to_opt_state_dict,
+    written_out,
 )
+from cm3leon.positions import table_rows
 from cm3leon.seeds import torch_generator
 from cm3leon.transformer import Transformer
 
@@ -29,13 +31,15 @@ TINY = ModelConfig(
     "tiny", layers=2, width=32, heads=4, context=24, vocabulary=VocabularyConfig(30, 20, 6, 16)
 )
 SHAPES = st.builds(
-    lambda layers, heads, size, context, ids, tied: ModelConfig(
-        "drawn", layers, heads * size, heads, context, VocabularyConfig(*ids), tied=tied
+    lambda layers, heads, size, context, ids, tied, places: ModelConfig(
+        "drawn", layers, heads * size, heads, context, VocabularyConfig(*ids), tied=tied,
+        position_text=places[0], position_grid=places[1], position_pairs=places[2],
     ),
     *(st.integers(1, high) for high in (3, 4, 6, 20)),
     st.tuples(*[st.integers(1, 40)] * 4),
     st.booleans(),
-)
+    st.tuples(st.integers(3, 6), st.integers(1, 3), st.integers(1, 3)),
+)  # fmt: skip
 
 
 def random_model(config: ModelConfig, seed: int = 0) -> Transformer:
@@ -47,31 +51,40 @@ def random_model(config: ModelConfig, seed: int = 0) -> Transformer:
     return model.eval()
 
 
+@pytest.mark.parametrize("kind", POSITIONS)
 @given(SHAPES, st.integers(0, 2**31))
-@settings(max_examples=25)
-def test_there_and_back_is_the_same(config, seed):
+@settings(max_examples=12)
+def test_there_and_back_is_the_same(kind, config, seed):
+    config = replace(config, positions=kind)
     model = random_model(config, seed)
-    assert from_opt_config(to_opt_config(config)) == config
+    again = config if config.positions != "grid" else replace(config, positions="anchored")
+    assert from_opt_config(to_opt_config(config)) == again
     there = to_opt_state_dict(model)
     assert {name: tuple(value.shape) for name, value in there.items()} == opt_shapes(config)
-    back = from_opt_state_dict(there, config)
-    own = model.state_dict()
+    back = from_opt_state_dict(there, again)
+    own = model.state_dict() | {"position_embedding.weight": model.position_table()}
+    Transformer(again).load_state_dict(back)
     assert set(back) == set(own)
     assert all(torch.equal(back[name], value) for name, value in own.items())
 
 
+@pytest.mark.parametrize("kind", POSITIONS)
 @given(SHAPES, st.integers(0, 2**31))
-@settings(max_examples=8)
-def test_transformers_computes_the_same_logits(config, seed):
+@settings(max_examples=4)
+def test_transformers_computes_the_same_logits(kind, config, seed):
     transformers = pytest.importorskip("transformers")
+    config = replace(config, positions=kind)
     model = random_model(config, seed)
     opt = transformers.OPTForCausalLM(transformers.OPTConfig(**to_opt_config(config))).eval()
     opt.load_state_dict(to_opt_state_dict(model))
-    ids_BT = torch.randint(
-        0, model.vocabulary_size, (3, config.context), generator=torch_generator(seed, "ids")
-    )
+    draws, shape = torch_generator(seed, "ids"), (3, config.context)
+    ids_BT = torch.randint(0, model.vocabulary_size, shape, generator=draws)
+    places_BT = torch.randint(0, table_rows(config), shape, generator=draws)
     with torch.no_grad():
-        torch.testing.assert_close(opt(ids_BT).logits, model(ids_BT), rtol=1e-4, atol=1e-4)
+        wanted, found = model(ids_BT, places_BT), opt(ids_BT, position_ids=places_BT).logits
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        if config.positions == "row":  # OPT counts by itself
+            torch.testing.assert_close(opt(ids_BT).logits, model(ids_BT), rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_is_copied_but_the_positions():
@@ -87,12 +100,13 @@ def test_nothing_is_copied_but_the_positions():
 def test_every_preset_has_a_config(name):
     config = configs.MODELS[name]()
     values = to_opt_config(config)
-    assert from_opt_config(values) == config
+    assert from_opt_config(values) == written_out(config)
     assert values["vocab_size"] > values["pad_token_id"] >= config.vocabulary.text_size
     del values["cm3leon"]  # a plain OPT, whose ids we are told
     again = from_opt_config(values, config.vocabulary, name)
-    silent = {"init_std": config.init_std, "position_std": config.position_std}
-    assert replace(again, **silent) == config
+    silent = {key: getattr(config, key) for key in ("init_std", "position_std", "position_grid")}
+    indices = replace(config, positions="row", context=table_rows(config))
+    assert replace(again, **silent) == indices
 
 
 BAD_CONFIGS = {
@@ -109,6 +123,9 @@ BAD_CONFIGS = {
     "hidden_size must be a whole number, got '32'": {"hidden_size": "32"},
     "model.width must be a multiple of model.heads": {"num_attention_heads": 5},
     "says layers = 3 and 2 outside and inside": {"num_hidden_layers": 3},
+    "says max_position_embeddings = 25, its 'cm3leon' block means 24": {
+        "max_position_embeddings": 25
+    },
     "vocab_size is 63, the id space has 64": {"vocab_size": 63},
     "a torn 'cm3leon' block": {"cm3leon": 3},
     "ModelConfig has no field 'colour'": {"cm3leon": {"config": {"colour": 1}}},

@@ -33,7 +33,8 @@ def read(model: Transformer, lengths: list[int], capacity: int = 20):
     """A cache that holds prompts of these lengths."""
     cache = model.cache(len(lengths), capacity)
     ids_BT = torch.arange(len(lengths) * max(lengths)).view(len(lengths), -1) % 500
-    model.prefill(ids_BT, torch.tensor(lengths), cache)
+    places_BT = torch.arange(max(lengths)).expand_as(ids_BT)  # of a text
+    model.prefill(ids_BT, torch.tensor(lengths), cache, positions_BT=places_BT)
     return cache
 
 

@@ -90,7 +90,9 @@ def ids(rows: int, tokens: int, seed: int = 0) -> torch.Tensor:
 
 def read(model: Transformer, lengths: list[int], capacity: int = 40, seed: int = 0) -> Cache:
     cache = model.cache(len(lengths), capacity)
-    model.prefill(ids(len(lengths), max(lengths), seed), torch.tensor(lengths), cache)
+    ids_BT = ids(len(lengths), max(lengths), seed).to(model.token_embedding.weight.device)
+    places_BT = torch.arange(max(lengths)).expand_as(ids_BT)  # of a text
+    model.prefill(ids_BT, torch.tensor(lengths), cache, positions_BT=places_BT)
     return cache
 
 
@@ -346,10 +348,7 @@ def test_on_a_gpu(dtype, lengths, monkeypatch):
         graph_step, "seconds", lambda run, device: float(run.__name__ != "replay")
     )  # the graph wins
     model = small(dtype).cuda()
-    prompts_BT, lengths_B = ids(len(lengths), max(lengths)).cuda(), torch.tensor(lengths)
-    caches = [model.cache(len(lengths), 40) for _ in range(2)]
-    for cache in caches:
-        model.prefill(prompts_BT, lengths_B, cache)
+    caches = [read(model, lengths) for _ in range(2)]
     by_graphs(model, caches[0])
     caches[1].ways[IDS] = model._by_torch(len(lengths), *IDS)
     close = (1e-4, 1e-4) if dtype == torch.float32 else (2e-2, 2e-2)
@@ -365,8 +364,7 @@ def test_on_a_gpu(dtype, lengths, monkeypatch):
 @ON_A_GPU
 def test_drawing_on_a_gpu_takes_the_way_that_was_measured():
     model = small(torch.bfloat16).cuda()
-    cache = model.cache(2, 40)
-    model.prefill(ids(2, 4).cuda(), torch.tensor([4, 3]), cache)
+    cache = read(model, [4, 3])
     for _ in range(5):
         assert torch.isfinite(model.step(torch.tensor([1, 2]).cuda(), cache, *IDS)).all()
     way = cache.ways[IDS]

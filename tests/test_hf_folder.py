@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from cm3leon.errors import UserError
 from cm3leon.hf_folder import export_hf, import_hf, mapped_model, split
 from cm3leon.hf_tokenizer import token_names
 from cm3leon.loading import load_system
+from cm3leon.positions import place
 from cm3leon.text import TextTokenizer
 
 CAPTIONS = ["a red star", " two  spaces", "", " ", "snow, 雪\n", "naïve <mask> <b>"]
@@ -193,6 +195,43 @@ def test_save_model_and_its_aliases(broken, exported, tmp_path):
     assert contents(import_hf(broken, tmp_path / "a")) == contents(
         import_hf(exported, tmp_path / "b")
     )
+
+
+@pytest.mark.parametrize("kind", ["anchored", "grid"])
+def test_places_go_there_and_back(kind, tmp_path):
+    """What is drawn from the import is what was drawn; transformers is told the places."""
+    transformers = pytest.importorskip("transformers")
+    places = dict(positions=kind, position_text=40, position_grid=4, position_pairs=1)
+    model = write_tiny_baselines(tmp_path / "baselines", **places)
+    exported, own = export_hf(model, tmp_path / "hub"), load_system(model)
+    card = (exported / "README.md").read_text()
+    assert "code k of\nits picture at 40 + 56 p + k" in card
+    assert ('gives a model of positions "anchored"' in card) == (kind == "grid")
+    out = import_hf(exported, tmp_path / "models" / "again")
+    again = load_system(out)
+    assert again.model.config == replace(own.model.config, positions="anchored")
+    if kind == "anchored":
+        names = ("config.json", "model.safetensors")
+        assert all(contents(out)[name] == contents(model)[name] for name in names)
+    assert np.array_equal(again.draw(["a star"], [3]), own.draw(["a star"], [3]))
+    opt = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
+    codes = own.draw_codes(["a star"], [3]).numpy()[0] + own.vocabulary.image_start
+    ids = np.append(own.prompt("a star", []), codes)
+    at = torch.tensor(place(ids, own.vocabulary, own.model.config))[None]
+    ids = torch.tensor(ids)[None]
+    with torch.no_grad():
+        wanted = own.model(ids, at)
+        found = opt(ids, position_ids=at).logits
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(opt(ids).logits, wanted, atol=0.1)
+
+
+def test_pictures_of_another_grid_have_no_places(tmp_path):
+    places = dict(positions="grid", position_text=40, position_grid=8)
+    model = write_tiny_baselines(tmp_path, **places)
+    with pytest.raises(UserError, match=r"8 x 8 codes, .*vq makes 4 x 4; put its own") as caught:
+        load_system(model)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("tied", [True, False])

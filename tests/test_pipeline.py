@@ -23,8 +23,11 @@ PROMPTS = ["a red star", "a small blue circle on the sand", "", "two green heart
 SEEDS = [11, 12, 13, 14, 2**63 - 1]
 
 
-def write_tiny_baselines(home: Path, name: str = "scenes-s") -> Path:
-    """Baselines of random weights in `home`, pictures of 32 pixels; returns the model's folder."""
+def write_tiny_baselines(home: Path, name: str = "scenes-s", **model) -> Path:
+    """Baselines of random weights in `home`, pictures of 32 pixels; returns the model's folder.
+
+    `model` are further fields of its configuration.
+    """
     scenes = home / "scenes"
     captions = [
         caption for index in range(40) for caption in scene("stock", "train", index).captions
@@ -36,9 +39,8 @@ def write_tiny_baselines(home: Path, name: str = "scenes-s") -> Path:
         z_channels=8, codebook_size=32, code_dim=8,
     )  # fmt: skip
     vq_digest = checkpoint.save(scenes / "vq", "vq", vq_config, random_state(VQ(vq_config), 0.3))
-    config = ModelConfig(
-        name, layers=2, width=32, heads=2, context=96, vocabulary=VocabularyConfig(text.size, 32, 4)
-    )
+    ids = VocabularyConfig(text.size, 32, 4)
+    config = ModelConfig(name, 2, width=32, heads=2, context=96, vocabulary=ids, **model)
     extra = {"text_sha256": text.digest, "vq_sha256": vq_digest}
     state = random_state(Transformer(config), 0.3)
     checkpoint.save(scenes / name, "transformer", config, state, extra)

@@ -324,6 +324,9 @@ def hole(documents: int, hidden: str, text: tuple[int, ...] | None) -> Hole:
 HOLES = [
     hole(0, ".xx..x...", (1, 2)), hole(1, "x...x.x.x", (3,)), hole(2, "xxxxxxxxx", (1, 2, 3)),
     hole(3, "....x....", (4,) * 6), hole(0, "..xx.xx..", None), hole(2, ".x.x.x.x.", None),
+    # Their prompts are the same ids at other places, where all runs are hidden apart.
+    *(Hole((5,) * 9, tuple(letter == "x" for letter in hidden), (7,))
+      for hidden in (".xxxx.x..", ".x.xxxx..")),
 ]  # fmt: skip
 
 

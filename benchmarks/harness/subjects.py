@@ -73,6 +73,8 @@ def find_subject(name: str, new: int | None = None) -> Subject:
         raise UserError(f"unknown size {name!r}; known are {known} and shapes such as 12x512x8")
     found = found if new is None else replace(found, tokens=new)
     room = found.config.context - PROMPT
+    if found.config.positions != "row":
+        room = min(room, found.config.position_grid**2)
     if found.tokens > room:
         raise UserError(f"size {name} has room for {room} tokens, got --new {found.tokens}")
     return found
@@ -208,7 +210,8 @@ class Drawing:
         slots = min(BUCKET, self.subject.config.context)
         cache = self.model.cache(self.batch * len(self.streams), slots)
         ids_RT = torch.zeros(cache.batch, 1, dtype=torch.int64, device=cache.kv.device)
-        self.model.prefill(ids_RT, torch.ones(cache.batch, dtype=torch.int64), cache, *images)
+        one_R = torch.ones(cache.batch, dtype=torch.int64)
+        self.model.prefill(ids_RT, one_R, cache, *images, torch.zeros_like(ids_RT))
         self.model.step(ids_RT[:, 0], cache, *images)
         (way,) = cache.ways.values()
         return "c" if isinstance(way, Fused) else getattr(way, "name", "torch")
