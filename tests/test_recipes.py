@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import tokenizers, train, transformers
+from baselines import tokenizers, train, transformers, tune
 from baselines.recipes import (
     DRAWN_AT,
     RECIPES,
@@ -395,6 +395,30 @@ def test_budgets_are_branches_of_one_stable_part(home, small, tmp_path, monkeypa
         chosen = train.Options(parts=("tiny-plain",), out=home, runs=tmp_path / "one", fresh=True)
         with pytest.raises(UserError, match=message):
             train.main(replace(chosen, **options))
+
+
+def test_tuning_trains_every_cell_once_and_ranks_them(home, small, tmp_path, monkeypatch, capsys):
+    few = replace(plain_twin(TINY), queries=(Part("study", 0, 48),))
+    monkeypatch.setattr(tune, "cpu_recipe", {"tiny-plain": few}.__getitem__)
+    options = tune.Options(
+        "tiny-plain", batches=(2, 4), rates=(1e-3,), optimizers=("adamw", "muon"), tokens=1500.0,
+        weights=home, runs=tmp_path,
+    )  # fmt: skip
+    assert tune.main(options) == 0
+    said = capsys.readouterr()
+    lines = [line.split("|") for line in said.out.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line[1:-1]] for line in lines][2:]
+    assert {(row[0], row[1]) for row in rows} == {
+        ("adamw", "2"), ("adamw", "4"), ("muon", "2"), ("muon", "4")
+    }  # fmt: skip
+    nats = [float(row[5]) for row in rows]
+    assert nats == sorted(nats) and len(set(nats)) > 1
+    runs = sorted(path.name for path in (tmp_path / "tune").iterdir())
+    assert len(runs) == 4 and all(name.startswith("tiny-plain-") for name in runs)
+    states = {name: (tmp_path / "tune" / name / "state.json").read_bytes() for name in runs}
+    assert tune.main(options) == 0
+    assert all((tmp_path / "tune" / name / "state.json").read_bytes() == states[name]
+               for name in runs)  # fmt: skip
 
 
 def test_the_twin_has_no_documents(home, small, tmp_path):
