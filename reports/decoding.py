@@ -221,9 +221,21 @@ def _agreement(record: Mapping) -> list[dict]:
             elif value["low"] > 0 or value["high"] < 0:
                 verdict = "does not"
             statement = f"the best weight of {one} and {other} is the same or a neighbour"
+            if ends := [name for name in (one, other) if _at_an_end(record, name)]:
+                verdict = "not resolved"  # two sizes may both have theirs beyond, far apart
+                statement += f" (of {' and '.join(ends)} at the end of the grid)"
             about = (statement, "val", "weights of the grid apart", key, verdict)
             found.append(_said(record, "H3", *about))
     return found
+
+
+def _at_an_end(record: Mapping, size: str) -> bool:
+    """Whether the lowest FID of a size stands at an end of the grid of weights, or may do so."""
+    weights, best = (
+        record["protocol"]["plan"]["weights"],
+        extra(record, f"guidance.{size}.best_weight"),
+    )
+    return best["low"] <= min(weights) or best["high"] >= max(weights)
 
 
 def _pool(record: Mapping) -> list[dict]:

@@ -134,9 +134,11 @@ CASES = {  # task -> meaning, readings of which it is true, readings of which it
         [reading(found("star", "blue")), reading(found("heart", "red")), reading()],
     ),
     "position": (
-        Meaning((Said("star", "pink"), Said("heart")), (0, "left of", 1)),
+        Meaning((Said("star", "red"), Said("heart", "blue")), (0, "left of", 1)),
         [reading(STAR, HEART), reading(found("star", cell=(7, 7)), STAR, HEART)],
         [
+            reading(replace(STAR, colour="blue"), replace(HEART, colour="red")),  # swapped
+            reading(replace(STAR, colour="pink"), HEART),
             reading(replace(STAR, cell=(7, 3)), HEART),
             reading(replace(STAR, cell=(5, 7)), HEART),
             reading(STAR),

@@ -32,6 +32,28 @@ def test_one_subset_of_everything_is_the_plain_estimate():
     assert deviation == 0
 
 
+def test_small_sides_are_exact():
+    """Over all pairs of both sides, which need not be as many; the deviation is that of halves."""
+    a, b = sample(0, 20), sample(1, 31, 0.5)
+
+    def kernel(x, y):
+        return (x @ y.T / 6 + 1) ** 3
+
+    wanted = (kernel(a, a).sum() - np.trace(kernel(a, a))) / (20 * 19)
+    wanted += (kernel(b, b).sum() - np.trace(kernel(b, b))) / (31 * 30) - 2 * kernel(a, b).mean()
+    value, deviation = kid(a, b)
+    assert value == approx(wanted, abs=1e-12)
+    assert kid(a, b, seed=5)[0] == value
+    assert deviation == kid(a, b, subset_size=10)[1] > 0
+
+
+def test_large_sides_are_cut_into_subsets_of_a_thousand():
+    a, b = sample(0, 1100), sample(1, 1000, 0.2)
+    assert kid(a, b, subsets=2) == kid(a, b, subsets=2, subset_size=1000)
+    assert kid(a, b[:999], subsets=2)[0] == approx(discrepancy(a, b[:999]))
+    assert kid(a, b, subsets=2)[0] != approx(discrepancy(a, b), rel=1e-9)
+
+
 def test_equals_torchmetrics():
     torch = pytest.importorskip("torch")
     oracle = pytest.importorskip("torchmetrics.image.kid").poly_mmd
@@ -50,7 +72,8 @@ def test_unbiased_between_equal_distributions():
 def test_the_seed_fixes_it_and_more_subsets_keep_the_first():
     a, b = sample(0, 50), sample(1, 50, 0.2)
     assert kid(a, b, seed=3) == kid(a, b, seed=3)
-    assert kid(a, b, seed=3) != kid(a, b, seed=4)
+    assert kid(a, b, seed=3) != kid(a, b, seed=4)  # the deviation
+    assert kid(a, b, seed=3, subset_size=9)[0] != kid(a, b, seed=4, subset_size=9)[0]
     assert kid(a.astype(np.float32), b)[0] == approx(kid(a, b)[0], rel=1e-4)
 
 

@@ -44,13 +44,14 @@ def stands(first: Found, word: str, second: Found) -> bool:
 
 
 def _related(reading: Reading, meaning: Meaning) -> bool:
+    """Whether two objects of the nouns and colours said stand so: colours swapped is swapped."""
     i, word, j = meaning.relation
     return any(
         stands(one, word, two)
         for one in reading.objects
-        if is_class(one, meaning.objects[i])
+        if _fits(one, meaning.objects[i], ("colour",))
         for two in reading.objects
-        if two is not one and is_class(two, meaning.objects[j])
+        if two is not one and _fits(two, meaning.objects[j], ("colour",))
     )
 
 
