@@ -185,11 +185,19 @@ def _font():
     return ImageFont.truetype(str(path), FONT_SIZE)
 
 
+def _fitting(word: str, font, width: int) -> int:
+    """How many of a word's first letters are no wider than `width` pixels; at least 1."""
+    fits = 1
+    while fits < len(word) and font.getlength(word[: fits + 1]) <= width:
+        fits += 1
+    return fits
+
+
 def _wrap(caption: str, font, width: int) -> list[str]:
     """Lines no wider than `width` pixels, at most LINES of them; a cut is shown by an ellipsis."""
     words = "".join(char if char.isprintable() else " " for char in caption).split()
     lines, line = [], ""
-    while words:
+    while words and len(lines) <= LINES:  # what comes after is cut off anyway
         word = words.pop(0)
         longer = f"{line} {word}".strip()
         if font.getlength(longer) <= width:
@@ -198,7 +206,7 @@ def _wrap(caption: str, font, width: int) -> list[str]:
             lines.append(line)
             line, words = "", [word, *words]
         else:  # one word wider than the picture
-            fits = max(1, sum(font.getlength(word[: end + 1]) <= width for end in range(len(word))))
+            fits = _fitting(word, font, width)
             lines.append(word[:fits])
             words = [word[fits:], *words]
     lines.append(line)

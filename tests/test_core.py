@@ -162,6 +162,13 @@ def test_numpy_and_paths_in_a_configuration_are_plain(tmp_path):
     assert record["system"]["config"] == {"s": 7.5, "p": "/x", "n": [0, 1]}
 
 
+def test_file_names_that_are_no_text_enter_a_record_as_escapes(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    record, path = core.run(bench(measurement(warnings=[f"first {name}"])), Noise, folder=tmp_path)
+    assert record["warnings"] == ["first caf\\udce9.png"]
+    assert core.load(path) == record
+
+
 def test_a_folder_that_takes_no_record_is_found_before_measuring(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write into .*file.*Not a directory"):

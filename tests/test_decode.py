@@ -146,6 +146,14 @@ def test_top_p_is_the_smallest_set(logits, mass, dtype):
     assert (logits == before).all()
 
 
+def test_top_p_at_its_very_boundary():
+    """Half, a quarter, an eighth, an eighth, exactly: a sum that equals the mass is enough."""
+    logits = torch.tensor([[0.0, -1.0, -2.0, -2.0]], dtype=torch.float64) * np.log(2)
+    assert logits.softmax(-1).tolist() == [[0.5, 0.25, 0.125, 0.125]]
+    for mass, kept in ((0.5, 1), (0.5 + 1e-9, 2), (0.75, 2), (0.75 + 1e-9, 4), (0.4, 1)):
+        assert int(torch.isfinite(top_p(logits, mass)).sum()) == kept, mass
+
+
 @given(rows(holes=True), DTYPES)
 @SETTINGS
 def test_top_p_ends(logits, dtype):

@@ -115,6 +115,34 @@ def test_features_that_are_not_finite(tmp_path):
         features_of(listing(), broken, tmp_path)
 
 
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_shard_goes_on_where_it_was_killed(tmp_path, monkeypatch, torn):
+    """Seven pictures of one shard: killed in the third batch, the first two are not read again."""
+    monkeypatch.setattr(feature_cache, "SHARD", 8)
+    monkeypatch.setattr(feature_cache, "SAVE_S", 0.0)
+    broken = {"broken": (1,), "count": 7}
+    wanted = features_of(listing(**broken), FEATURES, tmp_path / "unbroken")
+    batches = []
+
+    def embedding(images):
+        batches.append(len(images))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return embed(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        features_of(listing(**broken), replace(FEATURES, embed=embedding), tmp_path)
+    (part,) = tmp_path.rglob("00000.part.npz")
+    if torn:
+        part.write_bytes(part.read_bytes()[:90])
+    reads = []
+    kept = features_of(listing(**broken, reads=reads), FEATURES, tmp_path)
+    assert sorted(reads) == (list(range(7)) if torn else [4, 5, 6])
+    assert (everything(kept) == everything(wanted)).all() and kept.unreadable == wanted.unreadable
+    assert kept.remarks == wanted.remarks == {2: "L"} and kept.made == 1
+    assert not list(tmp_path.rglob("*.part.npz"))
+
+
 def test_a_torn_shard_is_named(tmp_path):
     kept = features_of(listing(), FEATURES, tmp_path)
     torn = kept.folder / "00001.npz"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
 
-from benchmarks.metrics.inception_score import inception_score
+from benchmarks.metrics.inception_score import inception_score, parts
 from cm3leon.errors import UserError
 
 
@@ -81,3 +81,11 @@ def test_equals_torchmetrics():
 def test_mistakes(x, splits, message):
     with pytest.raises(UserError, match=message):
         inception_score(x, splits)
+
+
+def test_parts_are_the_published_code_s():
+    """`preds[(i * n // splits):((i + 1) * n // splits)]`: all pictures once, in order."""
+    for count, splits in ((50_000, 10), (23, 10), (10, 10), (7, 3)):
+        found = [range(count)[part] for part in parts(count, splits)]
+        assert [one for part in found for one in part] == list(range(count))
+        assert [one.start for one in found] == [i * count // splits for i in range(splits)]

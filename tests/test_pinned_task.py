@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.harness import images, pinned_task
 from benchmarks.harness.pinned_task import (
+    check_pictures,
     content,
     cropper,
     drawn_listing,
@@ -234,3 +235,16 @@ def test_a_picture_drawn_again_is_another(root, tmp_path):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = drawn_listing(CLEAN, "tinted", drawn).stamps
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_reference_pictures_that_are_not_there(tmp_path):
+    """A number asked for is a trial; a protocol's own run is refused before anything is drawn."""
+    root = write_coco(tmp_path)
+    for path in sorted((root / "val2014").iterdir())[:5]:
+        path.unlink()
+    said = read_task(CLEAN, root, 12).warnings
+    assert "a trial, not coco2014-30k/clean: 7 of 12 reference pictures are there" in said
+    small = replace(CLEAN, n=12)
+    with pytest.raises(UserError, match=r"has 7 of 12 reference pictures of val2014, lacking"):
+        check_pictures(small, root, read_task(CLEAN, root, 12).entries, None)
+    assert check_pictures(small, root, read_task(CLEAN, root, 12).entries[5:], None) == []

@@ -24,6 +24,7 @@ from benchmarks import fid_coco
 from benchmarks.harness import core, feature_cache, images, pinned, sharding
 from benchmarks.harness.prompts import Prompt
 from benchmarks.harness.sharding import ALONE, Group
+from cm3leon.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 N = 12
@@ -331,3 +332,39 @@ def test_who_draws_stops_when_another_is_gone(job):
     said = start(2, options, lambda rank: Deadly(None, 0) if rank == 1 else Slow())
     assert said[0][0] == 2 and "rank 1 died" in said[0][1]
     assert len(list(options.cache.rglob("*.png"))) < N / 2  # not the whole of its share
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"RANK": "x"}, "RANK=x .*must be numbers; unset RANK and WORLD_SIZE to run alone"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT=abc: rank, size and port must be numbers"),
+        ({"RANK": "2"}, "no rank below the size"),
+        ({"MASTER_PORT": "70000"}, "a port below 65536"),
+    ],
+)
+def test_a_launcher_s_variables_left_in_a_shell(monkeypatch, changes, message):
+    named = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    for name, value in (named | changes).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), sharding.joined():
+        raise AssertionError("joined")
+
+
+def test_a_port_in_use_and_ranks_that_do_not_come(monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        named = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in named.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        monkeypatch.setattr(sharding, "MEET_S", 1.0)
+        found = pytest.raises(UserError, match=f"rank 0 of 2 found no store at .*PORT={port}")
+        with found, sharding.joined():
+            raise AssertionError("joined")
+    came = pytest.raises(UserError, match=r"did not come within 1 s|found no store")
+    with came, sharding.joined():
+        raise AssertionError("joined")
+    assert f"rank 0 of 2 waits for the others at 127.0.0.1:{port}" in capsys.readouterr().err

@@ -301,7 +301,9 @@ def plain(value, name: str = "record"):
         return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}; NaN never enters a record")
-    if value is None or isinstance(value, (str, int, float, bool)):
+    if isinstance(value, str):  # a file's name need not be text: its strange bytes as escapes
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, (int, float, bool)):
         return value
     if isinstance(value, Path):
         return str(value)

@@ -25,6 +25,7 @@ from benchmarks.harness.features import Features, extract
 from benchmarks.harness.judged import answers
 from benchmarks.harness.paired import Distance
 from benchmarks.harness.rerank_score import cosines, judge_beside
+from benchmarks.harness.stats import percentile_interval
 from cm3leon.clip import load_clip
 
 MIXED = ("top-p", "cd-k")  # half of the samples from each (A41)
@@ -42,7 +43,7 @@ def guidance(run, asked, features: Features, phases) -> None:
             by_weight = {weight: next(names) for weight in weights}
             found = scores.optimum(by_weight, asked.reference, run.options.resamples)
             best[size.name], draws[size.name] = found
-            ends = paired.percentile_interval(found[1], paired.LEVEL)
+            ends = percentile_interval(found[1], paired.LEVEL)
             run.extra[f"guidance.{size.name}.best_weight"] = (found[0], *around(found[0], ends))
         for one, other in pairwise(sizes):
             run.extra[f"guidance.{one.name}.steps_from_{other.name}"] = scores.apart_in_steps(

@@ -2,6 +2,7 @@
 
     <home>/<key>/about.json        what the key stands for
     <home>/<key>/00000.npz         features of SHARD pictures in a row; there whole, or not at all
+    <home>/<key>/00000.part.npz    those of its first pictures, kept every SAVE_S seconds meanwhile
 
 The key is made of the network's digest, of what is done to a picture before, and of every
 picture's name and content. Cut into shards and batches by place alone, the features do not depend
@@ -12,9 +13,11 @@ Shapes: N pictures, B pictures of a shard, D features, S pixels of a side.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +34,7 @@ from cm3leon.files import sha256_bytes, write_atomic
 FORMAT = 1  # raise it when the same key would stand for other features
 SHARD = 512  # pictures
 BATCH = 32
+SAVE_S = 60.0  # between parts of a shard, for networks that need longer for the whole
 READERS = 4  # threads that decode the next pictures meanwhile
 
 
@@ -129,10 +133,16 @@ def features_of(listing: Listing, features: Features, home: Path, group: Group =
     parts = [range(len(listing))[place * SHARD : (place + 1) * SHARD] for place in missing]
     with progress(sum(map(len, parts)), f"features of {listing.label}") as bar:
         for place, part in zip(missing, parts, strict=True):
+            path = kept.folder / f"{place:05}.npz"
             shard = compute(
-                listing, features, part, lambda count: (bar.update(count), group.check())
+                listing,
+                features,
+                part,
+                lambda count: (bar.update(count), group.check()),
+                path.with_suffix(".part.npz"),
             )
-            write_shard(kept.folder / f"{place:05}.npz", shard)
+            write_shard(path, shard)
+            path.with_suffix(".part.npz").unlink(missing_ok=True)
             kept.made += 1
     group.wait(f"features {key}")
     for shard in kept.shards():
@@ -142,28 +152,58 @@ def features_of(listing: Listing, features: Features, home: Path, group: Group =
 
 
 def compute(
-    listing: Listing, features: Features, part: range, after: Callable[[int], object] = int
+    listing: Listing,
+    features: Features,
+    part: range,
+    after: Callable[[int], object] = int,
+    partly: Path | None = None,
 ) -> Shard:
-    """The features of the pictures at the places `part`; `after` is told of each batch's size."""
-    rows, places, unreadable, remarks = [], [], {}, {}
-    for batch in read_ahead(listing, part):
+    """The features of the pictures at the places `part`; `after` is told of each batch's size.
+
+    What is done is written to `partly` now and then, and taken from there at the next start.
+    """
+    done = Shard(np.zeros((0, features.dim), np.float32), np.zeros(0, np.int64), {}, {})
+    if partly is not None and partly.exists():
+        with contextlib.suppress(UserError):  # a torn one is made again
+            done = read_shard(partly, features.dim)
+    rows, places = [done.features_BD], list(done.places)
+    unreadable, remarks = done.unreadable, done.remarks
+    seen = len(places) + len(unreadable)  # whole batches: the same ones follow
+    after(seen)
+    saved = time.monotonic()
+
+    def shard() -> Shard:
+        return Shard(np.concatenate(rows), np.array(places, np.int64), unreadable, remarks)
+
+    for batch in read_ahead(listing, part[seen:]):
         readable = [(place, one) for place, one in batch if not isinstance(one, UserError)]
         unreadable |= {place: str(one) for place, one in batch if isinstance(one, UserError)}
         remarks |= {place: one[1] for place, one in readable if one[1]}
         if unreadable and not listing.lenient:
             raise UserError(next(iter(unreadable.values())))
         if readable:
-            rows.append(features(np.stack([one[0] for _, one in readable])))
-            places += [place for place, _ in readable]
+            own = [place for place, _ in readable]
+            found = features(np.stack([one[0] for _, one in readable]))
+            check_finite(found, own, listing, features)
+            rows.append(found)
+            places += own
         after(len(batch))
-    features_BD = np.concatenate([np.zeros((0, features.dim), np.float32), *rows])
+        if partly is not None and time.monotonic() - saved >= SAVE_S:
+            write_shard(partly, shard())
+            saved = time.monotonic()
+    return shard()
+
+
+def check_finite(
+    features_BD: np.ndarray, places: Sequence[int], listing: Listing, features: Features
+) -> None:
+    """Raise UserError naming the first picture whose features are NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(features_BD).all(axis=1))
     if bad.size:
         raise UserError(
             f"{features.name} features of picture {places[bad[0]]} of {listing.label} are not "
             f"finite; the weights {features.digest[:12]} are broken"
         )
-    return Shard(features_BD, np.array(places, np.int64), unreadable, remarks)
 
 
 def read_ahead(listing: Listing, places: range) -> Iterator[list[tuple[int, object]]]:

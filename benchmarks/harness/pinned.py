@@ -27,7 +27,7 @@ from benchmarks.harness.pinned_task import (
 )
 from benchmarks.harness.prompt_lists import write_list
 from benchmarks.harness.prompts import digest
-from benchmarks.harness.protocols import Protocol
+from benchmarks.harness.protocols import IMAGES, Protocol
 from benchmarks.harness.reference import (
     Statistics,
     cache_folder,
@@ -37,6 +37,7 @@ from benchmarks.harness.reference import (
 from cm3leon.errors import UserError
 
 SIZES = (5_000, 10_000, 20_000)  # prompts, of which the distance is told too
+NONE = 1e-3  # a Fréchet distance that no two sets of pictures have
 SHOWN = 24  # pictures in the grid
 
 
@@ -93,8 +94,6 @@ def measure(
     """Everything between a system and its record; ranks other than 0 leave after their share."""
     with phases("prompts"):
         task = job.task()
-        if group.first and job.written is not None:
-            write_list(job.written / "prompts.jsonl", task.prompts)
     features = network(job)
     named = find_named(job)
     with phases("draw"):
@@ -125,7 +124,10 @@ def measure(
         others, said = pinned_metrics.numbers_beside(takens, among, captions)
         found["extra"] |= others
     said += not_measured(job, found["extra"], real, features, system)
+    said += own_pictures(found)
     with phases("report"):
+        if job.written is not None:  # beside the tables of this very run
+            write_list(job.written / "prompts.jsonl", task.prompts)
         write_grid(job.written, task.prompts, drawn[0])
     return core.Measurement(
         **found,
@@ -136,6 +138,14 @@ def measure(
         counters=counters(drawn, fakes, real),
         device=getattr(system, "device", None),
     )
+
+
+def own_pictures(found: dict) -> list[str]:
+    """A warning where a distance is none: the pictures scored are those of the reference."""
+    values = [found["value"], found["extra"].get("fid_prompts", found["value"])]
+    if min(values) < NONE:
+        return ["the pictures scored are the reference's own: their distance is 0"]
+    return []
 
 
 def network(job: Job) -> Features:
@@ -346,6 +356,8 @@ def warnings(
         said.append(f"n={len(task.prompts)} is not above the {features.dim} features: FID too high")
     if real is not None:
         said += remarks_on(real, task.entries)
+        if bad := sum(task.entries[place].path.is_file() for place in real.unreadable):
+            said.append(f"a trial, not {pinned.name}: {bad} reference pictures cannot be read")
     elif job.reference is not None:
         said += foreign_statistics(pinned, features, references["imported"])
     if extra := [name for one in drawn for name in one.extra]:
@@ -359,6 +371,8 @@ def foreign_statistics(pinned: Protocol, features: Features, given: Statistics) 
         return ["the reference was imported and does not say how it was made"]
     wanted = {"split": pinned.split, "crop": pinned.crop, "size": pinned.size}
     wanted |= {"features_sha256": features.digest}
+    if given.about.get("reference") == "all" and pinned.split in IMAGES:
+        wanted |= {"pictures": IMAGES[pinned.split]}
     return [
         f"a trial, not {pinned.name}: the imported reference has {key} {given.about.get(key)}"
         for key, value in wanted.items()

@@ -209,23 +209,20 @@ def class_score(features: Features, fakes: Sequence[Kept]) -> dict[str, tuple]:
     Its interval is Student's t over the parts. The parts are read one by one: memory does not grow.
     """
     from benchmarks.harness.stats import mean_interval
-    from benchmarks.metrics.inception_score import inception_score
+    from benchmarks.metrics.inception_score import inception_score, parts
 
     count = fakes[0].count
     splits = min(SPLITS, count // 2)
     if features.logits is None or splits < 2:
         return {}
-    part_N = np.arange(count) * splits // count
-    scores_P = np.mean(
-        [
-            [
-                inception_score(features.logits(fake.rows(part_N == part)), 1)[0]
-                for part in range(splits)
-            ]
-            for fake in fakes
-        ],
-        axis=0,
-    )
+
+    def score(fake: Kept, part: slice) -> float:
+        marked = np.zeros(count, bool)
+        marked[part] = True
+        return inception_score(features.logits(fake.rows(marked)), 1)[0]
+
+    cut = parts(count, splits)
+    scores_P = np.mean([[score(fake, part) for part in cut] for fake in fakes], axis=0)
     return {"inception_score": (float(scores_P.mean()), *mean_interval(scores_P))}
 
 

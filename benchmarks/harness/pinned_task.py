@@ -77,17 +77,30 @@ def read_task(
     if len(prompts) != protocol.n:
         said.append(f"a trial, not {protocol.name}: n={len(prompts)} of {protocol.n}")
     entries, own_N = reference_pictures(protocol, entries, prompts, pictured, statistics)
-    check_pictures(protocol, root, entries)
+    said += check_pictures(protocol, root, entries, n)
     return PinnedTask(prompts, list_digest(prompts), name, entries, own_N, said)
 
 
-def check_pictures(protocol: Protocol, root: Path | None, entries: Sequence[Entry]) -> None:
-    """UserError for captions without a single picture."""
-    if entries and not any(entry.path.is_file() for entry in entries):
+def check_pictures(protocol: Protocol, root: Path | None, entries: Sequence[Entry], n) -> list[str]:
+    """A warning of reference pictures that are not there; UserError where no n was asked for.
+
+    Of none at all, always.
+    """
+    missing = [entry for entry in entries if not entry.path.is_file()]
+    if entries and len(missing) == len(entries):
         raise UserError(
             f"{root} has captions but no pictures of {protocol.split}, e.g. {entries[0].path}; "
             "unpack them there, or give --reference FILE.npz"
         )
+    if not missing:
+        return []
+    there = f"{len(entries) - len(missing)} of {len(entries)} reference pictures"
+    if n is None and not protocol.name.endswith("/quick"):
+        raise UserError(
+            f"{root} has {there} of {protocol.split}, lacking {missing[0].path.name}; unpack the "
+            "rest, or name a trial's number with --n"
+        )
+    return [f"a trial, not {protocol.name}: {there} are there"]
 
 
 def wanted_count(protocol: Protocol, n: int | None, available: int) -> int:

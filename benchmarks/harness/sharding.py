@@ -18,16 +18,19 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from cm3leon.errors import UserError
 
 LOOK_S = 0.1  # between looks at the others
 BEAT_S = 2.0  # between signs of life
+MEET_S = 300.0  # for which the ranks wait for one another at the start
 SILENT_S = 60.0  # without one, a rank of another machine counts as dead
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PARTING_S = 5.0  # for which a failed rank 0 keeps the store
@@ -160,7 +163,10 @@ def alive(process: int) -> bool:
 
 def rank_here() -> int:
     """This process' rank by its environment, 0 without torchrun."""
-    return int(os.environ["RANK"]) if launched() else 0
+    try:
+        return int(os.environ["RANK"]) if launched() else 0
+    except ValueError:  # `find_store` says so
+        return 0
 
 
 def launched() -> bool:
@@ -176,7 +182,7 @@ def joined() -> Iterator[Group]:
         return
     import torch.distributed as dist
 
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = find_store(dist)
     group = meet(store, rank, size)
     own_device()
     over = threading.Event()
@@ -195,13 +201,50 @@ def joined() -> Iterator[Group]:
         signal.signal(signal.SIGTERM, before)
 
 
+def find_store(dist) -> tuple[object, int, int]:
+    """(store, rank, number of ranks) by the launcher's variables.
+
+    Says at once whom it waits for: variables left in a shell look like a launcher's. Raises
+    UserError for ones that are no numbers, a port in use, and a holder that does not answer.
+    """
+    told = {name: os.environ[name] for name in NEEDED}
+    shown = " ".join(f"{name}={value}" for name, value in told.items())
+    way_out = "unset RANK and WORLD_SIZE to run alone, or start by torchrun"
+    try:
+        rank, size, port = (int(told[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    except ValueError:
+        raise UserError(f"{shown}: rank, size and port must be numbers; {way_out}") from None
+    if not (0 <= rank < size and 0 < port < 2**16):
+        raise UserError(f"{shown}: no rank below the size at a port below 65536; {way_out}")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun itself is sure of its ranks
+        print(
+            f"rank {rank} of {size} waits for the others at {told['MASTER_ADDR']}:{port} for at "
+            f"most {MEET_S:.0f} s ({way_out})",
+            file=sys.stderr,
+            flush=True,
+        )
+    try:
+        return next(dist.rendezvous("env://", timeout=timedelta(seconds=MEET_S)))
+    except (RuntimeError, ValueError, OSError) as error:  # torch's network errors
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(
+            f"rank {rank} of {size} found no store at {shown}: {reason}; {way_out}"
+        ) from None
+
+
 def meet(store, rank: int, size: int) -> Group:
-    """The group, once every rank has said where it runs."""
+    """The group, once every rank has said where it runs; UserError naming one that did not come."""
     store.set(f"peer/{rank}", f"{socket.gethostname()} {os.getpid()}")
-    peers = {}
-    for other in range(size):
-        host, process = store.get(f"peer/{other}").decode().rsplit(" ", 1)
-        peers[other] = host, int(process)
+    peers, other = {}, 0
+    try:
+        for other in range(size):
+            host, process = store.get(f"peer/{other}").decode().rsplit(" ", 1)
+            peers[other] = host, int(process)
+    except RuntimeError:  # torch's timeout
+        raise UserError(
+            f"rank {other} of {size} did not come within {MEET_S:.0f} s; start all ranks "
+            "(torchrun), or unset RANK and WORLD_SIZE to run alone"
+        ) from None
     return Group(rank, size, store, peers)
 
 

@@ -33,9 +33,14 @@ def inception_score(logits_NK, splits: int = 10, seed: int | None = None) -> tup
         raise UserError(f"the Inception score needs 2 or more classes, got {logits.shape[1]}")
     if seed is not None:
         logits = logits[generator(seed, "inception score").permutation(len(logits))]
-    edges = [index * len(logits) // splits for index in range(splits + 1)]
-    scores = [_score(logits[a:b]) for a, b in pairwise(edges)]
+    scores = [_score(logits[part]) for part in parts(len(logits), splits)]
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def parts(count: int, splits: int) -> list[slice]:
+    """Consecutive parts of so many pictures, as the published code cuts them."""
+    edges = [index * count // splits for index in range(splits + 1)]
+    return [slice(*ends) for ends in pairwise(edges)]
 
 
 def _score(logits_NK: np.ndarray) -> float:
