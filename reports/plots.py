@@ -208,8 +208,9 @@ def _wrap(caption: str, font, width: int) -> list[str]:
         else:  # one word wider than the picture
             fits = _fitting(word, font, width)
             lines.append(word[:fits])
-            words = [word[fits:], *words]
-    lines.append(line)
+            words = [word[fits:], *words] if word[fits:] else words
+    if line or not lines:
+        lines.append(line)
     if len(lines) <= LINES:
         return lines
     last = lines[LINES - 1]

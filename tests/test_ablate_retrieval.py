@@ -197,5 +197,5 @@ def test_unseen_entities_are_those_that_train_never_shows():
     )
     shown = {thing.entity for k in range(400) for thing in scene("stock", "train", k).objects}
     assert not shown & unseen_names()
-    asked = [asks_for_unseen(one) for one in scenes_prompts(20, "tail")]
-    assert asked == [k % 2 == 1 for k in range(20)]  # even indices ask for entities of `train`
+    asked = [asks_for_unseen(one) for one in scenes_prompts(40, "tail")]
+    assert not any(asked[::2]) and sum(asked[1::2]) > 10  # even indices: entities of `train`

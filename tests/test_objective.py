@@ -375,8 +375,10 @@ def test_rows_without_segments(row, config):
 
 
 def test_a_span_that_meets_another_is_drawn_again():
-    """Two spans in one segment of four tokens: without another draw a third of the rows has one."""
+    """Two spans in one segment of four tokens: all rows but those whose first span holds them all,
+    a tenth; without another draw half of the rows have one span.
+    """
     row = [E, 1, 2, 3, 4, E]
     both = ObjectiveConfig(rate=9.0, fewest=2, most=2, p_full=0)
     counts = [len(draw_spans(row, V, both, generator(seed, "redraw"))) for seed in range(300)]
-    assert np.mean(np.array(counts) == 2) > 0.97
+    assert np.mean(np.array(counts) == 2) > 0.8
