@@ -41,7 +41,7 @@ FORMAT = 3
 ARRAYS = ("codes", "texts", "offsets", "captions")
 SMALL = ("texts", "offsets", "captions")  # read into memory
 VECTORS = ("image_vectors", "text_vectors")
-BATCH = 64  # pictures encoded at once
+BATCH = 32  # pictures encoded at once
 
 
 class TokenCache:

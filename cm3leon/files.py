@@ -6,11 +6,16 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from cm3leon.errors import UserError
+
+TEMPORARY = ".cm3leon"  # how the names of unfinished files end
+LEFT = 60.0  # seconds after which one without a lock is a leftover
+_cleaned: set[str] = set()  # folders in which this process has looked for leftovers
 
 
 def write_atomic(path: str | Path, data: bytes | str, durable: bool = True) -> Path:
@@ -34,8 +39,10 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        remove_leftovers(path.parent)
+        handle, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
         with os.fdopen(handle, "wb") as file:
+            _lock(file)
             yield file
             file.flush()
             if durable:
@@ -100,6 +107,33 @@ def check_writable(folder: str | Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write into {folder}: {reason}; choose another folder") from None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of unfinished files; once a process for each folder.
+
+    Who writes holds a lock on the file, which ends with the process: what has none, and is older
+    than the moment between making and locking it, belongs to nobody.
+    """
+    place = os.path.abspath(folder)
+    if place in _cleaned:
+        return
+    _cleaned.add(place)
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > LEFT and _lock(file):
+                path.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed; whether that went."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # not on Windows; a file system without locks; in use
+        return False
+    return True
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -75,3 +75,10 @@ def check_free(folder: Path) -> None:
     """Raise UserError where something of that name is there already."""
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} is there already; name a new folder")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is there and holds nothing, hidden files of a killed process aside."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(path.name.startswith(".") for path in folder.iterdir())

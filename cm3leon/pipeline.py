@@ -12,6 +12,7 @@ Shapes: B samples, N image tokens of a picture, H = W pixels of a side.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.generate import generate_images
+from cm3leon.identity import joined
 from cm3leon.infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
 from cm3leon.inpaint import EditGuidance, Hole, fill_holes
 from cm3leon.quantise import kind
@@ -246,6 +248,9 @@ class System:
         """Everything but the weights that moves the drawing, as plain JSON values."""
         return {
             "model": self.model.config.name,
+            "shape_sha256": joined(  # the same weights compute otherwise under another shape
+                json.dumps(to_dict(one.config), sort_keys=True) for one in (self.model, self.vq)
+            ),
             "decode": to_dict(self.decode),
             "documents": self.retriever.config.documents if self.retriever else 0,
             "retrieval": self.retriever.about if self.retriever else None,

@@ -16,8 +16,8 @@ def derive(root: int, *path) -> int:
 
     Depends on nothing but its arguments: not on order, batch, process count or machine.
     """
-    text = "/".join(map(str, (root, *path)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    text = "/".join(map(str, (root, *path))).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def generator(root: int, *path) -> np.random.Generator:

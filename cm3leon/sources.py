@@ -33,7 +33,7 @@ PICTURES = {
     ".avif", ".heic", ".heif", ".jp2",
 }  # fmt: skip
 TARS = (".tar", ".tar.gz", ".tgz")
-WORLD = ("scenes", "sprites", "language", "seeds")  # files that the embedded world is made by
+WORLD = ("scenes", "sprites", "language", "seeds", "world/*")  # files that make scenes
 
 
 class Item(NamedTuple):
@@ -243,7 +243,8 @@ class Scenes:
 def world() -> str:
     """A digest of the code of the embedded world: where it differs, its scenes may."""
     here = Path(__file__).parent
-    return joined((here / f"{name}.py").read_bytes() for name in WORLD)
+    files = [path for name in WORLD for path in sorted(here.glob(f"{name}.py"))]
+    return joined(path.read_bytes() for path in files)
 
 
 class Files:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cm3leon.estimate import Estimate
     from cm3leon.pretrain import Corpus, Recipe
 
+MOST_EPOCHS = 1000  # above, a plan says that the documents are too few
+
 
 @dataclass(frozen=True)
 class TrainText:
@@ -33,12 +35,13 @@ class TrainText:
 
     def run(self) -> int:
         """Read, train, write, say how large it is."""
-        from cm3leon.image_tokenizer import check_free
+        from cm3leon.image_tokenizer import check_free, is_empty
         from cm3leon.source_captions import read_captions
         from cm3leon.sources import find_source
         from cm3leon.text import TextTokenizer
 
-        check_free(self.out)
+        if not is_empty(self.out):  # a killed run leaves an empty folder
+            check_free(self.out)
         count = 0
 
         def counted():
@@ -302,6 +305,20 @@ class Train:
             f"data: {corpus.trained:,} documents of {corpus.cache.folder}, {len(corpus.held):,} "
             f"held out, {len(corpus.cache.skipped):,} not readable; {corpus.pair:,.0f} tokens a "
             f"pair; documents before a query: {before}",
+            *too_often(estimate),
             "fits: vocabulary, grid and context"
             + (", CLIP of cache and bank" if corpus.bank else ""),
         ]
+
+
+def too_often(estimate: Estimate) -> list[str]:
+    """A line where a training reads its documents more often than anything is learned from."""
+    if not estimate.documents:
+        return []
+    epochs = estimate.train.steps * estimate.train.batch / estimate.documents
+    if epochs <= MOST_EPOCHS:
+        return []
+    return [
+        f"too few documents: {epochs:,.0f} epochs of {estimate.documents:,} learn them by heart; "
+        "encode more, or give fewer --tokens or --steps"
+    ]

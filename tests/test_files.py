@@ -1,7 +1,12 @@
 """Files at the rim: the old bytes or the new ones, never a part, and nothing left behind."""
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -86,3 +91,36 @@ def test_the_baselines_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CM3LEON_BASELINES", str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"no baselines folder at .*none; set CM3LEON_"):
         files.baselines_folder()
+
+
+def test_what_a_killed_process_left_goes_and_what_is_being_written_stays(tmp_path, monkeypatch):
+    old = time.time() - 2 * files.LEFT
+    left, written = tmp_path / f".a.x1{files.TEMPORARY}", tmp_path / f".b.x2{files.TEMPORARY}"
+    young, foreign = tmp_path / f".c.x3{files.TEMPORARY}", tmp_path / ".settings.x4"
+    for path in (left, written, young, foreign):
+        path.write_bytes(b"half")
+        if path is not young:
+            os.utime(path, (old, old))
+    with open(written, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as another process holds it
+        files.write_atomic(tmp_path / "a", b"new")
+        assert names(tmp_path) == sorted([written.name, young.name, foreign.name, "a"])
+
+
+KILLED = """
+import os, sys
+from cm3leon import files
+with files.atomic_file(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_kill_while_writing_leaves_nothing_for_ever(tmp_path, monkeypatch):
+    path, root = tmp_path / "a", Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=root, check=False)
+    assert len(names(tmp_path)) == 1 and not path.exists()
+    monkeypatch.setattr(files, "LEFT", -1.0)
+    files.write_atomic(path, b"whole")
+    assert names(tmp_path) == ["a"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.harness import images
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig
 from cm3leon.drawing import DecodeConfig
@@ -137,6 +138,20 @@ def test_config_is_json_and_names_what_moves_the_drawing(system):
     config = json.loads(json.dumps(system.config))
     assert config["decode"]["guidance"] == DecodeConfig().guidance
     assert (config["model"], config["size"], config["dtype"]) == ("scenes-s", 32, "float32")
+
+
+OTHERWISE = {"config.json": ("heads", 4), "../vq/config.json": ("quantiser", "unit")}
+
+
+@pytest.mark.parametrize("file", OTHERWISE)
+def test_the_same_weights_in_another_shape_are_another_system(system, copy, file):
+    path, (field, value) = copy / file, OTHERWISE[file]
+    about = json.loads(path.read_text())
+    assert about["config"].get(field) != value
+    about["config"][field] = value
+    path.write_text(json.dumps(about))
+    other = load_system(copy)
+    assert other.weights_sha256 == system.weights_sha256 and images.key(other) != images.key(system)
 
 
 def test_found_by_name(folder, monkeypatch):

@@ -111,3 +111,8 @@ def test_only_seeds_makes_random_numbers():
     theirs = "benchmarks/harness/published_checks.py"  # another program's subsets, drawn as it does
     assert set(found) - {theirs} == {"cm3leon/seeds.py"}
     assert found[theirs] == ["RandomState", "RandomState"]
+
+
+def test_half_characters_have_seeds_too():
+    """The tokenizer is what refuses such a text, in words."""
+    assert seeds.derive(0, "a \udcff") != seeds.derive(0, "a \udcfe") != seeds.derive(0, "a ")

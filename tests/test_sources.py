@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_maker import write_coco
+from test_imports import ROOT, imports
 
 from cm3leon.errors import UserError
 from cm3leon.pictures import write_png
 from cm3leon.scenes import export_coco, scene
 from cm3leon.source_captions import read_captions
 from cm3leon.sources import (
+    WORLD,
     Coco,
     Files,
     Item,
@@ -338,6 +340,18 @@ def test_tars_in_folders_of_one_folder(tmp_path):
         write_tar(make(tmp_path / part) / "0.tar", samples(1))
     found = everything(find_source(str(tmp_path)))
     assert [item.id for item in found] == ["a/0/0000", "b/0/0000"]
+
+
+def test_the_worlds_stamp_covers_all_the_code_that_draws():
+    here, waiting, found = ROOT / "cm3leon", {"cm3leon.scenes"}, set()
+    while waiting - found:
+        name = (waiting - found).pop()
+        found.add(name)
+        path = here.parent.joinpath(*name.split(".")).with_suffix(".py")
+        waiting |= {one for one in imports(path, late=False) if one.startswith("cm3leon.")}
+    covered = {path for name in WORLD for path in here.glob(f"{name}.py")}
+    files = {here.parent.joinpath(*name.split(".")).with_suffix(".py") for name in found}
+    assert files - covered == {here / "errors.py"}
 
 
 def test_names_that_are_no_utf8(tmp_path):

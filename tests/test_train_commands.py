@@ -178,6 +178,22 @@ def test_a_text_tokenizer_of_a_source(run, place, tmp_path):
     assert code == 0 and "(asked for 56320: no pair is left) from 30 captions" in out
 
 
+def test_a_killed_train_text_blocks_nothing(run, tmp_path):
+    write_tar(tmp_path / "0.tar", range(30))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / ".tokenizer.json.x1.cm3leon").write_text("half")
+    source = f"{tmp_path}/0.tar"
+    assert run("train-text", source, "--out", tmp_path / "text", "--size", "290")[0] == 0
+    code, _, err = run("train-text", source, "--out", tmp_path / "text", "--size", "290")
+    assert code == 2 and "text is there already" in err
+
+
+def test_a_plan_of_a_million_epochs_says_so(run):
+    code, out, _ = run(*TRAIN, "--steps", "100000", "--out", "dry", "--dry-run")
+    assert code == 0 and "too few documents: " in out and " epochs of 21 learn them by heart" in out
+    assert "too few" not in run(*TRAIN, "--steps", "9", "--out", "dry", "--dry-run")[1]
+
+
 def test_every_setting_of_a_training_but_three_can_be_given():
     known = set(TrainConfig.__dataclass_fields__)
     offered = set(TrainChanges.__dataclass_fields__)
