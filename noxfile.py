@@ -19,6 +19,8 @@ BENCHES = (
     "ablate_pretraining",
     "ablate_positions",
     "ablate_decoding",
+    "choose_decoding",
+    "equal_compute",
     "latency",
     "rfid",
     "verify_fid",

@@ -163,7 +163,10 @@ def scores(name: str) -> dict[str, str]:
             continue
         interval = record["interval"] or {}
         ends = span(record["value"], interval.get("low"), interval.get("high"))
-        found["fid_scenes (`coco`, `test`)"] = f"{number(record['value'])} {ends}, n={record['n']}"
+        split = record["protocol"].get("headline", "test")
+        found[f"fid_scenes (`coco`, `{split}`)"] = (
+            f"{number(record['value'])} {ends}, n={record['n']}"
+        )
         if overall := extra(record, "overall"):
             found["composition, overall"] = f"{overall['value']:.3f}"
     return found

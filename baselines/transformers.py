@@ -17,7 +17,7 @@ from baselines.tokenizers import device_name
 from cm3leon import seeds
 from cm3leon.bank import MemoryBank
 from cm3leon.cache import TokenCache, encode
-from cm3leon.checkpoint import digest, load, load_into, save
+from cm3leon.checkpoint import CONFIG, digest, load, load_into, read_about, save
 from cm3leon.clip import Clip, load_clip
 from cm3leon.config import VQConfig, from_dict, to_dict
 from cm3leon.data import Joined, pair_batches, pair_held_out, pair_loss
@@ -146,9 +146,18 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
     del extra["model"]  # is the checkpoint's configuration
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
+    extra |= chosen_decode(out / recipe.name)
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     write_atomic(out / recipe.name / "log.jsonl", (run / "log.jsonl").read_bytes())
     save(out / recipe.name, "transformer", recipe.model, tensors, extra, dtype=torch.bfloat16)
+
+
+def chosen_decode(folder: Path) -> dict:
+    """The settings of drawing that were chosen for the model before (choose_decoding), if any."""
+    if not (folder / CONFIG).exists():
+        return {}
+    extra = read_about(folder)["extra"]
+    return {"decode": extra["decode"]} if "decode" in extra else {}
 
 
 def steps_of(run: Path, tokens: float) -> int:

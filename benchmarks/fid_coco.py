@@ -1,18 +1,20 @@
 """FID of a text-to-image system, zero-shot, as in Table 1 of the paper.
 
-    nox -s fid_coco                                    scenes-s, 1,000 captions of the small world
+    nox -s fid_coco                                    scenes-s on captions of the small world
     nox -s fid_coco -- --system my_file:MY_SYSTEM      your own: any object with a `draw`
     nox -s fid_coco -- --images FOLDER                 pictures drawn elsewhere, named by image id
     nox -s fid_coco -- --protocol coco2014-30k/pytorch-fid --coco-root FOLDER     MS-COCO, pinned
     nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
     torchrun --nproc-per-node 8 -m -- benchmarks.fid_coco ...   the same value, by many processes
 
-Cost: about 3 minutes on 2 cores for 1,000 captions, most of it drawing; a second run reuses the
-drawings. Protocol: one caption a picture; the reference are the pictures the captions were written
-for; features of the scenes network (hence `fid_scenes`: never comparable with an Inception FID).
-Beside the number stands its scale at the same n: floor (the reference against n other real
-pictures), rFID (the reference through the image tokenizer) and noise. Where meanings are known,
-GenEval's six scores say whether what was asked for is there.
+Cost: about 3 minutes on 2 cores, most of it drawing; a second run reuses the drawings. Protocol of
+the embedded world (version 2): one caption a picture, 1,000 of `natural` (about an entity as often
+as training is), 200 each of `test` (never) and `tail` (always); with 0, 1 and 2 documents where the
+system retrieves. The value is that of `natural` with the system's own number of documents, against
+1,000 other real pictures of the split; features of the scenes network (hence `fid_scenes`: never
+comparable with an Inception FID). Beside it stand the plain setting of drawing (guidance 1,
+temperature 1), the distance to the captions' own pictures, its scale (real pictures, rFID, noise),
+and GenEval's six scores, which say whether what was asked for is there (harness/scenes_fid.py).
 
 A `--protocol` fixes prompts, references, crop, file format and network (harness/protocols.py); its
 value is an Inception FID. It writes its prompts as `prompts.jsonl`, with their SHA-256.
@@ -31,13 +33,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import core, images, rerank_score, sharding
+from benchmarks.harness import core, images, settings, sharding
 from benchmarks.harness.features import Features, extract, load_features
 from benchmarks.harness.prompts import digest
 from benchmarks.harness.protocols import QUICK, find_protocol
 from benchmarks.harness.sharding import ALONE, Group
 from benchmarks.harness.systems import find_system
-from benchmarks.harness.tasks import Task, batches, coco_task, scenes_task
+from benchmarks.harness.tasks import Task, batches, coco_task
 from cm3leon.cli import parse
 from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
@@ -60,8 +62,10 @@ class Options:
     llamagen"""
     data: Literal["scenes", "coco"] = "scenes"
     """the embedded world, or MS-COCO files"""
-    split: Literal["test", "val"] = "test"
-    """of scenes; `val` is there to choose settings on, and another protocol"""
+    split: tuple[Literal["natural", "test", "tail", "val"], ...] = ("natural", "test", "tail")
+    """of scenes; the first is the headline's; `val` is there to choose settings on"""
+    real: int = 1000
+    """other real pictures of each split of scenes, which its FID is against"""
     coco_root: Path | None = None
     """root of an MS-COCO copy: annotations/captions_<split>.json and pictures"""
     coco_split: str | None = None
@@ -93,7 +97,8 @@ class Options:
     only_prompts: Path | None = None
     """write the protocol's prompts to this .jsonl and stop"""
     n: int | None = None
-    """captions; left out: 1,000 of scenes, all of coco, what the protocol says"""
+    """captions (of each split of scenes); left out: 1,000 of natural and val, 200 of test and
+    tail, all of coco, what the protocol says"""
     seeds: tuple[int, ...] = (0,)
     """sampling seeds; each gives one FID, the value is their mean"""
     images: Path | None = None
@@ -101,14 +106,16 @@ class Options:
     name: str | None = None
     """of the system that drew --images; left out: the folder's last name"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
-    documents: int | None = None
-    """retrieved documents before each caption, 0 to 4; left out: the system's own"""
+    documents: tuple[int, ...] | None = None
+    """retrieved documents before each caption, 0 to 4; several in scenes alone, where the largest
+    is the headline's; left out: the system's own, in scenes beside 0, 1 and 2"""
     samples: int = 1
     """drawn for each caption, of which CLIP keeps one (the paper's Table 1: 8)"""
     rerank_clip: str = "scenes"
     """the CLIP that keeps it: scenes, local-dir:FOLDER, or ARCHITECTURE:FILE"""
     quick: bool = False
-    """128 captions (of a protocol: against their own pictures): a look, and another protocol"""
+    """128 captions, 64 of test and tail (of a protocol: against their own pictures): a look, and
+    another protocol"""
     batch_size: int = 64
     """captions drawn at once; moves speed, not pictures"""
     resamples: int | None = None
@@ -132,6 +139,7 @@ class Options:
         self._check_images()
         if self.coco_root and self.data != "coco" and self.protocol is None:
             raise UserError(f"--coco-root {self.coco_root} needs --data coco or a --protocol")
+        self._check_scenes()
         if self.protocol is not None:
             find_protocol(self.protocol)
             return
@@ -156,6 +164,28 @@ class Options:
             option = next(iter(self.decode.given)).replace("_", "-")
             raise UserError(f"--{option} has no effect on --images; leave it out")
 
+    def _check_scenes(self) -> None:
+        """The options of the embedded world."""
+        for name in ("split", "documents"):
+            given = getattr(self, name)
+            if given is not None and (not given or len(set(given)) < len(given)):
+                raise UserError(f"{name} must name different ones, got {list(given)}")
+        if self.real < 2:
+            raise UserError(f"real must be at least 2 (a covariance), got {self.real}")
+        if len(self.documents or ()) > 1 and not self.embedded:
+            shown = " ".join(map(str, self.documents))
+            raise UserError(f"--documents {shown}: several are of scenes alone; give one number")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded world is asked for, not MS-COCO."""
+        return self.data == "scenes" and self.protocol is None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of documents that a system of scenes is drawn with, beside its own."""
+        return settings.DOCUMENTS if self.documents is None else self.documents
+
 
 def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`.
@@ -165,7 +195,9 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
     if options.images is not None:
         system = images.Folder(options.images, options.name)
         system.check_name(options.results / BENCH.name)
-    system = best_of(tuned(system or find_system(options.system), options), options)
+    documents = None if options.documents is None else max(options.documents)
+    base = settings.tuned(system or find_system(options.system), options.decode.given, documents)
+    system = best_of(base, options)
     if options.protocol is not None:
         return pinned_fid(options, system, group)
     protocol = {
@@ -175,8 +207,23 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
         "features": "scenes",
         "crop": CROP,
     }
-    bench = replace(BENCH, measure=partial(measure, options, group))
+    if not options.embedded:
+        bench = replace(BENCH, measure=partial(measure, options, group))
+        return core.run(bench, system, protocol, options.results)
+    from benchmarks.harness import scenes_fid  # scipy: imported late, `--help` answers at once
+
+    arms = [
+        settings.Arm(arm.name, best_of(arm.system, options))
+        for arm in settings.arms(base, options.counts)
+    ]
+    protocol |= scenes_fid.protocol(options)
+    bench = replace(BENCH, measure=partial(scenes_fid.measure, options, group, arms))
     return core.run(bench, system, protocol, options.results)
+
+
+def best_of(system, options: Options):
+    """The system, or what keeps the best of its samples."""
+    return settings.best_of(system, options.samples, options.rerank_clip)
 
 
 def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
@@ -205,51 +252,10 @@ def pinned_job(options: Options):
     )
 
 
-def tuned(system, options: Options):
-    """The system under the options given, its name saying which differ from its own."""
-    documents = {} if options.documents is None else {"documents": options.documents}
-    name = system.name
-    for kind, given in (("decode", options.decode.given), ("retrieval", documents)):
-        if not given:
-            continue
-        own = current(system, kind)
-        if own is None:
-            option = next(iter(given)).replace("_", "-")
-            raise UserError(f"--{option} does not apply to system {system.name}; leave it out")
-        other = {key: value for key, value in given.items() if value != getattr(own, key)}
-        name = "+".join([name, *(f"{key}{_short(value)}" for key, value in other.items())])
-        system = getattr(system, f"with_{kind}")(replace(own, **given))
-    return replace(system, name=name) if name != system.name else system
-
-
-def best_of(system, options: Options):
-    """The system, or, with several samples, what keeps the best of them by CLIP."""
-    if options.samples == 1:
-        return system
-    from cm3leon.clip import load_clip
-    from cm3leon.rerank import Reranked
-
-    if current(system, "decode") is None:
-        raise UserError(f"--samples does not apply to system {system.name}; leave it out")
-    return Reranked(system, load_clip(options.rerank_clip), options.samples)
-
-
-def _short(value) -> str:
-    """A setting inside a system's name."""
-    return f"{value:g}" if isinstance(value, (int, float)) else f"-{value}"
-
-
-def current(system, kind: str):
-    """A system's own settings of decoding or retrieval; None where it has none."""
-    if kind == "decode":
-        return getattr(system, "decode", None)
-    return getattr(getattr(system, "retriever", None), "config", None)
-
-
 def measure(
     options: Options, group: Group, system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
-    """Everything between a system and its record; `protocol` comes back with the digests found."""
+    """MS-COCO files by the scenes network; `protocol` comes back with the digests found."""
     from benchmarks.harness import fid  # scipy: imported late, `--help` answers at once
     from benchmarks.harness.pinned import write_grid
 
@@ -267,16 +273,12 @@ def measure(
             extract(features, one.batches(), len(one), f"features of {system.name}")
             for one in drawn
         ]
-        tokenizer = getattr(system, "vq", None) or shipped_tokenizer()
+        tokenizer = getattr(system, "vq", None) or fid.shipped_tokenizer()
         extra = fid.scale(task, real, real_ND, features, tokenizer)
     with phases("statistics"):
         per_seed = fid.per_seed(real_ND, fakes)
         spread = fid.spread(real_ND, fakes)
         extra |= fid.companions(real_ND, fakes, resamples)
-    with phases("composition"):
-        answered, meant = composition(task, drawn, features.size)
-        near, said = rerank_score.score_picked(system, task.prompts, drawn)
-        extra |= meant | near
     with phases("report"):
         write_grid(options.reports / "fid_coco", task.prompts, drawn[0])
     return core.Measurement(
@@ -285,23 +287,13 @@ def measure(
         interval=spread.pop("both"),
         spread=spread,
         per_seed=per_seed,
-        samples=fid.samples(task.prompts, real_ND, fakes, answered),
+        samples=fid.samples(task.prompts, real_ND, fakes),
         extra=extra,
-        warnings=[*warnings(options, task, len(real), features, drawn), *said],
+        warnings=warnings(task, len(real), features, drawn),
         protocol=found(task, real, features),
         counters={name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")},
         device=getattr(system, "device", None),
     )
-
-
-def composition(task: Task, drawn: Sequence[images.Pictures], size: int) -> tuple:
-    """Answers to what the captions claim, and the shares right; (None, {}) where none is known."""
-    from benchmarks.harness import judged
-
-    if any(prompt.meaning is None for prompt in task.prompts):
-        return None, {}
-    answered = judged.answers(task.prompts, drawn, size)
-    return answered, judged.composition(*answered, [prompt.image_id for prompt in task.prompts])
 
 
 def found(task: Task, real_NSS3: np.ndarray, features: Features) -> dict:
@@ -317,8 +309,6 @@ def found(task: Task, real_NSS3: np.ndarray, features: Features) -> dict:
 def load_task(options: Options, size: int) -> Task:
     """Prompts and real pictures that the options ask for."""
     n = options.n
-    if options.data == "scenes":
-        return scenes_task(n or (QUICK if options.quick else 1000), size, options.split)
     task = coco_task(options.coco_root, options.coco_split, n, size)
     if options.quick and n is None and len(task.prompts) > QUICK:
         return coco_task(options.coco_root, options.coco_split, QUICK, size)
@@ -337,23 +327,12 @@ def pictures(
     ]
 
 
-def shipped_tokenizer():
-    """The image tokenizer under `baselines/scenes/vq`, for systems that have none of their own."""
-    from cm3leon.config import VQConfig
-    from cm3leon.files import baselines_folder
-    from cm3leon.loading import load_module
-    from cm3leon.vq import VQ
-
-    return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]
-
-
 def warnings(
-    options: Options, task: Task, n_real: int, features: Features, drawn: Sequence[images.Pictures]
+    task: Task, n_real: int, features: Features, drawn: Sequence[images.Pictures]
 ) -> list[str]:
     """What a reader must know before quoting the number."""
-    n, said = len(task.prompts), []
-    if options.data == "coco":
-        said.append(f"a trial of the way, not a score: features=scenes on photographs, n={n}")
+    n = len(task.prompts)
+    said = [f"a trial of the way, not a score: features=scenes on photographs, n={n}"]
     if min(n, n_real) <= features.dim:
         said.append(
             f"n={min(n, n_real)} is not above the {features.dim} features: FID is far too high"
@@ -372,14 +351,15 @@ def report(options: Options, record: dict) -> None:
     """The tables on the terminal, and as files beside the grid with a plot of the scale."""
     from reports.beside import beside_table
     from reports.plots import fid_scale_plot
-    from reports.tables import composition_table, fid_table, read_published, scale_table, write_all
+    from reports.splits import splits_table
+    from reports.tables import fid_table, read_published, scale_table, write_all
 
     folder = options.reports / "fid_coco"
     tables = {
         "fid_coco": fid_table(record, read_published()),
+        "splits": splits_table(record),
         "scale": scale_table(record),
         "beside": beside_table(record),
-        "composition": composition_table(record),
     }
     for stem, table in tables.items():
         if table is not None:

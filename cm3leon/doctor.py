@@ -109,6 +109,8 @@ NEEDS: dict[str, Need] = {
     "ablate_decoding": Need(
         shipped=("scenes-xs", "scenes-s", "scenes-s-documents", "features", *RETRIEVAL)
     ),
+    "choose_decoding": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
+    "equal_compute": Need(),
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
     "cm3leon train --model 350m": Need((), weights=("clip",), files=("shards", "tokenizer")),
 }

@@ -61,9 +61,22 @@ class System:
 
         Raises UserError when the two lengths differ or a caption does not fit the context.
         """
+        return self.draw_with_codes(prompts, seeds)[0]
+
+    def draw_with_codes(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `draw` gives, and the image codes int64 [B, N] that were drawn."""
         if len(prompts) != len(seeds):
             raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
-        return self.in_parts(lambda part: self._draw_part(prompts[part], seeds[part]), len(prompts))
+        codes_BN = np.zeros((len(prompts), self.tokens), np.int64)
+
+        def draw_part(part: slice) -> np.ndarray:
+            drawn = self.draw_codes(prompts[part], seeds[part])
+            codes_BN[part] = drawn.cpu().numpy()
+            return self.decode_codes(drawn)
+
+        return self.in_parts(draw_part, len(prompts)), codes_BN
 
     def in_parts(self, draw_part: Callable[[slice], np.ndarray], count: int) -> np.ndarray:
         """Pictures of `count` samples, uint8 [B, H, W, 3], drawn slice by slice; on a CPU the
@@ -73,9 +86,6 @@ class System:
         parts = portions(count, self.batch_size, workers)
         none = np.zeros((0, self.size, self.size, 3), np.uint8)
         return np.concatenate([none, *side_by_side(draw_part, parts, workers)])
-
-    def _draw_part(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return self.decode_codes(self.draw_codes(prompts, seeds))
 
     def draw_codes(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Image codes int64 [B, N] of one batch of prompts (section 2.3: decoding)."""

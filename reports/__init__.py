@@ -41,10 +41,46 @@ def own(record: Mapping) -> dict:
 
 def extra(record: Mapping, name: str) -> dict | None:
     """An extra value as {value, low, high}, or None where the record lacks it."""
-    entry = record["extra"].get(name)
-    if entry is None or isinstance(entry, Mapping):
+    key = key_of(record, name)
+    if key is None:
+        return None
+    entry = record["extra"][key]
+    if isinstance(entry, Mapping):
         return entry
     return {"value": entry, "low": None, "high": None}
+
+
+def key_of(record: Mapping, name: str) -> str | None:
+    """The name under which a record keeps an extra; a bare one may be that of its headline's arm
+    (`natural.documents2.kid`) or split (`natural.floor`).
+    """
+    arm = main_arm(record)
+    names = [name] if arm is None else [name, f"{arm}.{name}", f"{arm.partition('.')[0]}.{name}"]
+    return next((one for one in names if one in record["extra"]), None)
+
+
+def main_arm(record: Mapping) -> str | None:
+    """Split and arm of the headline (`natural.documents2`) where a record holds several."""
+    split = record["protocol"].get("headline")
+    if split is None:
+        return None
+    return f"{split}.documents{own_documents(record['system']['config'])}"
+
+
+def own_documents(config: Mapping) -> int:
+    """How many documents a system's config says that it retrieves; 0 where it does not say."""
+    count = config.get("documents")
+    return count if isinstance(count, int) else 0
+
+
+def leading(protocol: Mapping) -> bool:
+    """Whether pages lead with numbers of this protocol of the embedded world: all splits, or, of
+    version 1, `test`.
+    """
+    captions = protocol.get("captions")
+    if isinstance(captions, Mapping):
+        return list(captions) == ["natural", "test", "tail"]
+    return "test" in str(protocol.get("prompts", ""))
 
 
 def read_json(path: Path):

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import extra, guarded, own
+from reports import extra, guarded, main_arm, own
 from reports.latency import PEERS
 from reports.store import RESULTS, ReportError, column, device, is_trial, read, read_files, weight
 from reports.tables import Table, number, span
@@ -28,10 +28,14 @@ LEVEL = 0.95
 BETTER, WORSE, OPEN = "better", "worse", "no difference resolved"
 NO_INTERVAL, NOT_COMPARABLE = "no interval", "not comparable"
 LOWER = (  # extras for which less is better
-    *("fid", "kid", "fid_infinity", "fid_prompts", "fd_dinov2", "cmmd"),
+    *("fid", "fid_own", "kid", "fid_infinity", "fid_prompts", "fd_dinov2", "cmmd"),
+    *("fid_over_documents0", "impossible"),
     *("seconds_per_image", "seconds_per_batch", "decode_ms", "first_call_s", "peak_memory_gib"),
 )
-CONTEXT = ("floor", "rfid", "ceiling", "kid_std")  # of the protocol, not of the system
+CONTEXT = (  # of the protocol, not of the system
+    *("floor", "rfid", "ceiling", "kid_std"),
+    *("rfid_own", "ceiling_own"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def compare(a: Mapping, b: Mapping, samples: tuple | None = None) -> Comparison:
     if column(a) != column(b):
         what = sorted({line[0] for line in made if line[0].split(".")[0] in _MUST_AGREE})
         return Comparison(made, (), f"they differ in {', '.join(what)}")
-    names = ["value", *(name for name in a["extra"] if name in b["extra"] and name not in CONTEXT)]
+    names = ["value", *(name for name in a["extra"] if name in b["extra"] and not context(name))]
     rows = [_row(name, a, b, samples) for name in names]
     return Comparison(made, tuple(_judged(rows, a)))
 
@@ -87,6 +91,11 @@ def direction(measure: str, record: Mapping) -> str:
     return "lower" if name in LOWER or name.startswith("fid_at_") else "higher"
 
 
+def context(measure: str) -> bool:
+    """Whether an extra tells of the protocol, not of the system."""
+    return measure.rsplit(".", 1)[-1] in CONTEXT
+
+
 def verdict_of(difference: float, p: float | None, better: str, level: float = LEVEL) -> str:
     """What a difference B - A with an (adjusted) p says of B."""
     if p is None:
@@ -101,7 +110,7 @@ def _row(name: str, a: Mapping, b: Mapping, samples: tuple | None) -> Row:
 
     sides = [own(one) if name == "value" else extra(one, name) for one in (a, b)]
     values = [side["value"] for side in sides]
-    apart = _paired(name, samples) if samples else None
+    apart = _paired(name, (a, b), samples) if samples else None
     paired = apart is not None
     if not paired:
         apart = _unpaired(*sides)
@@ -122,22 +131,45 @@ def _unpaired(a: Mapping, b: Mapping) -> tuple[float, float | None, float | None
     return value, value - below, value + above
 
 
-def _paired(name: str, samples: tuple) -> tuple[float, float, float] | None:
+def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, float] | None:
     """B - A on the same prompts, or None where the samples do not hold this measure."""
-    a, b = samples
-    if name == "value" and "features_KND" in a and "features_KND" in b:
+    sides = [_arrays(name, *side) for side in zip(records, samples, strict=True)]
+    if None in sides:
+        return None
+    (measure, a), (_, b) = sides
+    if measure in ("fid", "fid_own"):
         from benchmarks.harness.paired import frechet_difference
 
-        return frechet_difference(b["reference_ND"], b["features_KND"], a["features_KND"])
-    tasks = list(a.get("tasks", ()))
-    if name not in tasks or list(b.get("tasks", ())) != tasks:
+        reference = b["own_ND" if measure == "fid_own" else "reference_ND"]
+        return frechet_difference(reference, b["features_KND"], a["features_KND"])
+    tasks = list(samples[1].get("tasks", ()))
+    if measure not in tasks or list(samples[0].get("tasks", ())) != tasks:
         return None
     from benchmarks.harness.significance import paired_difference
 
-    place = tasks.index(name)
+    place = tasks.index(measure)
     shares = [_shares(side["right_NT"][:, place], side["asked_NT"][:, place]) for side in (b, a)]
-    images = [str(image) for image in b.get("images", b["prompts"])]  # captions may share one
+    images = [str(image) for image in b["images"]]  # captions may share one
     return paired_difference(*shares, clusters=images)[:3]
+
+
+def _arrays(name: str, record: Mapping, samples: Mapping) -> tuple[str, dict] | None:
+    """The last part of a measure's name, and the arrays of the split and arm that it is of."""
+    main = main_arm(record)
+    if main is None:  # one split, one arm
+        if "features_KND" not in samples or "." in name:
+            return None
+        images = samples.get("images", samples["prompts"])
+        return ("fid" if name == "value" else name), dict(samples) | {"images": images}
+    split, arm, measure = (f"{main}.fid" if name == "value" else f"{name}..").split(".")[:3]
+    parts = {
+        "images": f"{split}.images", "own_ND": f"{split}.own_ND",
+        "reference_ND": f"{split}.others_MD",
+        **{key: f"{split}.{arm}.{key}" for key in ("features_KND", "right_NT", "asked_NT")},
+    }  # fmt: skip
+    if any(place not in samples for place in parts.values()):
+        return None
+    return measure, {key: samples[place] for key, place in parts.items()}
 
 
 def _shares(right_N, asked_N):

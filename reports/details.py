@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reports import extra
+from reports import extra, main_arm
 from reports.latency import latency_tables
 from reports.pretraining import pretraining_tables
 from reports.retrieval import retrieval_tables
+from reports.splits import splits_table
 from reports.tables import Table, composition_table, number, scale_table, span
 
 
 def detail_tables(record: Mapping) -> dict:
     """{"tables", "missing"}: what a record says beside its value, or why that cannot be shown."""
     makers = {
-        "fid_coco": lambda: [scale_table(record), composition_table(record)],
+        "fid_coco": lambda: [
+            splits_table(record),
+            scale_table(record),
+            *([] if main_arm(record) else [composition_table(record)]),
+        ],
         "ablate_retrieval": lambda: list(retrieval_tables(record, {"rows": []}).values()),
         "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
         "latency": lambda: list(latency_tables(record, {"rows": []}).values()),

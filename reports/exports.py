@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from reports import OUT, extra, guarded, newest, own, write_atomic
-from reports.compare import CONTEXT, direction
+from reports.compare import context, direction
 from reports.store import RESULTS, NothingThere, is_trial, read_all, speaking
 
 EEE_VERSION = "0.3.0"
@@ -118,7 +118,7 @@ def _metrics(record: Mapping) -> dict:
 
 def _measures(record: Mapping) -> dict[str, dict]:
     """Unit or extra -> {value, low, high} of what tells the system's worth."""
-    extras = {name: extra(record, name) for name in record["extra"] if name not in CONTEXT}
+    extras = {name: extra(record, name) for name in record["extra"] if not context(name)}
     return {record["unit"]: own(record), **extras}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reports import main_arm
 from reports.paper_claims import Finding, hypotheses_table
 from reports.paper_decoding import decoding_section
 from reports.paper_figures import Point, scale_figure
@@ -27,6 +28,7 @@ from reports.paper_results import (
     at,
     columns,
     headline,
+    largest,
     level,
     more,
     own,
@@ -34,6 +36,7 @@ from reports.paper_results import (
 )
 from reports.paper_retrieval import pretraining_section, retrieval_section
 from reports.paper_scaling import compute_section, training
+from reports.paper_splits import compute_grid, splits_grid
 from reports.paper_tables import (
     composition_table,
     fid_table,
@@ -43,6 +46,7 @@ from reports.paper_tables import (
 from reports.tables import SCALE
 
 PLOTTED = 8  # systems on the scale, best first
+SPLITS = 3  # systems shown split by split
 
 
 def results(inputs: Inputs, found: Sequence[Finding]) -> tuple[Section, ...]:
@@ -99,6 +103,10 @@ def text_to_image(inputs: Inputs) -> Section:
     blocks.append(fid_table(inputs, groups))
     for place, group in enumerate(groups):
         blocks.append(_scale(group, place))
+        blocks += [splits_grid(run) for run in group if main_arm(run.record)][:SPLITS]
+    twins = largest(inputs.of("equal_compute"))
+    if twins is not None:
+        blocks.append(compute_grid(twins))
     shown = shown_models(inputs)
     if shown:
         blocks.append(
@@ -125,7 +133,16 @@ def _fid_words(inputs: Inputs, group: Sequence[Run]) -> tuple:
         fid=own(first),
     )
     floor, rfid = more(first, "floor"), more(first, "rfid")
-    if floor and rfid:
+    own_kind = more(first, "fid_own")
+    if floor and own_kind:
+        said += prose(
+            " The reference are other real pictures of the split; those the captions were written "
+            "for stand there at {floor} ([#figure-scale]). Against the captions' own pictures it "
+            "is {own}, where those stand at 0.",
+            floor=floor,
+            own=own_kind,
+        )
+    elif floor and rfid:
         said += prose(
             " As many other real pictures stand at {floor}; the reference through the image "
             "tokenizer at {rfid}: it shows the very scenes of the reference ([#figure-scale]).",

@@ -136,6 +136,8 @@ def _size_finding(small: tuple[Run, Part], large: tuple[Run, Part]) -> Finding:
 
 
 def _split(run: Run) -> str:
+    if "headline" in run.record["protocol"]:
+        return run.record["protocol"]["headline"]
     asked = str(run.record["protocol"].get("prompts", "")).replace(",", " ").split()
     return next((word for word in asked if word in ("test", "val", "tail")), "captions")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reports import main_arm
 from reports.paper_claims import FAILS, HOLDS, OPEN, UNKNOWN, Finding, tally
 from reports.paper_model import (
     Bullets,
@@ -315,10 +316,14 @@ def protocol(inputs: Inputs) -> Section:
     """What is measured, how intervals are made, when numbers may stand together."""
     runs = inputs.of("fid_coco")
     counted = prose(" of {n} captions", n=at(columns(runs)[0][0], "/n")) if runs else ()
+    apart = bool(runs) and main_arm(columns(runs)[0][0].record) is not None
     distance = prose(
         "The distance [@fid] between features of drawn and of real pictures{counted}, the "
-        "reference being the pictures the captions were written for:",
+        "reference being {which}:",
         counted=counted,
+        which="other real pictures of the split"
+        if apart
+        else "the pictures the captions were written for",
     )
     companions = prose(
         "In the embedded world the features are a small network's, trained to tell what a scene "

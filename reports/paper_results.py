@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reports import extra
+from reports import extra, key_of, leading
 from reports.paper_model import PUBLISHED_NAME, Part, Parts, numeral, plain
 from reports.store import ReportError, column, digest
 
@@ -76,7 +76,8 @@ class Inputs:
 
 
 def columns(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs by bench, version and protocol: largest n, then most systems first; best value first.
+    """Runs by bench, version and protocol: largest n, newest version, then most systems first; best
+    value first.
 
     Raises ReportError where equal digests hide different contents.
     """
@@ -95,7 +96,7 @@ def headline(groups: Sequence[Sequence[Run]]) -> list[Sequence[Run]]:
     for group in groups:
         protocol = group[0].record["protocol"]
         tier = str(protocol.get("data", "unknown"))
-        if tier != "scenes" or "test" in str(protocol.get("prompts", "")):  # `val` is to choose on
+        if tier != "scenes" or leading(protocol):  # `val` is to choose on
             found.setdefault(tier, group)
     return list(found.values())
 
@@ -123,6 +124,7 @@ def more(run: Run, name: str, decimals: int | None = None) -> Part | None:
     if entry is None:
         return None
     value, low, high = (entry[key] for key in ("value", "low", "high"))
+    name = key_of(run.record, name)
     key = f"/extra/{_escaped(name)}"
     if isinstance(run.record["extra"][name], Mapping):
         key += "/value"
@@ -269,7 +271,8 @@ def _rank(run: Run) -> tuple:
 
 
 def _weight(group: Sequence[Run]) -> tuple:
-    return group[0].record["n"], len(group), max(_rank(run) for run in group)
+    first = group[0].record
+    return first["n"], first["version"], len(group), max(_rank(run) for run in group)
 
 
 def _goodness(run: Run) -> float:

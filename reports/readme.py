@@ -6,18 +6,22 @@ No number in it is typed by hand; a test asks that the block is what the records
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reports import guarded, newest, read_published, write_atomic
-from reports.store import NothingThere, read_all
+from reports import guarded, leading, main_arm, newest, read_published, write_atomic
+from reports.equal_compute import compute_table
+from reports.splits import splits_table
+from reports.store import NothingThere, column, read_all
 from reports.tables import composition_table, fid_table, scale_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
-# Systems of the block: the first in detail, then with two, one and no documents, the small one.
+# Systems of the block: the first that has a record in detail, then the others.
 SHOWN = (
     "scenes-s",
+    "scenes-s-plain",
+    "scenes-s-plain+flops",
     "scenes-s-documents",
     "scenes-s-documents+documents1",
     "scenes-s-documents+documents0",
@@ -25,27 +29,46 @@ SHOWN = (
 )
 
 
-def headline(records: list[Mapping]) -> list[Mapping]:
-    """The newest of the largest runs of each shown system on `scenes`, `test`."""
-    kept = []
-    for name in SHOWN:
-        found = [
-            record
-            for record in records
-            if record["system"]["name"] == name and "test" in record["protocol"].get("prompts", "")
-        ]
-        largest = max((record["n"] for record in found), default=0)
-        kept += sorted(
-            (record for record in found if record["n"] == largest), key=lambda one: one["date"]
-        )[-1:]
-    return kept
+def headline(records: Sequence[Mapping]) -> list[Mapping]:
+    """The newest of the largest runs of each shown system on the embedded world, by one protocol:
+    of the highest version, and of several the one of the first system's newest run.
+    """
+    found = [
+        record
+        for record in sorted(records, key=lambda one: one["date"])
+        if record["system"]["name"] in SHOWN
+        and record["protocol"].get("data") == "scenes"
+        and leading(record["protocol"])
+    ]
+    if not found:
+        return []
+    best = max((record["n"], record["version"]) for record in found)
+    found = [record for record in found if (record["n"], record["version"]) == best]
+    first = min((one["system"]["name"] for one in found), key=SHOWN.index)
+    main = [one for one in found if one["system"]["name"] == first][-1]
+    kept = {one["system"]["name"]: one for one in found if column(one) == column(main)}
+    return [kept[name] for name in SHOWN if name in kept]
 
 
-def block(records: list[Mapping]) -> str:
-    """Markdown of the tables, the first system's in detail."""
+def block(records: Sequence[Mapping], twins: Mapping | None = None) -> str:
+    """Markdown of the tables, the first system's in detail; `twins` is the record of the newest
+    comparison at equal compute.
+    """
     main = records[0]
-    tables = [fid_table(records, read_published()), scale_table(main), composition_table(main)]
+    tables = [fid_table(records, read_published()), splits_table(main), scale_table(main)]
+    if main_arm(main) is None:
+        tables.append(composition_table(main))
+    if twins is not None:
+        tables.append(compute_table(twins))
     return "\n\n".join(table.to_markdown().strip() for table in tables if table is not None)
+
+
+def newest_of(bench: str) -> Mapping | None:
+    """The last record of a benchmark, None where there is none."""
+    try:
+        return read_all(bench=bench)[-1]
+    except NothingThere:
+        return None
 
 
 def rewritten(text: str, inner: str) -> str:
@@ -60,7 +83,8 @@ def main() -> None:
     records = headline(newest(read_all(bench="fid_coco")))
     if not records:
         raise NothingThere("no record of the systems shown in results/; run nox -s fid_coco")
-    write_atomic(README, rewritten(README.read_text(encoding="utf-8"), block(records)))
+    inner = block(records, newest_of("equal_compute"))
+    write_atomic(README, rewritten(README.read_text(encoding="utf-8"), inner))
     print(README)
 
 

@@ -15,7 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import OUT, PUBLISHED, extra, guarded, newest, own, read_published, write_atomic
+from reports import (
+    OUT,
+    PUBLISHED,
+    extra,
+    guarded,
+    main_arm,
+    newest,
+    own,
+    read_published,
+    write_atomic,
+)
 from reports.store import RESULTS, column, read_all
 
 SCALE = {  # extra of a record -> its row; `ours` is the record's own value
@@ -134,21 +144,24 @@ def fid_table(
         raise ValueError("fid_table is of one protocol; values of several do not compare")
     records.sort(key=lambda record: record["value"])
     quoted = [row for row in published["rows"] if row["table"] in tables]
+    measured = _measured_rows(records)
     unit, level = records[0]["unit"], 0.95
     level = next((record["interval"]["level"] for record in records if record["interval"]), level)
     return Table(
         headers=("model", "docs", unit, f"{level:.0%} interval", "features", "source"),
-        rows=(*_measured_rows(records), *_quoted_rows(quoted)),
+        rows=(*measured, *_quoted_rows(quoted)),
         caption=f"{unit} on captions ({records[0]['better']} is better)",
         notes=tuple(_fid_notes(records, quoted)),
         numbers=frozenset({1, 2}),
-        ours=frozenset(range(len(records))),
-        rule_after=len(records) if quoted else None,
+        ours=frozenset(range(len(measured))),
+        rule_after=len(measured) if quoted else None,
     )
 
 
 def scale_table(record: Mapping) -> Table:
     """The record's value between its floor, reconstructions and noise, by the same protocol."""
+    if main_arm(record) is not None:
+        return _two_scales(record)
     rows, ours = [], set()
     for key, label in SCALE.items():
         entry = own(record) if key == "ours" else extra(record, key)
@@ -172,6 +185,44 @@ def scale_table(record: Mapping) -> Table:
         notes=notes,
         numbers=frozenset({1}),
         ours=frozenset(ours),
+    )
+
+
+def _two_scales(record: Mapping) -> Table:
+    """The same sets of pictures against other real pictures, and against the captions' own."""
+    zero = {"value": 0.0, "low": None, "high": None}
+    floor, name = extra(record, "floor"), record["system"]["name"]
+    sets = (
+        ("real pictures of the captions", floor, zero),
+        ("other real pictures", zero, floor),
+        *(
+            (label.format(name=name), extra(record, key), extra(record, f"{key}_own"))
+            for key, label in ((("fid" if key == "ours" else key), SCALE[key])
+                               for key in ("rfid", "ours", "ceiling"))
+        ),
+    )  # fmt: skip
+    split, count, real = (record["protocol"][key] for key in ("headline", "n", "real"))
+    return Table(
+        headers=("pictures", "against other real pictures", "against the captions' own"),
+        rows=tuple((label, _scaled(one), _scaled(own)) for label, one, own in sets),
+        caption=f"Scale of this {record['unit']} ({features_name(record)}, {count:,} captions of "
+        f"{split}, {real:,} other pictures)",
+        notes=(
+            "the first column is the headline's: its floor are real pictures that were not looked "
+            "at to write the reference. In the second a system is told by the captions what the "
+            "reference shows, and may lie below other real pictures",
+        ),
+        numbers=frozenset({1, 2}),
+        ours=frozenset({3}),
+    )
+
+
+def _scaled(entry: Mapping | None) -> str:
+    if entry is None:
+        return "-"
+    value, low, high = (entry[part] for part in ("value", "low", "high"))
+    return (
+        "0, the reference" if value == 0 else f"{number(value)} {span(value, low, high)}".rstrip()
     )
 
 
@@ -283,6 +334,11 @@ def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:
         name = record["system"]["name"]
         numbers = (documents(record), number(value), span(value, low, high))
         rows.append((name, *numbers, protocol, record["source"]))
+        plain = extra(record, f"{record['protocol'].get('headline')}.plain.fid")
+        if plain is not None:
+            value, low, high = plain.values()
+            numbers = (documents(record), number(value), span(value, low, high))
+            rows.append((f"{name}, plain setting", *numbers, protocol, record["source"]))
     return rows
 
 
@@ -303,6 +359,8 @@ def _quoted_rows(rows: Sequence[Mapping]) -> list[tuple[str, ...]]:
 
 def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[str]:
     notes = []
+    if any(main_arm(record) for record in records):
+        notes.append("plain setting: guidance 1, temperature 1; else chosen on val and tail")
     if quoted:
         sources = {row["source"] for row in quoted}
         where = f" from {sources.pop()}" if len(sources) == 1 else ""

@@ -64,3 +64,45 @@ def saved(folder: Path, *records: dict) -> list[Path]:
         path.write_text(json.dumps(one))
         paths.append(path)
     return paths
+
+
+def splits_record(value=17.0, name="scenes-s", documents=(0, 1, 2), **changes) -> dict:
+    """A record of `fid_coco` version 2 whose headline is drawn with the last of `documents`."""
+    extra = {}
+    for split, base in (("natural", 0.0), ("test", 10.0), ("tail", 20.0)):
+        extra[f"{split}.floor"] = 5 + base
+        arms = [f"documents{count}" for count in documents] + ["plain"] * (split == "natural")
+        for place, arm in enumerate(arms):
+            fid = value + base + len(documents) - 1 - place if arm != "plain" else value - 4
+            extra |= {
+                f"{split}.{arm}.fid": _around(fid, 2),
+                f"{split}.{arm}.fid_own": _around(fid - 1, 2),
+                f"{split}.{arm}.kid": 3.5,
+                f"{split}.{arm}.overall": _around(0.6 + 0.1 * place, 0.05),
+                f"{split}.{arm}.position": _around(0.4, 0.05),
+            }
+            if arm not in ("documents0", "plain"):
+                extra[f"{split}.{arm}.fid_over_documents0"] = _around(0.9, 0.05)
+            if split != "test":
+                extra[f"{split}.{arm}.entity"] = _around(0.3, 0.1)
+            if split == "tail":
+                extra[f"{split}.{arm}.entity_unseen"] = _around(0.2, 0.1)
+    scale = {"rfid": 6.0, "rfid_own": 1.5, "ceiling": 800.0, "ceiling_own": 801.0}
+    extra |= {f"natural.{key}": number for key, number in scale.items()}
+    captions = {"natural": 1000, "test": 200, "tail": 200}
+    protocol = {
+        "data": "scenes", "prompts": "scenes coco natural, test, tail; one caption a picture",
+        "headline": "natural", "captions": captions, "real": 1000, "documents": [0, 1, 2],
+        "features": "scenes", "n": 1000,
+    }  # fmt: skip
+    decode = {"guidance": 1.25, "temperature": 0.8, "top_p": 1.0, "strategy": "guide"}
+    config = {"documents": documents[-1], "decode": decode}
+    given = {
+        "version": 2, "protocol": protocol, "extra": extra, "unit": "fid_scenes", "warnings": [],
+        "system": {"name": name, "config": config, "weights_sha256": None},
+    }  # fmt: skip
+    return record(value, name, **(given | changes))
+
+
+def _around(value: float, half: float) -> dict:
+    return {"value": value, "low": value - half, "high": value + half}

@@ -11,17 +11,21 @@ import pytest
 import torch
 from PIL import Image
 from test_pipeline import write_tiny_baselines
+from test_retriever import add_bank
 
 from baselines.features import ARCHITECTURE, FeatureNetwork
 from benchmarks import fid_coco
 from benchmarks.fid_coco import Options
-from benchmarks.harness import core, systems
+from benchmarks.harness import core, scenes_fid, systems
 from benchmarks.harness.images import content_digest
+from benchmarks.metrics.impossible import columns_of
 from cm3leon import checkpoint
 from cm3leon.drawing import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.loading import load_system
 from cm3leon.scenes import scene
 from cm3leon.seeds import generator
+from reports.splits import arms_of
 
 COCO_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-mini"
 N = 8
@@ -40,7 +44,7 @@ class Stub:
             raise KeyboardInterrupt
         self.drawn += prompts
         pictures = [
-            scene("coco", "test", seed % 500).image // 2
+            scene("coco", "natural", seed % 500).image // 2
             + generator(seed).integers(0, 20, (64, 64, 3), np.uint8)
             for seed in seeds
         ]
@@ -67,6 +71,7 @@ def options(home, monkeypatch, tmp_path):
     """Options of a small run whose files all lie in a temporary folder."""
     monkeypatch.setenv("CM3LEON_BASELINES", str(home))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes_fid, "columns_of", lambda vq: columns_of(vq, 200))
 
     def make(**changes):
         folders = {
@@ -74,7 +79,7 @@ def options(home, monkeypatch, tmp_path):
             "reports": tmp_path / "out",
             "cache": tmp_path / "cache",
         }
-        return Options(**{"n": N, "resamples": 5, **folders, **changes})
+        return Options(**{"n": N, "real": N, "resamples": 5, **folders, **changes})
 
     return make
 
@@ -84,52 +89,62 @@ CLIP = Path(__file__).resolve().parents[1] / "baselines" / "scenes" / "clip"
 
 def arguments(tmp_path, *more):
     folders = ["--results", "results", "--reports", "out", "--cache", "cache"]
-    return ["--n", str(N), "--resamples", "5", *folders, *more]
+    return ["--n", str(N), "--real", str(N), "--resamples", "5", *folders, *more]
 
 
 def test_record_of_a_drawn_system(options):
     record, path = fid_coco.fid_coco(options(), Stub())
     assert core.load(path) == record
-    assert record["n"] == N and record["system"]["name"] == "stub"
-    phases = ["prompts", "draw", "features", "statistics", "composition", "report"]
+    assert record["n"] == N and record["system"]["name"] == "stub" and record["version"] == 2
+    phases = ["prompts", "draw", "features", "composition", "statistics", "report"]
     assert list(record["cost"]["seconds"]) == phases
-    assert record["cost"]["counters"] == {"drawn": N, "reused": 0}
+    assert record["cost"]["counters"] == {"drawn": 3 * N, "reused": 0}
     extra, interval = record["extra"], record["interval"]
+    assert extra["natural.documents0.fid"] == {
+        "value": record["value"], "low": interval["low"], "high": interval["high"]
+    }  # fmt: skip
     assert interval["low"] <= record["value"] <= interval["high"]
-    assert extra["floor"] > 0 and extra["ceiling"] > 0  # random features: no order among them
-    assert {"rfid", "kid", "overall", "place"} <= set(extra)
-    assert any("n=8 is not above the 128 features" in line for line in record["warnings"])
+    wanted = {"fid", "fid_own", "kid", "kid_std", "overall", "place", "all"}
+    for split in ("natural", "test", "tail"):
+        found = {key.split(".")[2] for key in extra if key.startswith(f"{split}.documents0.")}
+        assert wanted <= found and extra[f"{split}.floor"] > 0
+        assert ("entity_unseen" in found) == (split == "tail")
+    assert {"natural.rfid", "natural.rfid_own", "natural.ceiling", "natural.ceiling_own"} < {*extra}
+    assert record["protocol"]["captions"] == {"natural": N, "test": N, "tail": N}
+    assert any("natural: n=8 is not above the 128 features" in line for line in record["warnings"])
 
 
 def test_same_command_same_record(options):
     first, _ = fid_coco.fid_coco(options(), Stub())
     again, _ = fid_coco.fid_coco(options(), Stub())
-    assert again["cost"]["counters"] == {"drawn": 0, "reused": N}
+    assert again["cost"]["counters"] == {"drawn": 0, "reused": 3 * N}
     assert core.comparable(again) == core.comparable(first)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 32])
 def test_batch_size_cannot_be_seen(options, tmp_path, batch_size):
-    one, _ = fid_coco.fid_coco(options(cache=tmp_path / "a"), Stub())
-    other, _ = fid_coco.fid_coco(options(cache=tmp_path / "b", batch_size=batch_size), Stub())
+    one, _ = fid_coco.fid_coco(options(split=("natural",), cache=tmp_path / "a"), Stub())
+    other, _ = fid_coco.fid_coco(
+        options(split=("natural",), cache=tmp_path / "b", batch_size=batch_size), Stub()
+    )
     assert core.comparable(one) == core.comparable(other)
 
 
 def test_killed_and_started_again(options, tmp_path):
     whole, _ = fid_coco.fid_coco(options(cache=tmp_path / "whole"), Stub())
-    killed, second = Stub(fail_after=6), Stub()
+    killed, second = Stub(fail_after=12), Stub()
     with pytest.raises(KeyboardInterrupt):
         fid_coco.fid_coco(options(batch_size=3), killed)
     assert not list((tmp_path / "results").rglob("*-2.json"))
     record, _ = fid_coco.fid_coco(options(batch_size=3), second)
-    assert len(killed.drawn) + len(second.drawn) == N
-    assert record["cost"]["counters"] == {"drawn": 2, "reused": 6}
+    assert len(killed.drawn) + len(second.drawn) == 3 * N
+    assert record["cost"]["counters"] == {"drawn": 3 * N - 14, "reused": 14}
     assert core.comparable(record) == core.comparable(whole)
 
 
 def test_several_seeds(options):
-    record, path = fid_coco.fid_coco(options(seeds=(0, 1, 2)), Stub())
-    alone, _ = fid_coco.fid_coco(options(seeds=(1,)), Stub())
+    record, path = fid_coco.fid_coco(options(split=("natural",), seeds=(0, 1, 2)), Stub())
+    alone, _ = fid_coco.fid_coco(options(split=("natural",), seeds=(1,)), Stub())
     assert len(set(record["per_seed"])) == 3
     assert record["value"] == pytest.approx(np.mean(record["per_seed"]))
     assert record["per_seed"][1] == alone["per_seed"][0]
@@ -141,19 +156,83 @@ def test_several_seeds(options):
     assert record["samples"] and (path.with_suffix(".npz")).is_file()
 
 
-def test_the_real_pictures_score_zero_and_all_right(options, tmp_path):
+def test_the_real_pictures_stand_at_the_floor_and_at_zero(options, tmp_path):
     folder = tmp_path / "real"
     folder.mkdir()
-    for index in range(N):
-        Image.fromarray(scene("coco", "test", index).image).save(folder / f"coco-test-{index}.png")
+    for split in ("natural", "test", "tail"):
+        for index in range(N):
+            image = Image.fromarray(scene("coco", split, index).image)
+            image.save(folder / f"coco-{split}-{index}.png")
     record, _ = fid_coco.fid_coco(options(images=folder))
-    assert record["value"] == pytest.approx(0, abs=1e-6)
-    assert record["extra"]["overall"]["value"] > 0.9
+    extra = record["extra"]
+    assert record["value"] == extra["natural.floor"] > 0
+    for split in ("natural", "test", "tail"):
+        assert extra[f"{split}.documents0.fid"]["value"] == extra[f"{split}.floor"]
+        assert extra[f"{split}.documents0.fid_own"]["value"] == pytest.approx(0, abs=1e-6)
+        assert extra[f"{split}.documents0.overall"]["value"] > 0.9
+    assert extra["tail.documents0.entity"]["value"] == 1
+    assert record["cost"]["counters"] == {"drawn": 0, "reused": 3 * N} and not any(
+        "belong to no prompt" in line for line in record["warnings"]
+    )
     assert record["system"] == {
         "name": "real",
         "config": {"images": "real", "sha256": content_digest(folder)},
         "weights_sha256": None,
     }
+    (folder / "coco-natural-99.png").write_bytes((folder / "coco-natural-0.png").read_bytes())
+    again, _ = fid_coco.fid_coco(options(images=folder, name="real", split=("natural",)))
+    assert again["warnings"][-1].startswith(f"{2 * N + 1} files of --images belong to no prompt")
+
+
+@pytest.fixture(scope="module")
+def retrieving(tmp_path_factory):
+    folder = write_tiny_baselines(tmp_path_factory.mktemp("retrieving"), "scenes-s-documents")
+    add_bank(folder, 40)
+    return load_system(folder)
+
+
+def test_documents_of_a_system_that_retrieves(options, retrieving, monkeypatch):
+    record, path = fid_coco.fid_coco(options(), retrieving)
+    extra = record["extra"]
+    assert record["system"]["config"]["documents"] == 2
+    assert record["value"] == extra["natural.documents2.fid"]["value"]
+    for split in ("natural", "test", "tail"):
+        names = ["documents0", "documents1", "documents2", *["plain"] * (split == "natural")]
+        assert arms_of(record, split) == names
+        for count in (1, 2):
+            ratio = extra[f"{split}.documents{count}.fid_over_documents0"]
+            sides = [extra[f"{split}.documents{k}.fid"]["value"] for k in (count, 0)]
+            assert ratio["value"] == pytest.approx(sides[0] / sides[1])
+            assert ratio["low"] <= ratio["value"] <= ratio["high"]
+        assert f"{split}.documents0.fid_over_documents0" not in extra
+        shares = [extra[f"{split}.documents{k}.impossible"]["value"] for k in (0, 1, 2)]
+        assert all(0 <= share <= 1 for share in shares)
+    with np.load(path.with_suffix(".npz")) as kept:
+        assert kept["natural.plain.features_KND"].shape == (1, N, 128)
+        assert len(kept["prompts"]) == 3 * N
+    none, _ = fid_coco.fid_coco(options(documents=(0,), split=("natural",)), retrieving)
+    assert none["system"]["name"] == "scenes-s-documents+documents0"
+    assert none["value"] == extra["natural.documents0.fid"]["value"]
+    assert arms_of(none, "natural") == ["documents0", "plain"]
+    some, _ = fid_coco.fid_coco(options(documents=(2, 0), split=("tail", "natural")), retrieving)
+    assert some["system"]["name"] == "scenes-s-documents"
+    assert some["value"] == extra["tail.documents2.fid"]["value"]
+    assert arms_of(some, "tail") == ["documents0", "documents2", "plain"]
+
+
+def test_the_plain_setting_is_the_system_so_drawn(options, retrieving):
+    record, _ = fid_coco.fid_coco(options(split=("natural",)), retrieving)
+    changes = DecodeChanges(guidance=1.0, temperature=1.0)
+    plain, _ = fid_coco.fid_coco(options(split=("natural",), decode=changes), retrieving)
+    assert record["extra"]["natural.plain.fid"]["value"] == plain["value"] != record["value"]
+    assert plain["cost"]["counters"]["drawn"] > 0  # 0 and 1 documents, not drawn so before
+    same = {key: plain["extra"][f"natural.{key}.fid"] for key in ("plain", "documents2")}
+    assert same["plain"] == same["documents2"]
+
+
+def test_a_split_too_small_for_captions_and_reference(options):
+    with pytest.raises(UserError, match=r"n must be at most 1000 of split tail \(2000 pictures"):
+        fid_coco.fid_coco(options(n=1001, real=1000), Stub())
 
 
 def test_shipped_system_and_decoding_options(options):
@@ -206,7 +285,13 @@ def test_command_writes_and_prints_everything(options, tmp_path, capsys):
         (["--sistem", "noise"], "did you mean --system?"),
         (["--n", "0"], "n must be at least 2"),
         (["--n", "1"], "n must be at least 2"),
-        (["--n", "30001"], "n must be at most 30000"),
+        (["--n", "30001"], "n must be at most 29992 of split natural (30000 pictures"),
+        (["--real", "1"], "real must be at least 2"),
+        (["--split", "test", "test"], "split must name different ones"),
+        (["--split", "train"], "train"),
+        (["--documents", "1", "1"], "documents must name different ones"),
+        (["--documents", "0", "1", "--data", "coco"], "several are of scenes alone"),
+        (["--system", "noise", "--documents", "1"], "--documents does not apply to system noise"),
         (["--seeds", "1", "1"], "seeds must be different numbers"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--resamples", "1", "--system", "noise"], "resamples must be at least 2"),
@@ -236,7 +321,7 @@ def test_mistakes_get_one_line_and_exit_code_2(options, tmp_path, capsys, more, 
 def test_nan_features(options, home, tmp_path, monkeypatch):
     state = FeatureNetwork().state_dict()
     state["mix.bias"][3] = float("nan")
-    monkeypatch.setattr(fid_coco, "load_features", broken_features(state))
+    monkeypatch.setattr(scenes_fid, "load_features", broken_features(state))
     with pytest.raises(UserError, match=r"features of picture 0 of .* are not finite"):
         fid_coco.fid_coco(options(), Stub())
     assert not (tmp_path / "results").exists()
@@ -253,7 +338,7 @@ def broken_features(state):
 def test_nothing_measured_is_no_success(options, tmp_path, monkeypatch, capsys):
     options()
     nothing = core.Measurement(value=None, n=0)
-    monkeypatch.setattr(fid_coco, "measure", lambda *_: nothing)
+    monkeypatch.setattr(scenes_fid, "measure", lambda *_: nothing)
     assert fid_coco.main(arguments(tmp_path, "--system", "noise")) == 3
     assert "measured nothing" in capsys.readouterr().err
 
@@ -306,7 +391,7 @@ def test_pictures_by_image_id(options, tmp_path):
     assert record["value"] == pytest.approx(0, abs=1e-6)
     (tmp_path / "coco" / "val2017" / "000000000003.jpg").unlink()
     with pytest.raises(UserError, match="lacks 1 of 6 pictures, first 3"):
-        fid_coco.fid_coco(options(**more, n=None))
+        fid_coco.fid_coco(options(**more, n=None, name="val2017"))
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="no sample of MS-COCO on this machine")

@@ -31,7 +31,8 @@ def test_adding_a_system_as_the_readme_says(snippet, tmp_path, monkeypatch, caps
     Path("my_file.py").write_text(snippet, encoding="utf-8")
     name = re.search(r"^([A-Z_]+) = ", snippet, re.MULTILINE)
     assert name, "the snippet must end in `MY_SYSTEM = MySystem()`"
-    arguments = ["--system", f"my_file:{name[1]}", "--n", "8", "--resamples", "4"]
+    arguments = ["--system", f"my_file:{name[1]}", "--n", "8", "--real", "8"]
+    arguments += ["--resamples", "4"]
     folders = ["--results", "results", "--reports", "out", "--cache", "cache"]
     assert fid_coco.main([*arguments, *folders]) == 0
     assert "CM3Leon-7B" in capsys.readouterr().out

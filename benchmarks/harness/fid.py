@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.harness.core import Interval
 from benchmarks.harness.features import Features, extract
-from benchmarks.harness.judged import ALL
 from benchmarks.harness.stats import (
     FRECHET_METHOD,
     SEEDS_METHOD,
@@ -60,11 +59,10 @@ def spread(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict[str, Interv
 def companions(
     real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int
 ) -> dict[str, float | tuple]:
-    """KID (mean over seeds; its deviation is that of one subset); the distance at infinite n."""
+    """KID, and the distance at infinite n."""
     extra: dict[str, float | tuple] = {}
     if min(map(len, [real_ND, *fakes])) >= LEAST:
-        mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
-        extra |= {"kid": float(mean), "kid_std": float(deviation)}
+        extra |= kernel(real_ND, fakes)
     limit = extrapolated_frechet(real_ND, fakes[0], resamples, level=LEVEL)
     if limit is not None:  # and the smaller numbers of pictures that it follows
         sizes = [len(fakes[0]) // 2, len(fakes[0]) // 4]
@@ -74,23 +72,20 @@ def companions(
     return extra
 
 
-def samples(prompts, real_ND: np.ndarray, fakes: Sequence[np.ndarray], answered) -> dict:
-    """What single pictures scored, for paired comparison; nothing above `KEPT_BYTES`.
+def kernel(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict[str, float]:
+    """KID, the mean over seeds; its deviation is that of one subset."""
+    mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
+    return {"kid": float(mean), "kid_std": float(deviation)}
 
-    `answered` are the arrays right and asked [N, T] of `judged.answers`, or None.
-    """
+
+def samples(prompts, real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict:
+    """What single pictures scored, for paired comparison; nothing above `KEPT_BYTES`."""
     kept = {
         "prompts": np.array([prompt.id for prompt in prompts]),
         "images": np.array([prompt.image_id for prompt in prompts]),
         "reference_ND": real_ND.astype(np.float32),
         "features_KND": np.stack(fakes).astype(np.float32),
     }
-    if answered is not None:
-        kept |= {
-            "right_NT": answered[0].astype(np.int8),
-            "asked_NT": answered[1].astype(np.int8),
-            "tasks": np.array(ALL),
-        }
     return kept if sum(one.nbytes for one in kept.values()) <= KEPT_BYTES else {}
 
 
@@ -126,3 +121,13 @@ def pieces(images_NSS3: np.ndarray, size: int = 64) -> Iterator[np.ndarray]:
     """The pictures in batches."""
     for start in range(0, len(images_NSS3), size):
         yield images_NSS3[start : start + size]
+
+
+def shipped_tokenizer():
+    """The image tokenizer under `baselines/scenes/vq`, for systems that have none of their own."""
+    from cm3leon.config import VQConfig
+    from cm3leon.files import baselines_folder
+    from cm3leon.loading import load_module
+    from cm3leon.vq import VQ
+
+    return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]

@@ -32,7 +32,8 @@ from cm3leon.files import sha256_bytes, sha256_file, write_atomic
 from cm3leon.pictures import crop_square, read_picture, write_png
 from cm3leon.seeds import derive
 
-FORMAT = 1  # raise it when the same key would stand for other pictures
+FORMAT = 2  # raise it when the same key would stand for other pictures
+CODES = "codes"  # the text chunk of a kept picture that lists them
 PNG = b"\x89PNG\r\n\x1a\n"
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -49,6 +50,13 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def codes(self) -> np.ndarray | None:
+        """Image codes int64 [N, K] that the pictures were made of, row by row; None where any of
+        them has none.
+        """
+        kept = [read_codes(path) for path in self.paths]
+        return None if any(one is None for one in kept) else np.array(kept, np.int64)
 
     def batches(self, size: int = 64) -> Iterator[np.ndarray]:
         """Uint8 [B, H, W, 3], B <= size, in order."""
@@ -143,7 +151,12 @@ def draw_batch(
 ) -> list[int]:
     """Draw one batch of (path, prompt, seed) and write its pictures; returns their size [H, W]."""
     captions = [prompt.caption for _, prompt, _ in part]
-    images_BHW3 = system.draw(captions, [derive(seed, prompt.id) for _, prompt, seed in part])
+    seeds = [derive(seed, prompt.id) for _, prompt, seed in part]
+    codes = [None] * len(part)  # of a system whose pictures are made of codes
+    if hasattr(system, "draw_with_codes"):
+        images_BHW3, codes = system.draw_with_codes(captions, seeds)
+    else:
+        images_BHW3 = system.draw(captions, seeds)
     check_drawing(system, images_BHW3, len(part), size)
     if size is None:
         size = list(images_BHW3.shape[1:3])
@@ -155,8 +168,10 @@ def draw_batch(
             "size": size,
         }
         write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
-    for (path, prompt, seed), image in zip(part, images_BHW3, strict=True):
+    for (path, prompt, seed), image, drawn in zip(part, images_BHW3, codes, strict=True):
         about = {"prompt": prompt.caption, "seed": str(seed)}
+        if drawn is not None:
+            about[CODES] = " ".join(map(str, drawn))
         write_png(path, image, about, durable=False)  # a torn one is found out by check_png
     return size
 
@@ -239,6 +254,15 @@ def read_kept(path: Path, size: list[int]) -> np.ndarray:
             f"{path} is {list(pixels.shape[:2])}, expected {size}; delete it and run again"
         )
     return pixels
+
+
+def read_codes(path: Path) -> list[int] | None:
+    """The image codes that a kept picture was made of, None where it does not tell."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        text = image.info.get(CODES)
+    return None if text is None else [int(code) for code in text.split()]
 
 
 class Folder:

@@ -303,7 +303,7 @@ def samples(task: PinnedTask, real: Kept | None, fakes: Sequence[Kept]) -> dict:
     if rows * real.dim * 4 > fid.KEPT_BYTES:
         return {}
     drawn = [fake.rows(np.ones(fake.count, bool)) for fake in fakes]
-    return fid.samples(task.prompts, real.rows(real.readable), drawn, None)
+    return fid.samples(task.prompts, real.rows(real.readable), drawn)
 
 
 def known(

@@ -320,6 +320,8 @@ class Watched:
         self._system, self._group = system, group
 
     def __getattr__(self, name: str):
+        if name == "draw_with_codes":
+            self._group.check()
         return getattr(self._system, name)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]):
@@ -339,16 +341,18 @@ def draw(group: Group, system, prompts: Sequence, seed: int, folder, batch_size:
     from dataclasses import replace
 
     from benchmarks.harness import images
+    from benchmarks.harness.prompts import digest
 
     if group.size == 1:
         found = images.draw(system, prompts, seed, folder, batch_size)
         images.tell_reused(system, found)
         return found
+    name = f"drawn {images.key(system)} {digest(prompts)} {seed}"
     own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
     mine = images.draw(Watched(system, group), own, seed, folder, batch_size)
-    group.total(f"drawn {seed}", mine.drawn)
-    group.wait(f"drawn {seed}")
-    drawn = group.total(f"drawn {seed}", 0)
+    group.total(name, mine.drawn)
+    group.wait(name)
+    drawn = group.total(name, 0)
     everything = images.draw(system, prompts, seed, folder, batch_size)
     found = replace(everything, drawn=drawn, reused=len(everything) - drawn)
     if group.first:

@@ -61,20 +61,28 @@ class Rendered:
             yield one.id, one.image
 
 
-def scenes_task(n: int | None, size: int, split: str = "test") -> Task:
-    """The first n pictures of a split of the `coco` dialect; the next n are the further ones."""
+def scenes_task(n: int, size: int, split: str = "test", others: int | None = None) -> Task:
+    """The first n pictures of a split of the `coco` dialect; the next `others` (n for None) are the
+    further ones.
+
+    Raises UserError where the split has not so many.
+    """
     from cm3leon.scenes import SPLITS
 
-    prompts = scenes_prompts(n, split)
-    n = len(prompts)
-    last = 2 * n <= SPLITS[split]
-    further = Rendered("coco", split, range(n, 2 * n), size) if last else None
+    others = n if others is None else others
+    if not 1 <= n <= SPLITS[split] - others:
+        raise UserError(
+            f"n must be at most {SPLITS[split] - others} of split {split} ({SPLITS[split]} "
+            f"pictures, {others} of them the reference), got {n}; ask for fewer"
+        )
     about = {
         "prompts": f"scenes coco {split}, one caption a picture",
-        "reference": "the pictures of the prompts",
-        "floor": "the next n pictures of the split",
+        "reference": f"the next {others} pictures of the split",
     }
-    return Task(prompts, Rendered("coco", split, range(n), size), further, about)
+    own, further = (
+        Rendered("coco", split, indices, size) for indices in (range(n), range(n, n + others))
+    )
+    return Task(scenes_prompts(n, split), own, further, about)
 
 
 def coco_task(root: Path | None, split: str | None, n: int | None, size: int) -> Task:
