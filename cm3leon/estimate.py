@@ -60,7 +60,10 @@ def schedule(name: str, row: float, tokens: float | None, given: dict) -> TrainC
     steps = own.steps if tokens is None else steps_for_tokens(tokens, a_step)
     steps = given.get("steps", steps)
     rate, warmup = (recipe.rate, recipe.warmup) if recipe else (own.rate, own.warmup)
-    values = {"rate": rate, "warmup": min(warmup, max(1, steps // 10))} | given
+    # A "wsd" run may be made longer, which its warm-up must outlive.
+    wsd = given.get("schedule") == "wsd"
+    most = steps - given.get("decay", 0) if wsd else steps // 10
+    values = {"rate": rate, "warmup": min(warmup, max(1, most))} | given
     return TrainConfig(**values | {"batch": batch, "steps": steps})
 
 

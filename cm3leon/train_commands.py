@@ -70,7 +70,7 @@ class TrainChanges:
     rate: float | None = None
     """peak learning rate"""
     warmup: int | None = None
-    """steps up to the peak; left out: 1,500, but no more than a tenth of the steps"""
+    """steps up to the peak; left out: 1,500 (small models: 100), of linear a tenth at most"""
     final: float | None = None
     """last learning rate as a share of the peak"""
     schedule: str | None = None

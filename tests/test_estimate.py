@@ -50,6 +50,14 @@ def test_what_is_given_goes_before_the_paper():
         schedule("350m", 3000.0, 1e6, {"batch": 0})
 
 
+def test_the_warmup_of_a_stable_run_outlives_its_length():
+    wsd = {"schedule": "wsd", "batch": 4}
+    runs = [schedule("scenes-s", 80.0, None, wsd | {"steps": steps}) for steps in (300, 900, 5000)]
+    assert [run.warmup for run in runs] == [100] * 3
+    short = schedule("scenes-s", 80.0, None, wsd | {"steps": 60, "decay": 20})
+    assert short.warmup == short.decay_start == 40
+
+
 @given(st.integers(0, 4), st.integers(0, 20), st.integers(1, 30))
 def test_tokens_of_a_row_are_those_of_a_sample(documents, text, codes):
     pair = Document.pair([0] * text, [0] * codes)
