@@ -264,7 +264,7 @@ def _pool(record: Mapping) -> list[dict]:
         if stagnates:
             verdict = "holds" if effect["high"] < MARGIN else "not resolved"
             verdict = "does not" if effect["low"] > 1 else verdict
-        found.append(_said(record, claim, statement, "test", kind, key, verdict))
+        found.append(_said(record, claim, statement, "test", kind, key, verdict, wanted))
     return found
 
 
@@ -277,7 +277,7 @@ def _text(record: Mapping) -> list[dict]:
                 verdict = judged(extra(record, key), 0.0)
                 statement = f"{title} betters text: {CAPTIONS[measure]}"
                 about = (statement, "test", "lead over plain", key, verdict)
-                found.append(_said(record, "Q5", *about))
+                found.append(_said(record, "Q5", *about, 0.0))
     return found
 
 
@@ -289,9 +289,18 @@ def judged(effect: Mapping, wanted: float) -> str:
 
 
 def _said(
-    record: Mapping, claim: str, statement: str, split: str, kind: str, key: str, verdict: str
+    record: Mapping,
+    claim: str,
+    statement: str,
+    split: str,
+    kind: str,
+    key: str,
+    verdict: str,
+    none: float | None = None,
 ) -> dict:
     about = {"hypothesis": claim, "statement": statement, "split": split, "kind": kind}
+    if none is not None:
+        about |= {"none": none, "ratio": none != 0}
     return about | {"key": key, "verdict": verdict, **extra(record, key)}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from benchmarks.harness.significance import benjamini_hochberg, effect_p, holm
 from reports import decoding, pretraining, retrieval
 from reports.paper_model import Grid, Panel, Part, Parts, Row, emph, plain, prose, words
 from reports.paper_results import (
@@ -51,6 +52,7 @@ class Finding:
     on: str
     effect: Parts
     verdict: str
+    p: float | None = None  # that there is no effect, for one statement alone
 
 
 def findings(inputs: Inputs) -> list[Finding]:
@@ -75,8 +77,16 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
         if measure != "fid":
             kind = "share of {default} less {arm}: {effect}"
         effect = prose(kind, arm=arm, default=default, effect=part)
-        found.append(Finding(name, words(statement), split, effect, one["verdict"]))
+        found.append(Finding(name, words(statement), split, effect, one["verdict"], _p(one)))
     return found
+
+
+def _p(one: Mapping) -> float | None:
+    """p of a verdict with an effect; None where no number is "no effect" (H3, one seed)."""
+    if "none" not in one or one["low"] is None:
+        return None
+    ends = one["value"], one["low"], one["high"]
+    return effect_p(*ends, one["none"], one["ratio"])
 
 
 def _decoding(inputs: Inputs) -> list[Finding]:
@@ -86,7 +96,9 @@ def _decoding(inputs: Inputs) -> list[Finding]:
         effect = prose("{kind}: {effect}", kind=one["kind"], effect=more(run, one["key"], 3))
         verdict = one["verdict"]
         found.append(
-            Finding(one["hypothesis"], words(one["statement"]), one["split"], effect, verdict)
+            Finding(
+                one["hypothesis"], words(one["statement"]), one["split"], effect, verdict, _p(one)
+            )
         )
     return found
 
@@ -101,8 +113,9 @@ def _pretraining(inputs: Inputs) -> list[Finding]:
         if statement in judged:
             part = more(run, f"{arm}.{score}_minus_default", 3)
             effect = prose("{arm} less default: {effect}", arm=arm, effect=part)
-            verdict = judged[statement]["verdict"]
-            found.append(Finding(name, words(statement), "pretraining", effect, verdict))
+            one = judged[statement]
+            about = words(statement), "pretraining", effect, one["verdict"], _p(one)
+            found.append(Finding(name, *about))
     return found
 
 
@@ -145,29 +158,52 @@ def _split(run: Run) -> str:
 def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
     """H1 to H9, a row a statement; what no record judges says so, with its command."""
     rows = []
+    adjusted = adjusted_p(found)
     for name, (claim, command) in CLAIMS.items():
         judged = [one for one in found if one.claim == name]
         title = words(f"{name}: {claim}")
         if not judged:
-            cells = ((emph(f"{name}: {claim}"),), (), prose(f"run {command}"), _verdict(UNKNOWN))
+            title = (emph(f"{name}: {claim}"),)
+            cells = (title, (), prose(f"run {command}"), (), (), _verdict(UNKNOWN))
             rows.append(Row(cells, "thin"))
             continue
         rows.append(Row((title,), "group"))
         for one in judged:
-            cells = (one.statement, words(one.on), one.effect, _verdict(one.verdict))
+            both = (words(f"{p:.1g}") for p in adjusted.get(id(one), ()))
+            cells = (one.statement, words(one.on), one.effect, *both, _verdict(one.verdict))
+            if id(one) not in adjusted:
+                cells = (*cells[:3], (), (), cells[-1])
             rows.append(Row(cells))
-    heads = tuple(map(words, ("statement", "on", f"effect [{level}]", "verdict")))
+    heads = ("statement", "on", f"effect [{level}]", "p, Holm", "p, BH", "verdict")
+    heads = tuple(map(words, heads))
     return Grid(
         label="table-claims",
         caption=prose(
             "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
             "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
             "overlap. Measured, on the embedded world; protocols differ from row to row, and each "
-            "cell says what its number is."
+            "cell says what its number is. p: of no effect, over all statements of the table "
+            "together, by Holm (one false among all) and by Benjamini and Hochberg (share of false "
+            "ones)."
         ),
-        panels=(Panel(heads, tuple(rows), "lllr", widths=("1.4fr", "auto", "1fr", "auto")),),
+        panels=(
+            Panel(
+                heads,
+                tuple(rows),
+                "lllrrr",
+                widths=("1.4fr", "auto", "1fr", "auto", "auto", "auto"),
+            ),
+        ),
         wide=True,
     )
+
+
+def adjusted_p(found: Sequence[Finding]) -> dict[int, tuple[float, float]]:
+    """id of a finding with a p -> (by Holm, by Benjamini and Hochberg) over all of them."""
+    known = [one for one in found if one.p is not None]
+    each = [one.p for one in known]
+    pairs = zip(holm(each), benjamini_hochberg(each), strict=True)
+    return {id(one): tuple(map(float, pair)) for one, pair in zip(known, pairs, strict=True)}
 
 
 def tally(found: Sequence[Finding]) -> dict[str, int]:

@@ -67,6 +67,7 @@ def verdicts(record: Mapping) -> list[dict]:
         found.append(
             {"hypothesis": name, "statement": statement, "score": score, **entry}
             | {"verdict": verdict if resolved else "not resolved"}
+            | ({"none": 0.0, "ratio": False} if resolved else {})
         )
     return found
 

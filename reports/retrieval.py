@@ -35,7 +35,11 @@ MEASURES = {
     "right": "composition",
     "clip": "CLIP score",
 }
-COPIES = {"copy_pixels": "copies (pixels)", "copy_features": "copies (features)"}
+COPIES = {
+    "copy_pixels": "copies (pixels)",
+    "copy_features": "copies (features)",
+    "copy_blocks": "copies (blocks of codes)",
+}
 HYPOTHESES = (  # name, statement, split, measure, arm the default must lead
     ("H1", "two documents lower FID below none", "test", "fid", "documents-0"),
     ("H1", "two documents lower FID below one", "test", "fid", "documents-1"),
@@ -159,7 +163,7 @@ def verdicts(record: Mapping) -> list[dict]:
         )
         found.append(
             {"hypothesis": name, "statement": statement, "split": split, "measure": measure}
-            | {"verdict": verdict, **entry}
+            | {"verdict": verdict, "none": wanted, "ratio": measure == "fid", **entry}
         )
     return found
 

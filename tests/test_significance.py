@@ -12,6 +12,8 @@ from benchmarks.harness.significance import (
     benjamini_hochberg,
     bootstrap_p,
     difference_p,
+    effect_p,
+    holm,
     mcnemar,
     paired_difference,
     smallest_effect,
@@ -155,3 +157,26 @@ def test_a_distance_of_nothing_has_no_ratio():
     own = paired.distance(reference, reference.features[:, None])
     with pytest.raises(UserError, match="needs both above 0"):
         paired.frechet_ratio(own, paired.distance(reference, ours))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_is_stricter_than_the_false_discovery_rate(p):
+    found = holm(p)
+    assert (found >= benjamini_hochberg(p) - 1e-12).all() and (found >= p).all()
+    assert (found <= np.minimum(np.array(p) * len(p), 1) + 1e-12).all()  # Bonferroni
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == approx([0.03, 0.06, 0.06])
+    assert len(holm([])) == 0
+    with pytest.raises(UserError, match="p must be numbers"):
+        holm([1.5])
+
+
+def test_p_of_an_effect():
+    assert effect_p(0.2, 0.0, 0.4, 0.0) == approx(0.05, abs=1e-4)
+    assert effect_p(1.2, 1.0, 1.44, 1.0, ratio=True) == approx(0.05, abs=1e-4)
+    assert effect_p(1 / 1.2, 1 / 1.44, 1.0, 1.0, ratio=True) == approx(0.05, abs=1e-4)
+    assert effect_p(0.5, 0.0, 1.0, 1.0, ratio=True) == 1.0

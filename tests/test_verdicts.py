@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from record_maker import record
 
 from reports import decoding, pretraining, retrieval
-from reports.paper_claims import FAILS, HOLDS, OPEN, _size_finding, tally
+from reports.paper_claims import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Finding,
+    _p,
+    _size_finding,
+    adjusted_p,
+    hypotheses_table,
+    tally,
+)
 from reports.paper_model import numeral
 from reports.paper_results import Run
 
@@ -142,3 +152,24 @@ def test_the_tally_counts_every_verdict():
 
     found = [One("H1", HOLDS), One("H1", FAILS), One("H2", HOLDS), One("H3", OPEN)]
     assert tally(found) == {HOLDS: 2, FAILS: 1, OPEN: 1, "not measured yet": 7}
+
+
+def test_p_over_all_statements_together():
+    """Three effects with p of 0.05, of 0.001 and none: Holm and BH over two of them."""
+    made = {
+        "extra": {
+            "test.default.fid_vs_documents-0": triple(1.2, 1.0, 1.44),
+            "tail.default.entity_vs_documents-0": triple(0.2, 0.2 - 0.1191, 0.2 + 0.1191),
+        },
+        "protocol": {"default": "default"},
+    }
+    found = [
+        Finding(one["hypothesis"], (), "", (), one["verdict"], _p(one))
+        for one in retrieval.verdicts(made)
+    ]
+    found.append(Finding("H3", (), "", (), OPEN))
+    adjusted = [adjusted_p(found)[id(one)] for one in found[:2]]
+    assert adjusted[0] == pytest.approx((0.05, 0.05), rel=1e-2)
+    assert adjusted[1] == pytest.approx((0.002, 0.002), rel=5e-2)
+    table = hypotheses_table(found, "95%").panels[0]
+    assert all(len(row.cells) in (1, 6) for row in table.rows) and len(table.headers) == 6

@@ -72,20 +72,50 @@ def difference_p(value: float, low: float, high: float, level: float = 0.95) -> 
     return float(2 * ndtr(-abs(value) / (half / _quantile(level))))
 
 
+def holm(p_M: Sequence[float]) -> np.ndarray:
+    """Adjusted p of M measures tested at once (Holm 1979): the chance of one false among all.
+
+    Raises UserError for a p outside [0, 1]. Shape and order stay.
+    """
+    p_M = _checked(p_M)
+    order = np.argsort(p_M, kind="stable")
+    steps = np.minimum(p_M[order] * (len(p_M) - np.arange(len(p_M))), 1.0)
+    out = np.empty_like(p_M)
+    out[order] = np.maximum.accumulate(steps)
+    return out
+
+
+def effect_p(value: float, low: float, high: float, none: float, ratio: bool = False) -> float:
+    """Two-sided p that an effect with a 95 % interval is no effect (`none`: 0, or 1 of a ratio).
+
+    Of a ratio on a log scale, on which its intervals are symmetric.
+    """
+    if ratio:
+        if min(value, low, none) <= 0:
+            return 1.0
+        value, low, high, none = (float(np.log(one)) for one in (value, low, high, none))
+    return difference_p(value - none, low - none, high - none)
+
+
 def benjamini_hochberg(p_M: Sequence[float]) -> np.ndarray:
     """Adjusted p of M measures tested at once: those below q have a false-discovery rate below q.
 
     Raises UserError for a p outside [0, 1]. Shape and order stay.
     """
-    p_M = np.asarray(p_M, np.float64)
-    if p_M.ndim != 1 or not ((p_M >= 0) & (p_M <= 1)).all():
-        raise UserError(f"p must be numbers of [0, 1], got {p_M.tolist()}")
+    p_M = _checked(p_M)
     order = np.argsort(-p_M, kind="stable")  # the largest first
     ranks = np.arange(len(p_M), 0, -1)
     adjusted = np.minimum.accumulate(np.minimum(p_M[order] * (len(p_M) / ranks), 1.0))
     out = np.empty_like(p_M)
     out[order] = adjusted
     return out
+
+
+def _checked(p_M: Sequence[float]) -> np.ndarray:
+    p_M = np.asarray(p_M, np.float64)
+    if p_M.ndim != 1 or not ((p_M >= 0) & (p_M <= 1)).all():
+        raise UserError(f"p must be numbers of [0, 1], got {p_M.tolist()}")
+    return p_M
 
 
 def smallest_effect(low: float, high: float, level: float = 0.95, power: float = 0.8) -> float:
