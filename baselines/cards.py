@@ -351,6 +351,6 @@ CARDS = {
 
 
 if __name__ == "__main__":
-    from cm3leon.cli import guarded
+    from reports import called, guarded
 
-    sys.exit(guarded(main))
+    sys.exit(guarded(lambda: called(main)))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from baselines.recipes import PLAIN_ROLE, RECIPES, with_budget
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
+from cm3leon.options import Count, Positive, Range
 from cm3leon.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
@@ -34,11 +35,11 @@ class Options:
     out: Path | None = None  # folder of the weights; default: the shipped ones
     runs: Path = Path(".runs")  # states, logs and token caches
     fresh: bool = False  # retrain finished parts as well
-    threads: int = 0  # of the processor; 0: all
+    threads: Annotated[int, Range(0, 1024)] = 0  # of the processor; 0: all
     # of a transformer: about so many updates, or tokens, instead of the recipe's. All budgets share
     # their stable part: more go on from it, fewer branch from one of its kept states and decay
-    steps: int | None = None
-    tokens: float | None = None
+    steps: Count | None = None
+    tokens: Positive | None = None
     name: str | None = None  # of a transformer's folder, where not the part's
 
 

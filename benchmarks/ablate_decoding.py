@@ -29,6 +29,7 @@ from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Rendered, batches
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Resamples
 
 PARTS = ("guidance", "surface", "nucleus", "readings", "pool", "captions")
 REFERENCE = 1000  # real pictures of a split that FID compares with
@@ -50,13 +51,13 @@ class Options:
     another than scenes the pool has a CLIP score too"""
     quick: bool = False
     """fewer settings, captions and samples"""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """captions drawn at once; moves speed, not pictures"""
-    resamples: int = 200
+    resamples: Resamples = 200
     """of the intervals of FID"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where tables, plots and the page of pictures go"""
     cache: Path | None = None
     """where drawings are kept; left out: $CM3LEON_CACHE/images or .cache/images"""

@@ -30,6 +30,7 @@ from benchmarks.harness.stats import SEEDS_METHOD, seed_interval
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
+from cm3leon.options import Count, Positive, Threads
 
 STEPS, BATCH = 600, 8
 
@@ -42,13 +43,13 @@ class Options:
     """training seeds"""
     arms: tuple[str, ...] = ()
     """their names, beside the default; left out: all"""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """stop after the run during which these are over; exit code 3 when not all is done"""
-    n: int = 100
+    n: Count = 100
     """captions drawn of each kind"""
-    steps: int = STEPS
+    steps: Count = STEPS
     """of every run; another number is another protocol"""
-    threads: int = 1
+    threads: Threads = 1
     """of the processor"""
     runs: Path = Path(".runs")
     """states, logs and token caches of trainings"""
@@ -56,7 +57,7 @@ class Options:
     """folder with text/, vq/, clip/ and bank/"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where tables go"""
 
     def __post_init__(self):

@@ -31,6 +31,7 @@ from benchmarks.harness.systems import find_system
 from benchmarks.harness.tasks import Rendered, batches
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count, Resamples
 
 SPLITS = ("test", "tail")
 DEFAULT = "documents-2"
@@ -45,7 +46,7 @@ class Options:
 
     system: str = "scenes-s-documents"
     """a system with a memory bank"""
-    n: int | None = None
+    n: Count | None = None
     """captions of each split; left out: 120"""
     seeds: tuple[int, ...] | None = None
     """sampling seeds of the arms that hypotheses compare, the first alone of the others"""
@@ -53,13 +54,13 @@ class Options:
     """arms whose name holds this, beside the default: a look, and another protocol"""
     quick: bool = False
     """24 captions, one seed"""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """captions drawn at once; moves speed, not pictures"""
-    resamples: int = 200
+    resamples: Resamples = 200
     """of the intervals of FID"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where tables, plots and the picture page go"""
     cache: Path | None = None
     """where drawings are kept; left out: $CM3LEON_CACHE/images or .cache/images"""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count, Whole
 
 PIECE = 2**16  # vectors made at once
 CENTRES = 2000
@@ -30,11 +31,11 @@ CENTRES = 2000
 class Options:
     """Time a memory bank."""
 
-    documents: int = 1_000_000  # in the bank
-    width: int = 512  # numbers in a vector
-    queries: int = 1000  # asked, 10 documents each
-    strategy: int = 2000  # queries through the whole strategy, by text and by image
-    exact: int = 500_000  # above this an inverted file is trained
+    documents: Count = 1_000_000  # in the bank
+    width: Batch = 512  # numbers in a vector
+    queries: Count = 1000  # asked, 10 documents each
+    strategy: Whole = 2000  # queries through the whole strategy, by text and by image
+    exact: Whole = 500_000  # above this an inverted file is trained
     folder: Path | None = None  # where the bank is written; default: a temporary folder
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.options import Count
 
 BATCH = 100
 LEAST = 8  # codes seen under one condition before its entropy counts
@@ -32,8 +33,8 @@ class Options:
     """Measure the codes of image tokenizers, side by side."""
 
     weights: tuple[Path, ...] = ()  # folders with vq/; default: the shipped one
-    n: int = 6000  # pictures behind the entropies
-    read: int = 400  # pictures of each kind that are read back
+    n: Count = 6000  # pictures behind the entropies
+    read: Count = 400  # pictures of each kind that are read back
 
 
 def run(options: Options) -> int:

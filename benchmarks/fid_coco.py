@@ -43,6 +43,7 @@ from benchmarks.harness.tasks import Task, batches, coco_task
 from cm3leon.cli import parse
 from cm3leon.drawing import DecodeChanges
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count, Documents, Resamples, Samples
 from cm3leon.pictures import CROP
 
 NAMED = 5  # unreadable pictures named in the record
@@ -96,7 +97,7 @@ class Options:
     """of a protocol: file of OpenAI's ViT-B/32, for CLIP score"""
     only_prompts: Path | None = None
     """write the protocol's prompts to this .jsonl and stop"""
-    n: int | None = None
+    n: Count | None = None
     """captions (of each split of scenes); left out: 1,000 of natural and val, 200 of test and
     tail, all of coco, what the protocol says"""
     seeds: tuple[int, ...] = (0,)
@@ -106,23 +107,23 @@ class Options:
     name: str | None = None
     """of the system that drew --images; left out: the folder's last name"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
-    documents: tuple[int, ...] | None = None
+    documents: tuple[Documents, ...] | None = None
     """retrieved documents before each caption, 0 to 4; several in scenes alone, where the largest
     is the headline's; left out: the system's own, in scenes beside 0, 1 and 2"""
-    samples: int = 1
+    samples: Samples = 1
     """drawn for each caption, of which CLIP keeps one (the paper's Table 1: 8)"""
     rerank_clip: str = "scenes"
     """the CLIP that keeps it: scenes, local-dir:FOLDER, or ARCHITECTURE:FILE"""
     quick: bool = False
     """128 captions, 64 of test and tail (of a protocol: against their own pictures): a look, and
     another protocol"""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """captions drawn at once; moves speed, not pictures"""
-    resamples: int | None = None
+    resamples: Resamples | None = None
     """of the distance at infinitely many pictures; left out: 200 (other intervals need none)"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where table, grid and plot go"""
     cache: Path | None = None
     """where drawings are kept; left out: $CM3LEON_CACHE/images or .cache/images"""

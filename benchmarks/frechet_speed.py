@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count, Threads
 
 BACKENDS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -131,11 +132,11 @@ def compare(dim: int, case: str, repeats: int) -> None:
 class Options:
     """Time the Fréchet distance of ours, torch-fidelity and clean-fid on the same inputs."""
 
-    dims: tuple[int, ...] = (2048,)
+    dims: tuple[Batch, ...] = (2048,)
     """dimensions of the features"""
-    repeats: int = 5
+    repeats: Count = 5
     """runs of ours, at least 5; the median is shown"""
-    threads: int = 1
+    threads: Threads = 1
     """threads of the linear algebra"""
 
     def __post_init__(self):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cm3leon.cli import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.options import Count, Threads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,11 +31,11 @@ class Options:
 
     base: str
     """a git revision"""
-    rounds: int = 9
+    rounds: Count = 9
     """of each; fewer than 3 give no verdict"""
     out: Path = Path(".perf")
     """where the rounds go; older ones there are removed"""
-    threads: int = 1
+    threads: Threads = 1
     """of the processor"""
     only: str = ""
     """tests whose name holds this"""

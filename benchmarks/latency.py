@@ -33,6 +33,7 @@ from benchmarks.harness.subjects import PROMPT, STATE_BYTES, Subject, find_subje
 from cm3leon.cli import parse
 from cm3leon.drawing import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count, Positive, Threads
 
 SMALL = ("scenes-s", "scenes-xs", "8x256x8", "12x512x8", "24x1024x16")
 LARGE = ("350m", "760m", "7b")
@@ -55,7 +56,7 @@ class Options:
 
     sizes: tuple[str, ...] | None = None
     """baselines, shapes such as 12x512x8, or 350m 760m 7b (left out: these on a GPU only)"""
-    batches: tuple[int, ...] | None = None
+    batches: tuple[Batch, ...] | None = None
     """pictures drawn at once; left out: 1 8 32 64 256"""
     dtypes: tuple[str, ...] | None = None
     """float32, bfloat16, int8 (weights alone); left out: those that the device is made for"""
@@ -63,13 +64,13 @@ class Options:
     """classifier-free guidance weight; 1 is one stream instead of two"""
     top_p: float = 0.9
     """nucleus, as the peers have it"""
-    new: int | None = None
+    new: Count | None = None
     """tokens of a picture; left out: 64 of scenes, 256 of shapes, 1,024 of the paper's sizes"""
-    repeats: int | None = None
+    repeats: Count | None = None
     """rounds, of which the median counts; left out: 5"""
-    budget: float | None = None
+    budget: Positive | None = None
     """seconds a configuration may take; fewer rounds and tokens where it would take more"""
-    threads: int | None = None
+    threads: Threads | None = None
     """of the processor; left out: as torch chooses"""
     device: str = "auto"
     """cpu, cuda, cuda:1; auto is CUDA where there is one"""
@@ -81,7 +82,7 @@ class Options:
     """two sizes, two batches, 32 tokens: another protocol"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where tables and plot go"""
 
     def __post_init__(self):
@@ -156,8 +157,6 @@ def usable_device(name: str) -> str:
     kind = torch.device(device)
     if kind.type not in ("cpu", "cuda"):
         raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {name!r}")
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r} is not there; {torch.cuda.device_count()} are")
     return device
 
 

@@ -23,6 +23,7 @@ from benchmarks.harness import core
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
+from cm3leon.options import Batch, Count, Resamples
 
 QUICK = 128  # pictures of --quick
 NAMED = 5  # unreadable pictures named in the record
@@ -38,21 +39,21 @@ class Options:
     """in the record; left out: that of the folder, or of the folder above one called vq"""
     data: str = "scenes"
     """scenes, a folder of pictures, an MS-COCO root (or root:split), a .tar or a folder of tars"""
-    n: int | None = None
+    n: Count | None = None
     """pictures; left out: 1,000 of scenes, else all"""
     quick: bool = False
     """at most 128 pictures: a look, and another protocol"""
     features: str = "scenes"
     """the feature network behind rFID"""
-    batch_size: int = 16
+    batch_size: Batch = 16
     """pictures at once; moves speed, not numbers"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
-    resamples: int = 200
+    resamples: Resamples = 200
     """of the intervals"""
     results: Path = core.RESULTS
     """where the record goes"""
-    reports: Path = core.ROOT / "reports" / "out"
+    reports: Path = core.OUT
     """where the table goes"""
 
     def __post_init__(self):

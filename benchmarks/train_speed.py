@@ -28,6 +28,7 @@ from benchmarks.harness import core
 from benchmarks.harness.train_steps import lengths
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
+from cm3leon.options import Count, Documents, Threads
 
 WORKER = Path(__file__).parent / "harness" / "train_steps.py"
 SHAPES = {"scenes-xs": (4, 128, 4), "scenes-s": (6, 256, 8), "12x512": (12, 512, 8)}
@@ -47,11 +48,11 @@ class Options:
     """float32, bfloat16; left out: those that the processor multiplies"""
     optimizers: tuple[str, ...] = ("muon", "adamw")
     """muon, adamw"""
-    documents: tuple[int, ...] = (0, 2)
+    documents: tuple[Documents, ...] = (0, 2)
     """before each row's query"""
-    rounds: int = 5
+    rounds: Count = 5
     """timings of each, of which the median counts"""
-    threads: int | None = None
+    threads: Threads | None = None
     """of the processor; left out: all"""
     peers: bool = False
     """time Hugging Face's OPTForCausalLM with AdamW in turn with ours"""

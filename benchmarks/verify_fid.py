@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.harness import core
 from cm3leon.cli import parse
 from cm3leon.errors import UserError
+from cm3leon.options import Batch, Count
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Options:
     """two .npz of moments (mu, sigma) of known FID"""
     expected: float | None = None
     """the FID of --statistics"""
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    batch_sizes: tuple[Batch, ...] = (1, 8, 32)
     """pictures at once of --speed"""
-    repeats: int = 5
+    repeats: Count = 5
     """runs of each form of --speed, in turn; medians are shown"""
     compiled: bool = False
     """--speed also times pytorch-fid's network by torch.compile (needs a C++ compiler, minutes)"""

@@ -19,7 +19,7 @@ import numpy as np
 
 from cm3leon import seeds
 from cm3leon.errors import UserError
-from cm3leon.files import atomic_file, sha256_file, write_atomic
+from cm3leon.files import atomic_file, parse_json, sha256_file, write_atomic
 from cm3leon.identity import check_file, read_sealed, seal
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class MemoryBank:
         for name, digest in about["files"].items():
             check_file(folder / name, digest, way_out(folder))
         vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
-        ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
+        ids = parse_json((folder / IDS).read_bytes(), folder / IDS)
         bank = cls(vectors_ND, ids, about["clip_sha256"], about["source"])
         if INDEX in about["files"]:
             import faiss

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cm3leon.config import to_dict
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, sha256_file, write_atomic
+from cm3leon.files import parse_json, sha256_bytes, sha256_file, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -278,14 +278,7 @@ def read_json(path: Path) -> dict:
         raise UserError(f"cannot read {path}: {error.strerror}; name an existing file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text at byte {error.start}") from None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from None
-    except RecursionError:
-        raise UserError(f"{path} is no JSON we read: it is nested too deeply") from None
+    value = parse_json(text, path)
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value

@@ -17,9 +17,10 @@ import tyro
 from cm3leon.commands import Draw, Encode, ExportScenes, Index
 from cm3leon.convert_commands import ConvertTokenizer
 from cm3leon.doctor import Doctor
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, printable
 from cm3leon.export_commands import Export, Import
 from cm3leon.infill_commands import Caption, Infill
+from cm3leon.options import check_options
 from cm3leon.train_commands import Train, TrainText
 
 COMMANDS = (
@@ -39,18 +40,21 @@ COMMANDS = (
 
 
 def parse(kind, argv: Sequence[str] | None, prog: str):
-    """Options of dataclass `kind` from a command line; a mistake in it is a UserError of one line.
+    """Options of dataclass `kind` from a command line; a mistake in it, or a number outside the
+    bounds of its type (`options.py`), is a UserError of one line.
 
     `--help` prints and raises SystemExit(0).
     """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=argv, prog=prog)
+            found = tyro.cli(kind, args=argv, prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise
-    raise UserError(one_line(said.getvalue(), prog))
+        raise UserError(one_line(said.getvalue(), prog)) from None
+    check_options(found)
+    return found
 
 
 def one_line(box: str, prog: str) -> str:
@@ -76,21 +80,39 @@ def one_line(box: str, prog: str) -> str:
 
 def guarded(command: Callable[[], int]) -> int:
     """Exit code of a command; a user's mistake becomes one line on stderr, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {place}{error.strerror or error}; check the path and the space left",
-            file=sys.stderr,
+        return failed(f"{place}{error.strerror or error}; check the path and the space left")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:160] or "no more is told"
+        return failed(
+            f"not enough memory ({reason}); give it smaller inputs or batches, and a training more "
+            "pieces (--accumulate) or --recompute, into a new --out"
         )
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether Python, numpy or torch (on a processor, on an accelerator) had no memory left."""
+    torchs = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or torchs
+
+
+def failed(reason: object) -> int:
+    """Say in one line why a command ends; its exit code."""
+    print(f"error: {printable(reason)}", file=sys.stderr)
+    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,12 +27,23 @@ from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.pictures import crop_resized, crop_square
-from cm3leon.public_weights import is_program, program_tensors, program_text
+from cm3leon.public_weights import (
+    check_weights_file,
+    is_program,
+    program_tensors,
+    program_text,
+)
 from cm3leon.text import TextTokenizer
 from cm3leon.vq import to_unit
 
 BATCH = 256
 LOCAL = "local-dir:"
+PREPROCESSING = {  # open_clip's options -> its registry's words
+    "image_mean": "mean",
+    "image_std": "std",
+    "image_interpolation": "interpolation",
+    "image_resize_mode": "resize_mode",
+}
 FACTS = ("input_resolution", "context_length", "vocab_size")  # numbers among OpenAI's tensors
 
 
@@ -194,9 +205,9 @@ def load_clip(name: str | Path = "scenes") -> Clip:
     "scenes": the shipped one of the embedded world; a folder of ours: that one, with its own text
     tokenizer (`tokenizer.json`) or else the one of the `text` folder beside; "local-dir:FOLDER":
     open_clip's own form, with configuration, preprocessing and weights in a folder;
-    "ARCHITECTURE:FILE": an architecture of open_clip with OpenAI's preprocessing and a file of
+    "ARCHITECTURE:FILE": an architecture of open_clip with its published preprocessing and a file of
     weights, OpenAI's own archives among them. Raises UserError when the weights are not here, do
-    not fit, or would need another preprocessing or activation.
+    not fit, would need another activation, or when it is not clear which preprocessing is theirs.
     """
     text = str(name)
     if text == "scenes":
@@ -253,11 +264,7 @@ def _architecture(architecture: str, file: str) -> Clip:
             f"no weights for {architecture} at {file or 'any path'}; nothing is downloaded: fetch "
             f"them yourself and give {architecture}:FILE"
         )
-    if open_clip.get_model_config(architecture).get("init_logit_bias") is not None:
-        raise UserError(
-            f"{architecture} has a preprocessing of its own; give {LOCAL}FOLDER with its "
-            "open_clip_config.json"
-        )
+    check_weights_file(file)
     if is_program(file):
         check_activation(architecture, file)
     with _one_line(f"{architecture}:{file}"):
@@ -271,17 +278,42 @@ def _with_weights(architecture: str, file: str) -> tuple[nn.Module, Callable]:
     """(network, preprocessing) of an architecture with the weights of a file, all of them."""
     import open_clip
 
-    if not is_program(file):
-        return open_clip.create_model_from_pretrained(architecture, pretrained=file)
+    program = is_program(file)
+    given = published_preprocessing(architecture, program)
+    if not program:
+        return open_clip.create_model_from_pretrained(architecture, pretrained=file, **given)
     tensors = program_tensors(file)
     with quiet():  # it warns that nothing was loaded
         model, _, transform = open_clip.create_model_and_transforms(
-            architecture, load_weights=False
+            architecture, load_weights=False, **given
         )
     model.load_state_dict(
         {name: value.float() for name, value in tensors.items() if name not in FACTS}
     )
     return model, transform
+
+
+def published_preprocessing(architecture: str, program: bool = False) -> dict:
+    """What open_clip's registry says of the pictures of an architecture, as its options: mean, std,
+    interpolation and resize mode; none of an architecture without published weights, for which its
+    defaults hold. `program`: of OpenAI's archive, where there is one.
+
+    Raises UserError where the values differ between weights: wrong ones would give other vectors
+    without a word.
+    """
+    from open_clip import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tags = list_pretrained_tags_by_model(architecture)
+    if program and "openai" in tags:
+        tags = ["openai"]
+    told = [get_pretrained_cfg(architecture, tag) for tag in tags]
+    found = {tuple(one.get(key) for key in PREPROCESSING.values()) for one in told}
+    if len(found) > 1:
+        raise UserError(
+            f"open_clip publishes several preprocessings for {architecture}; give {LOCAL}FOLDER, a "
+            "folder with the open_clip_config.json of these weights"
+        )
+    return dict(zip(PREPROCESSING, found.pop(), strict=True)) if found else {}
 
 
 def check_activation(architecture: str, file: str | Path) -> None:

@@ -14,8 +14,11 @@ from typing import Annotated, Literal
 import tyro
 
 from cm3leon.drawing import DecodeChanges
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, printable
 from cm3leon.files import baselines_folder
+from cm3leon.options import Count, Documents, Pictures, Range, Samples, Whole, Workers
+
+GAP = 2  # pixels between the pictures of a grid
 
 SHOWN = 10  # lines about what could not be read
 TRIED, POOR = 16, 20.0  # pictures put through a tokenizer; dB below which they are not recognised
@@ -28,16 +31,16 @@ class Draw:
     prompt: tyro.conf.Positional[str]
     """the caption"""
     out: Path = Path("drawing.png")
-    """PNG file to write; with --count above 1 a grid, row by row, without borders"""
+    """PNG file to write; with --count above 1 a grid, row by row, white lines between"""
     system: str = "scenes-s"
     """a shipped model, or the folder of one"""
     seed: int = 0
     """picture k of a caption depends on seed and k alone"""
-    count: int = 1
+    count: Pictures = 1
     """how many pictures"""
-    samples: int = 1
+    samples: Samples = 1
     """drawn for each picture, of which the scenes CLIP keeps the nearest to the caption"""
-    documents: int | None = None
+    documents: Documents | None = None
     """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
     bank: Path | None = None
     """what `cm3leon encode` or `index` made, to retrieve from; left out: the model's own bank"""
@@ -51,17 +54,17 @@ class Draw:
         """Load, draw, write, print the path."""
         from cm3leon.clip import load_clip
         from cm3leon.loading import load_system
-        from cm3leon.pictures import write_png
+        from cm3leon.pictures import check_name, write_png
         from cm3leon.rerank import Reranked
         from cm3leon.seeds import derive
 
-        if self.count < 1:
-            raise UserError(f"count must be at least 1, got {self.count}")
+        check_name(self.out)
         system = load_system(
             self.system, device=self.device, documents=self.documents, bank=self.bank,
             weights=self.weights,
         )  # fmt: skip
         system = system.with_decode(replace(system.decode, **self.decode.given))
+        check_sheet(self.count, system.size)
         if self.samples != 1:
             system = Reranked(system, load_clip("scenes"), self.samples)
         seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
@@ -96,7 +99,7 @@ class Encode:
     """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
     tokenizers: Path | None = None
     """folder with text/ and vq/; left out: those of the shipped baselines"""
-    workers: int = 0
+    workers: Workers = 0
     """processes that read and crop pictures; 0: this one does"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one; codes can differ between devices by rounding"""
@@ -111,8 +114,6 @@ class Encode:
         from cm3leon.text import TextTokenizer
         from cm3leon.vq import VQ
 
-        if self.workers < 0:
-            raise UserError(f"workers must not be negative, got {self.workers}")
         device = checked_device(self.device)
         home = self.tokenizers or baselines_folder() / "scenes"
         vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
@@ -165,7 +166,7 @@ class Index:
     """what `cm3leon encode` made"""
     out: tyro.conf.Positional[Path]
     """folder of the bank; made if it is not there"""
-    exact: int = 1_000_000
+    exact: Whole = 1_000_000
     """documents up to which search is exact; above, an inverted file is trained"""
 
     def run(self) -> int:
@@ -199,9 +200,9 @@ class ExportScenes:
     """one or more layouts"""
     dialect: Literal["stock", "coco"] = "coco"
     split: Literal["train", "val", "test", "tail", "natural", "study", "bank"] = "test"
-    count: int = 100
+    count: Count = 100
     """how many pictures, from index 0 on"""
-    size: int = 64
+    size: Annotated[int, Range(32, 256)] = 64
     """pixels of a side, a multiple of 8 from 32 to 256"""
     sheet: Path | None = None
     """also a contact sheet (PNG) of the first pictures and all that is drawn and said of them"""
@@ -210,8 +211,6 @@ class ExportScenes:
         """Render and write."""
         from cm3leon.scene_files import export
 
-        if self.count < 1:
-            raise UserError(f"count must be at least 1, got {self.count}")
         if not self.kind:
             raise UserError("no layout named; give --kind captions, for instance")
         export(self.folder, self.kind, self.dialect, self.split, self.count, self.size)
@@ -228,21 +227,28 @@ class ExportScenes:
         write_png(path, contact_sheet(self.dialect, self.split, min(self.count, ON_SHEET)))
 
 
-def printable(text: str) -> str:
-    """The text in one line that no terminal takes for a command."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+def check_sheet(count: int, size: int) -> None:
+    """Raise UserError where so many pictures of `size` pixels a side are too many for a grid."""
+    from cm3leon.pictures import MOST_PIXELS
+
+    most = MOST_PIXELS // size**2
+    if count > most:
+        raise UserError(f"a grid holds {most} pictures of {size} x {size} pixels, got {count}")
 
 
 def tile(images_BHW3):
-    """B pictures as one, [rows * H, columns * W, 3], about square; black where none is left."""
+    """B pictures as one, [rows * (H + GAP) - GAP, columns * (W + GAP) - GAP, 3], about square.
+
+    White lines stand between them; it is black where none is left.
+    """
     import numpy as np
 
     count, height, width, _ = images_BHW3.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
-    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
-    sheet[:count] = images_BHW3
-    grid = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width, 3)
+    sheet = np.full((rows * columns, height + GAP, width + GAP, 3), 255, np.uint8)
+    sheet[:, :height, :width] = 0
+    sheet[:count, :height, :width] = images_BHW3
+    grid = sheet.reshape(rows, columns, height + GAP, width + GAP, 3).swapaxes(1, 2)
+    whole = grid.reshape(rows * (height + GAP), columns * (width + GAP), 3)
+    return np.ascontiguousarray(whole[:-GAP, :-GAP])

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cm3leon.errors import UserError
+from cm3leon.options import Pixels
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,15 @@ class ConvertTokenizer:
     """folder to make; called vq beside a text/ it serves `cm3leon encode --tokenizers`"""
     licence: Annotated[str, tyro.conf.arg(metavar="NAME")] = "not stated"
     """of the weights, kept with them: taming and LlamaGen MIT, Chameleon its research licence"""
-    resolution: int | None = None
+    resolution: Pixels | None = None
     """pixels a side of training; left out: 256, for transformers' Chameleon 512"""
     quantiser: Literal["nearest", "unit"] | None = None
     """how codes are found; left out: unit (vectors of length 1) for LlamaGen, nearest for taming"""
 
     def run(self) -> int:
         """Read, convert, check, write, say what it is."""
-        from cm3leon.image_tokenizer import check_free, save_tokenizer
+        from cm3leon.files import check_free
+        from cm3leon.image_tokenizer import save_tokenizer
         from cm3leon.public_weights import digests
 
         check_free(self.out)

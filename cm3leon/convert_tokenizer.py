@@ -54,14 +54,19 @@ def find_weights(content: object) -> tuple[dict[str, Tensor], str]:
     """The named tensors in what a file held, and the part they stood under ("" for the whole).
 
     A training's checkpoint has them in `ema`, `model` or `state_dict`; moving averages come first,
-    as in LlamaGen's own evaluation. Raises UserError where there are none.
+    as in LlamaGen's own evaluation, and a part without a codebook (`ema` of counters) last. Raises
+    UserError where there are none.
     """
     if isinstance(content, Mapping):
-        for part in PARTS:
-            if isinstance(content.get(part), Mapping) and _tensors(content[part]):
-                return _tensors(content[part]), part
-        if found := _tensors(content):
-            return found, ""
+        parts = {part: content[part] for part in PARTS if isinstance(content.get(part), Mapping)}
+        found = {part: _tensors(held) for part, held in (parts | {"": content}).items()}
+        found = {part: tensors for part, tensors in found.items() if tensors}
+        for part, tensors in found.items():
+            if any("quantize." in name for name in tensors):
+                return tensors, part
+        if found:
+            part = next(iter(found))
+            return found[part], part
     raise UserError(f"no named tensors in it; looked for {', '.join(PARTS)} and for bare ones")
 
 

@@ -1,6 +1,9 @@
 """The one exception for users' mistakes: one line with the thing, the value and the way out."""
 
 import sys
+import unicodedata
+
+UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, separators of lines and paragraphs
 
 
 class UserError(ValueError):
@@ -9,4 +12,14 @@ class UserError(ValueError):
 
 def note(text: str) -> None:
     """One line on stderr about what goes on, but otherwise than might be expected."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def printable(text: object) -> str:
+    """A text as one line that no terminal obeys: line breaks, escapes and bytes that are no UTF-8
+    (of a file's name) as `\\n`, `\\x1b`, `\\udcff`.
+    """
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in UNPRINTED else one
+        for one in str(text)
+    )

@@ -10,6 +10,7 @@ import tyro
 
 from cm3leon.config import VocabularyConfig
 from cm3leon.errors import UserError
+from cm3leon.options import Ids
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ class Import:
     """model folder to make; one that exists is refused"""
     tokenizers: Path | None = None
     """folder with text/ and vq/ of a plain OPT; left out: those of FOLDER, else those beside OUT"""
-    text_size: int | None = None
+    text_size: Ids | None = None
     """of a plain OPT: how many ids, from 0 on, are text"""
-    image_size: int | None = None
+    image_size: Ids | None = None
     """of a plain OPT: how many ids, behind them, are image codes"""
-    sentinels: int | None = None
+    sentinels: Ids | None = None
     """of a plain OPT: how many ids, behind those, are mask sentinels; four specials follow"""
 
     def run(self) -> int:

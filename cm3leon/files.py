@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +24,8 @@ _cleaned: set[str] = set()  # folders in which this process has looked for lefto
 def write_atomic(path: str | Path, data: bytes | str, durable: bool = True) -> Path:
     """Write `data` so that `path` holds the old bytes or the new ones, never a part.
 
-    Parent folders are made. Not `durable`: the bytes may be lost, or torn, when the machine itself
+    Parent folders are made; of a link its target is written, and what is no regular file (a device,
+    a pipe) is written into. Not `durable`: the bytes may be lost, or torn, when the machine itself
     stops, not when the process does; for what is checked when it is read and can be made again.
     Raises UserError (full disk, no permission) and leaves nothing behind.
     """
@@ -38,6 +42,11 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
     """
     path, temporary = Path(path), None
     try:
+        if special(path):
+            with open(path, "wb") as file:
+                yield file
+            return
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         handle, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
@@ -134,6 +143,65 @@ def _lock(file: BinaryIO) -> bool:
     except (ImportError, OSError):  # not on Windows; a file system without locks; in use
         return False
     return True
+
+
+def check_free(folder: Path) -> None:
+    """Raise UserError where something of that name is there already."""
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} exists; name a new folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when the block ends without an error, else vanishes.
+
+    Raises UserError where `out` is there already, and for a full disk.
+    """
+    temporary = None
+    try:
+        check_free(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        check_free(out)
+        os.rename(temporary, out)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {out}: {reason}; free space or choose another") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def special(path: Path) -> bool:
+    """Whether a path is what no file may take the place of: a device, a pipe, a socket."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    kernels = path.is_symlink() and str(path.absolute()).startswith(("/dev/", "/proc/"))  # stdout
+    return not stat.S_ISDIR(mode) and (kernels or not stat.S_ISREG(mode))
+
+
+def parse_json(data: str | bytes, name: object):
+    """The JSON value in a text; UserError with the place for what is torn, too deep or too long."""
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{name} is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{name} is no JSON we read: it is nested too deeply") from None
+    except ValueError as error:  # a whole number of thousands of digits, bytes that are no text
+        reason = str(error).partition(";")[0]
+        raise UserError(f"{name} is no JSON we read: {reason}") from None
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -14,12 +14,9 @@ the disk's cache but not the memory can be exported. A folder appears whole or n
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +32,11 @@ from cm3leon.export import (
     to_opt_config,
     to_opt_state_dict,
 )
-from cm3leon.files import sha256_file
+from cm3leon.files import check_free, new_folder, sha256_file
 from cm3leon.hf_card import card
 from cm3leon.hf_tokenizer import tokenizer_files
 from cm3leon.packed import BANK, unpack
-from cm3leon.public_weights import other_names
+from cm3leon.public_weights import check_weights_file, other_names
 from cm3leon.sequence import Vocabulary
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ SUMS = "SHA256SUMS"
 PARTS = {  # folders that go with a model -> their files
     "text": ("tokenizer.json",),
     "vq": (checkpoint.WEIGHTS, checkpoint.CONFIG),
-    "clip": (checkpoint.WEIGHTS, checkpoint.CONFIG),
+    "clip": (checkpoint.WEIGHTS, checkpoint.CONFIG, "tokenizer.json"),  # the last where it has one
     "bank": (BANK,),
 }
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -68,7 +65,7 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     from cm3leon.text import TextTokenizer
 
     source, out = find_model(name), Path(out)
-    refuse_existing(out)
+    check_free(out)
     home = home_of(source)
     text_file, vq = home / "text" / "tokenizer.json", home / "vq"
     text, about = TextTokenizer.load(text_file), checkpoint.read_about(vq)
@@ -136,7 +133,7 @@ def import_hf(
     from cm3leon.text import TextTokenizer
 
     source, out = Path(source), Path(out)
-    refuse_existing(out)
+    check_free(out)
     check_sums(source)
     values = checkpoint.read_json(source / checkpoint.CONFIG)
     ours = values.get(OURS)
@@ -155,7 +152,7 @@ def import_hf(
     parts = {part: home for part in ("text", "vq") if home != out.parent}
     if "retrieval" in extra and "bank" not in extra:
         if all((source / part).is_dir() for part in PARTS):
-            parts = dict.fromkeys(carried(source, extra), source)
+            parts |= {part: source for part in carried(source, extra) if part not in ("text", "vq")}
         else:
             note(f"{source} has no clip/ and bank/ to retrieve from; ask for --documents 0")
     with new_folder(out) as folder:
@@ -255,9 +252,12 @@ def mapped(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_weights_file(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             names = other_names(file.metadata(), tensors)
+    except UserError:
+        raise
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"cannot read {path}: {error}; copy it again") from None
     return tensors | {name: tensors[kept] for name, kept in names.items()}
@@ -354,41 +354,12 @@ def generation_config(config: dict, extra: dict) -> dict:
     return ids | {"do_sample": decode.temperature > 0} | (warm if decode.temperature > 0 else {})
 
 
-def refuse_existing(out: Path) -> None:
-    """Raise UserError when something is already at `out`."""
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists; name a new folder")
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when the block ends without an error, else vanishes."""
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                path.chmod(0o644)
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        refuse_existing(out)
-        os.rename(temporary, out)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {out}: {reason}; free space or choose another") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 def copy_files(source: Path, target: Path, names) -> None:
-    """Copy files of one folder into another, which is made."""
+    """Copy those files of one folder that are there into another, which is made."""
     target.mkdir(exist_ok=True)
     for name in names:
-        shutil.copyfile(source / name, target / name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def as_json(value) -> str:

@@ -6,9 +6,6 @@ weights and the file they were converted from.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING
 from cm3leon import checkpoint
 from cm3leon.config import VQConfig, from_dict
 from cm3leon.errors import UserError
+from cm3leon.files import new_folder
 
 if TYPE_CHECKING:
     import torch
@@ -57,24 +55,8 @@ def save_tokenizer(
 
     It appears complete, under its name, at the end. Raises UserError where it exists already.
     """
-    folder = Path(folder)
-    check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        digest = checkpoint.save(part, "vq", config, tensors, extra)
-        os.chmod(part, 0o755)
-        os.rename(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    return digest
-
-
-def check_free(folder: Path) -> None:
-    """Raise UserError where something of that name is there already."""
-    if folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder} is there already; name a new folder")
+    with new_folder(Path(folder)) as part:
+        return checkpoint.save(part, "vq", config, tensors, extra)
 
 
 def is_empty(folder: Path) -> bool:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from cm3leon.drawing import DecodeChanges
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, printable
+from cm3leon.options import Beam, Documents, Samples, Tokens
 
 Box = tuple[int, int, int, int]
 
@@ -26,19 +27,19 @@ class Caption:
     """picture files"""
     system: str = "scenes-s"
     """a shipped model, or the folder of one"""
-    beam: int | None = None
+    beam: Beam | None = None
     """width of a beam search; 1 is greedy"""
     beam_penalty: Literal["wu", "mean"] = "wu"
     """how beams of different lengths compare: ((5 + tokens) / 6) ** alpha, or log p a token"""
     beam_alpha: float = 0.6
     """of wu: 0 is the plain sum of log p, larger favours longer captions"""
-    samples: int = 1
+    samples: Samples = 1
     """captions a picture, one a line; above 1 with --temperature"""
     seed: int = 0
     """sample k of a picture depends on the picture, seed and k alone"""
-    documents: int = 0
+    documents: Documents = 0
     """retrieved documents before the picture, found by it, 0 to 4; the model must know them"""
-    tokens: int = 64
+    tokens: Tokens = 64
     """most tokens of a caption"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
@@ -57,8 +58,6 @@ class Caption:
 
         if not self.pictures:
             raise UserError("caption needs at least one picture file")
-        if self.samples < 1:
-            raise UserError(f"samples must be at least 1, got {self.samples}")
         beam = find_beam(self.beam, self.beam_penalty, self.beam_alpha)
         decode = replace(GREEDY, **self.decode.given)
         if self.samples > 1 and (beam or decode.temperature == 0):
@@ -78,7 +77,7 @@ class Caption:
         for index, caption in enumerate(captions):
             path = self.pictures[index // self.samples]
             line = one_line(caption)
-            print(line if len(pixels) == 1 else f"{path}: {line}")
+            print(line if len(pixels) == 1 else f"{printable(path)}: {line}")
         return 0
 
 
@@ -107,21 +106,21 @@ class Infill:
     method: Literal["forward", "span", "spans"] = "forward"
     """of --box: go on from the tokens before it; or move it behind the picture as one span, or as
     one a row"""
-    tries: int = 8
+    tries: Samples = 8
     """of --box, forward: drawn so often, of which the one stays that fits best what follows it"""
     image_guidance: float | None = None
     """of --box, forward: weight of the picture around it, beside --text-guidance"""
     text_guidance: float | None = None
     """of --box, forward: weight of the caption; with one of the two --guidance has no part"""
-    beam: int | None = None
+    beam: Beam | None = None
     """of --text: width of a beam search"""
-    samples: int = 1
+    samples: Samples = 1
     """fillings: a grid of pictures, or one text a line"""
     seed: int = 0
     """sample k depends on the input, seed and k alone"""
     system: str = "scenes-s"
     """a shipped model, or the folder of one"""
-    documents: int | None = None
+    documents: Documents | None = None
     """retrieved documents, 0 to 4; left out: of --box as many as the model's recipe, of --text 0"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
@@ -133,8 +132,6 @@ class Infill:
         """Check what was asked for, then fill in."""
         if (self.box is None) == (self.text is None):
             raise UserError("infill needs either --box X0 Y0 X1 Y1 or --text with <mask>")
-        if self.samples < 1:
-            raise UserError(f"samples must be at least 1, got {self.samples}")
         return self._text() if self.box is None else self._box()
 
     def _text(self) -> int:
@@ -168,21 +165,23 @@ class Infill:
     def _box(self) -> int:
         import numpy as np
 
-        from cm3leon.commands import tile
+        from cm3leon.commands import check_sheet, tile
         from cm3leon.inpaint import hidden_by_box
         from cm3leon.loading import load_system
-        from cm3leon.pictures import crop_square, read_picture, write_png
+        from cm3leon.pictures import check_name, crop_square, read_picture, write_png
         from cm3leon.seeds import derive
 
         if self.picture is None:
             raise UserError("--box needs a picture file: cm3leon infill PICTURE --box X0 Y0 X1 Y1")
         if self.caption is not None and not self.caption.strip():
             raise UserError("--caption is empty; leave it out to let the picture alone decide")
+        check_name(self.out)
         edit, pixels = self._edit(), read_picture(self.picture)
         system = load_system(
             self.system, device=self.device, documents=self.documents, weights=self.weights
         )
         system = system.with_decode(replace(system.decode, **self.decode.given))
+        check_sheet(self.samples, system.size)
         image_HW3 = crop_square(pixels, system.size)
         box = box_in_crop(self.box, pixels.shape[:2], system.size)
         grid = system.vq.config.grid
@@ -215,8 +214,10 @@ class Infill:
 
 
 def one_line(text: str) -> str:
-    """A text with every stretch of white space, line breaks among it, as one space."""
-    return " ".join(text.split())
+    """A text with every stretch of white space, line breaks among it, as one space, and nothing
+    that a terminal would obey.
+    """
+    return printable(" ".join(text.split()))
 
 
 def find_beam(width: int | None, penalty: str, alpha: float):

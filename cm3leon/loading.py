@@ -189,13 +189,17 @@ def check_fit(
 
 
 def checked_device(device: str) -> str:
-    """`cpu`, `cuda` or `cuda:1` if it is there; `auto` is CUDA where there is one."""
+    """`cpu`, `cuda` or `cuda:1`, or another kind torch knows, if it is there; `auto` is CUDA where
+    there is one.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
         raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
-    if kind.type == "cuda" and not torch.cuda.is_available():
+    module = getattr(torch, kind.type, None)  # torch.cuda, torch.mps
+    there = getattr(module, "is_available", lambda: hasattr(module, "device_count"))()
+    if not there or (kind.index or 0) >= module.device_count():  # torch.cpu counts one
         raise UserError(f"device {device!r} is not there; use 'cpu'")
     return device

@@ -18,7 +18,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
 
 CROP = "centre-crop-lanczos"  # part of a protocol's name: the crop moves every FID
-MOST_PIXELS = 2**28  # 16,384 x 16,384; above it a file is refused before it is decoded
+MOST_PIXELS = 2**30 // 12  # 89,478,485, Pillow's own; more is refused before it is decoded
 WHITE = (255, 255, 255, 255)
 _limit = threading.Lock()
 
@@ -42,21 +42,12 @@ def decode_picture(data: bytes, name: str | Path) -> np.ndarray:
     Grey becomes three equal channels; transparency is laid on white; 16-bit grey is scaled by
     1/257; CMYK goes through Pillow's conversion; of an animation the first frame counts; EXIF
     orientation is ignored. Raises UserError naming file and reason for bytes that are truncated,
-    no picture, or of more than 2**28 pixels.
+    no picture, or of more than MOST_PIXELS.
     """
     from PIL import Image
 
     try:
-        with _limit:  # the library's own limit is a global, and lower than ours
-            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(BytesIO(data))
-            finally:
-                Image.MAX_IMAGE_PIXELS = before
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise UserError(f"{name} has {width} x {height} pixels, more than {MOST_PIXELS}")
-        return np.array(_rgb(image))
+        return np.array(_rgb(open_picture(BytesIO(data), name)))
     except UserError:
         raise
     except Image.UnidentifiedImageError:
@@ -64,6 +55,25 @@ def decode_picture(data: bytes, name: str | Path) -> np.ndarray:
     except Exception as error:  # decoders of damaged files raise whatever they stumble over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name} is damaged: {reason}; remove or replace it") from None
+
+
+def open_picture(file: Path | BytesIO, name: str | Path):
+    """Pillow's picture of a file, its pixels not read yet; UserError above MOST_PIXELS."""
+    from PIL import Image
+
+    with _limit:  # the library's own limit is a global, and another error
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        image.close()
+        raise UserError(
+            f"{name} has {width} x {height} pixels, more than {MOST_PIXELS:,}; make it smaller"
+        )
+    return image
 
 
 def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:
@@ -124,6 +134,12 @@ def write_png(
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=info)
     return write_atomic(path, buffer.getvalue(), durable)
+
+
+def check_name(path: str | Path) -> None:
+    """Raise UserError for a name that promises another format than PNG."""
+    if (suffix := Path(path).suffix.lower()) not in ("", ".png"):
+        raise UserError(f"pictures are written as PNG, {path} would be a {suffix}; name a .png")
 
 
 def check_picture(image_HW3: np.ndarray) -> None:

@@ -67,6 +67,8 @@ class System:
         self, prompts: Sequence[str], seeds: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """What `draw` gives, and the image codes int64 [B, N] that were drawn."""
+        if isinstance(prompts, str):
+            raise UserError(f"prompts must be a sequence of strings, got one: {prompts[:40]!r}")
         if len(prompts) != len(seeds):
             raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
         codes_BN = np.zeros((len(prompts), self.tokens), np.int64)
@@ -160,6 +162,8 @@ class System:
 
         Without pictures those are hidden too. The rest as in `caption`.
         """
+        if isinstance(captions, str):
+            raise UserError(f"captions must be a sequence of strings, got one: {captions[:40]!r}")
         if images is not None and len(images) != len(captions):
             raise UserError(f"{len(captions)} captions need as many pictures, got {len(images)}")
         pieces = [find_gaps(caption, self.text) for caption in captions]

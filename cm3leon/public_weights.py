@@ -41,6 +41,8 @@ def read_weights(path: str | Path, choose: Callable[[list[str]], list[str]] = li
     """
     path = Path(path)
     try:
+        for file in _files(path):
+            check_weights_file(file)
         if path.is_dir() or path.suffix == ".safetensors":
             return _read_safetensors(path, choose)
         if is_program(path):
@@ -48,6 +50,18 @@ def read_weights(path: str | Path, choose: Callable[[list[str]], list[str]] = li
         return _read_torch(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def check_weights_file(path: str | Path) -> None:
+    """Raise UserError for what is often found in the place of weights, and called by its name."""
+    with open(path, "rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull there")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise UserError(f"{path} is a web page, not weights; download the file itself")
+    if not start:
+        raise UserError(f"{path} is empty; get it again")
 
 
 def digests(path: str | Path) -> dict[str, str]:

@@ -232,8 +232,8 @@ class _Run:
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 raise UserError(
-                    f"{name} is {values[name]} at step {step}; the state saved last is kept; "
-                    "lower train.rate or train.clip"
+                    f"{name} is {values[name]} at step {step}; train into a new folder with a "
+                    "lower rate or clip (the state saved last is kept)"
                 )
         self.step, self.loss = step, values["loss"]
         self.count += 1

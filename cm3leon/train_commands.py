@@ -11,6 +11,7 @@ import tyro
 from cm3leon.config import ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
+from cm3leon.options import Batch, Count, Ids, NotNegative, Positive, Share, Threads, Whole
 
 if TYPE_CHECKING:
     from cm3leon.estimate import Estimate
@@ -30,12 +31,13 @@ class TrainText:
     """folder of pictures with captions, root of MS-COCO, webdataset tars, or scenes:..."""
     out: Path
     """folder to make; called text beside a vq/ it serves `cm3leon encode --tokenizers`"""
-    size: int = 56_320
+    size: Ids = 56_320
     """ids, the paper's by default; with few captions there are fewer"""
 
     def run(self) -> int:
         """Read, train, write, say how large it is."""
-        from cm3leon.image_tokenizer import check_free, is_empty
+        from cm3leon.files import check_free
+        from cm3leon.image_tokenizer import is_empty
         from cm3leon.source_captions import read_captions
         from cm3leon.sources import find_source
         from cm3leon.text import TextTokenizer
@@ -63,35 +65,35 @@ class TrainText:
 class TrainChanges:
     """Settings of the training; what is left out is the paper's (Table 3) for its sizes."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """updates; left out: as many as --tokens needs"""
-    batch: int | None = None
+    batch: Batch | None = None
     """rows a step; left out: as many as 8M tokens are, of other models 32"""
-    rate: float | None = None
+    rate: Positive | None = None
     """peak learning rate"""
-    warmup: int | None = None
+    warmup: Whole | None = None
     """steps up to the peak; left out: 1,500 (small models: 100), of linear a tenth at most"""
-    final: float | None = None
+    final: Share | None = None
     """last learning rate as a share of the peak"""
     schedule: str | None = None
     """linear from the peak on, or wsd: warm-up, stable, and a decay in the last --decay steps"""
-    decay: int | None = None
+    decay: Whole | None = None
     """wsd: steps of the decay; 0, the default, leaves the stable part to be made longer"""
     optimizer: str | None = None
     """adamw, or muon for the matrices of the blocks"""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """of matrices and embeddings"""
     precision: str | None = None
     """of matrix products: auto, float32 or bfloat16"""
     seed: int | None = None
     """of weights, order, masks and documents"""
-    save_every: int | None = None
+    save_every: Count | None = None
     """steps between states from which a killed run goes on"""
-    keep_every: int | None = None
+    keep_every: Whole | None = None
     """wsd: steps between states of the stable part that stay, to --decay-from"""
-    eval_every: int | None = None
+    eval_every: Count | None = None
     """steps between held-out losses"""
-    log_every: int | None = None
+    log_every: Count | None = None
     """steps between lines of the log"""
 
     @property
@@ -127,23 +129,23 @@ class Train:
     """token cache to retrieve from (may be CACHE), or what `cm3leon index` made of CACHE"""
     clip: str = "scenes"
     """the CLIP of the caches: scenes, local-dir:FOLDER or ARCHITECTURE:FILE"""
-    documents: tuple[float, ...] | None = None
+    documents: tuple[Share, ...] | None = None
     """shares of the steps with 0, 1, 2, .. documents; left out: always as many as fit, 3 at most"""
-    hold_out: int | None = None
+    hold_out: Count | None = None
     """last documents of the cache that are not trained on; left out: a sixteenth, 256 at most"""
     held_out: Path | None = None
     """another token cache to hold out instead (its first --hold-out documents, or 256)"""
-    tokens: float | None = None
+    tokens: Positive | None = None
     """tokens to read in all; left out: the paper's for its sizes"""
     decay_from: str | None = None
     """MODEL[@STEP]: begin from a kept state of its stable part and decay for --decay steps"""
-    accumulate: int | None = None
+    accumulate: Batch | None = None
     """pieces of a batch, one after the other; left out: of about 32,768 tokens each"""
     recompute: bool = False
     """make activations again in the backward pass: a fraction of the memory, a third more time"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
-    threads: int | None = None
+    threads: Threads | None = None
     """of the processor; the bytes of a CPU training hang on it"""
     dry_run: bool = False
     """check, print the estimate, train nothing"""
@@ -156,10 +158,6 @@ class Train:
             raise UserError("no token cache: give what `cm3leon encode` made, or --dry-run")
         if self.out is None and not self.dry_run:
             raise UserError("no --out: name the folder of the model, or give --dry-run")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads must be at least 1, got {self.threads}")
-        if self.hold_out is not None and self.hold_out < 1:
-            raise UserError(f"hold_out must be at least 1, got {self.hold_out}")
         if self.bank is None and any((self.documents or ())[1:]):
             raise UserError(f"--documents {self.documents} needs a --bank to retrieve from")
         if self.decay_from is not None:

@@ -5,8 +5,13 @@ Here: what they share; records come from `store.py`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.util
+import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +20,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "baselines" / "published.json"
-OUT = ROOT / "reports" / "out"
+# Where results and reports go: the checkout; of an installed package the folder it is run in.
+HOME = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
+OUT = HOME / "reports" / "out"
+EXTRAS = ("jsonschema", "matplotlib", "pandas", "scipy", "threadpoolctl")  # of bench and report
+QUOTED = {  # of a row in PUBLISHED
+    "table": str,
+    "model": str,
+    "metric": str,
+    "source": str,
+    "mark": str,
+    "value": (int, float),
+}
 
 
 def newest(records: Sequence[Mapping]) -> list[Mapping]:
@@ -29,8 +45,16 @@ def newest(records: Sequence[Mapping]) -> list[Mapping]:
 
 
 def read_published(path: Path | str = PUBLISHED) -> dict:
-    """The quoted numbers: {"about", "marks", "rows"}."""
-    return read_json(Path(path))
+    """The quoted numbers: {"about", "marks", "rows"}; ValueError for a file of another shape."""
+    found = read_json(Path(path))
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} has no list 'rows'; give a file like {PUBLISHED}")
+    for place, row in enumerate(rows):
+        for key, kinds in QUOTED.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key), kinds):
+                raise ValueError(f"{path}: row {place} has no {key!r}; see those of {PUBLISHED}")
+    return found
 
 
 def own(record: Mapping) -> dict:
@@ -91,6 +115,8 @@ def read_json(path: Path):
         raise ValueError(f"cannot read {path}: {error.strerror}; give another path") from None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); restore it from git") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply; restore it from git") from None
 
 
 def guarded(command: Callable[[], int | None]) -> int:
@@ -105,6 +131,44 @@ def guarded(command: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def check_extras() -> None:
+    """End with one line and exit code 2 where the packages of the extras are not installed."""
+    if missing := [name for name in EXTRAS if importlib.util.find_spec(name) is None]:
+        way = (
+            "pip install 'cm3leon[bench,report]' (in a checkout: pip install -e '.[bench,report]')"
+        )
+        print(f"error: {', '.join(missing)} not installed; {way}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def called(function: Callable[..., int | None], argv: Sequence[str] | None = None) -> int | None:
+    """What a function returns when a command line names its arguments.
+
+    A mistake in it is a ValueError of one line; `--help` prints and raises SystemExit(0).
+    """
+    import tyro
+
+    @functools.wraps(function)
+    def later(*places, **names):  # so that only tyro's own words are caught
+        return functools.partial(function, *places, **names)
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            call = tyro.cli(later, args=argv)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        rows = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()
+        rules = re.compile("[╭╰─]|-{5}")  # and titles; the last of a terminal without boxes
+        words = [row.strip("│ ") for row in rows if not rules.search(row)]
+        raise ValueError(f"{' '.join(filter(None, words))}; see --help") from None
+    return call()
 
 
 def write_atomic(path: Path | str, data: str | bytes) -> Path:
@@ -124,3 +188,7 @@ def write_atomic(path: Path | str, data: str | bytes) -> Path:
             error.filename = str(path)
         raise
     return path
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m reports.X` is on its way to X
+    check_extras()

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import extra, guarded, main_arm, own
+from reports import called, extra, guarded, main_arm, own
 from reports.latency import PEERS
 from reports.store import RESULTS, ReportError, column, device, is_trial, read, read_files, weight
 from reports.tables import Table, number, span
@@ -321,9 +321,7 @@ def print_comparison(run_a: str, run_b: str, /, results: Path = RESULTS) -> None
 
 def main() -> int:
     """Command line; exit code 2 for runs that do not compare, 3 for no records."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(print_comparison))
+    return guarded(lambda: called(print_comparison))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from reports import OUT, PUBLISHED, guarded, inline, own, read_published, write_atomic
+from reports import OUT, PUBLISHED, called, guarded, inline, own, read_published, write_atomic
 from reports.details import detail_tables
 from reports.history import (
     MARKS,
@@ -309,9 +309,7 @@ def write_dashboard(
 
 def main() -> int:
     """Command line; a user's mistake ends in one line and exit code 2, no record in 3."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(write_dashboard))
+    return guarded(lambda: called(write_dashboard))
 
 
 def _interval(record: Mapping) -> str:

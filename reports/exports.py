@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from reports import OUT, extra, guarded, newest, own, write_atomic
+from reports import OUT, called, extra, guarded, newest, own, write_atomic
 from reports.compare import context, direction
 from reports.store import RESULTS, NothingThere, is_trial, read_all, speaking
 
@@ -192,9 +192,7 @@ def export(
 
 def main() -> int:
     """Command line."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(export))
+    return guarded(lambda: called(export))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from reports import OUT, PUBLISHED, ROOT, guarded, read_json, read_published, write_atomic
+from reports import OUT, PUBLISHED, ROOT, called, guarded, read_json, read_published, write_atomic
 from reports.paper_appendix import appendix
 from reports.paper_body import limits, results
 from reports.paper_claims import findings
@@ -159,6 +159,8 @@ def write_report(
         baselines: folder with scenes/<name>/ config.json, log.jsonl and samples.png
         picture: write a picture of the first pages too
     """
+    if not (baselines / "scenes").is_dir():
+        raise ValueError(f"no folder {baselines / 'scenes'}; give --baselines one with scenes/")
     document = build(read_inputs(results, published, baselines, out / "ablate_retrieval"))
     for ending, content in files(document).items():
         print(write_atomic(out / f"{STEM}{ending}", content))
@@ -186,9 +188,7 @@ def side_by_side(pages: list[bytes]) -> bytes:
 
 def main() -> int:
     """Command line; a user's mistake ends in one line and exit code 2, no record in 3."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(write_report))
+    return guarded(lambda: called(write_report))
 
 
 if __name__ == "__main__":

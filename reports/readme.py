@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reports import guarded, leading, main_arm, newest, read_published, write_atomic
+from reports import called, guarded, leading, main_arm, newest, read_published, write_atomic
 from reports.equal_compute import compute_table
 from reports.splits import splits_table
 from reports.store import NothingThere, column, read_all
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(guarded(lambda: called(main)))

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import ROOT, guarded, own, read_json
+from reports import ROOT, called, guarded, own, read_json
 from reports.compare import BETTER, NO_INTERVAL, OPEN, WORSE, compare, direction
 from reports.store import RESULTS, NothingThere, ReportError, column, is_trial, read_all, read_files
 from reports.tables import Table, number
@@ -367,9 +367,7 @@ def _sides(base: str, results: Path, base_results: Path | None) -> tuple[list, l
 
 def main() -> int:
     """Command line."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(regress))
+    return guarded(lambda: called(regress))
 
 
 if __name__ == "__main__":

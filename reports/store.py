@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
+from reports import HOME
+
+RESULTS = HOME / "results"
 SCHEMA = Path(__file__).with_name("record.schema.json")
 SCHEMA_VERSION = 3
 TRIAL = "a trial"  # how a warning begins that says so

@@ -18,6 +18,7 @@ from pathlib import Path
 from reports import (
     OUT,
     PUBLISHED,
+    called,
     extra,
     guarded,
     main_arm,
@@ -321,9 +322,7 @@ def print_tables(
 
 def main() -> int:
     """Command line; a user's mistake ends in one line and exit code 2, no record in 3."""
-    import tyro
-
-    return guarded(lambda: tyro.cli(print_tables))
+    return guarded(lambda: called(print_tables))
 
 
 def _measured_rows(records: Sequence[Mapping]) -> list[tuple[str, ...]]:

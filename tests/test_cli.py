@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_pipeline import write_tiny_baselines
 
@@ -61,10 +62,11 @@ def test_draw_many_in_a_grid(run, tmp_path):
     assert run("draw", "a star", "--count", "3", "--guidance", "2")[0] == 0
     assert run("draw", "a star", "--out", "one.png", "--guidance", "2")[0] == 0
     with Image.open(tmp_path / "drawing.png") as grid, Image.open(tmp_path / "one.png") as one:
-        assert grid.size == (64, 64)  # 2 x 2 of 32 pixels, the last place empty
+        assert grid.size == (66, 66)  # 2 x 2 of 32 pixels, lines between, the last place empty
         pixels = np.asarray(grid)
         assert np.array_equal(pixels[:32, :32], np.asarray(one))
-        assert not pixels[32:, 32:].any()
+        assert (pixels[32:34] == 255).all() and (pixels[:, 32:34] == 255).all()
+        assert not pixels[34:, 34:].any()
 
 
 def test_same_command_same_bytes(run, tmp_path):
@@ -82,13 +84,18 @@ def test_same_command_same_bytes(run, tmp_path):
             "Unrecognized options: --guidanc, 3; did you mean --guidance",
         ),
         (["draw", "x", "--count", "many"], "--count"),
-        (["draw", "x", "--count", "0"], "count must be at least 1, got 0"),
+        (["draw", "x", "--count", "0"], "count must lie in [1, 65,536], got 0"),
+        (["draw", "x", "--out", "x.jpg"], "pictures are written as PNG, x.jpg would be a .jpg"),
+        (["draw", "x", "--bank", "no"], "scenes-s was trained without retrieval; leave --bank no"),
+        (["draw", "a \udcff star"], "prompt must be UTF-8, which character 3 of"),
+        (["draw", "x", "--system", "sc\x1b[2Jenes"], "unknown model 'sc\\x1b[2Jenes'"),
+        (["draw", "x", "--system", "a\x1b/b"], "no model at a\\x1b/b"),
         (["draw", "x", "--top-p", "2"], "decode.top_p must lie in (0, 1], got 2.0"),
         (["draw", "x", "--device", "abacus"], "got 'abacus'"),
         (["draw", "star " * 200], "shorten it"),
         (["draw", "x", "--out", "/proc/nowhere/x.png"], "cannot write /proc/nowhere/x.png"),
         (["export-scenes", "out", "--size", "33"], "33"),
-        (["export-scenes", "out", "--count", "0"], "count must be at least 1, got 0"),
+        (["export-scenes", "out", "--count", "0"], "count must lie in [1, 1,000,000,000], got 0"),
         (["export-scenes", "out", "--split", "best"], "'best'"),
         (
             ["export-scenes", "out", "--kind", "signs", "--split", "tail"],
@@ -105,6 +112,64 @@ def test_mistakes_get_one_line_and_exit_code_2(run, tmp_path, arguments, message
     assert err.startswith("error: ") and err.count("\n") == 1
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["xpu", "meta", "cuda:7", "mtia:3", "cpu:1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("draw", "x"),
+        ("caption", "a.png"),
+        ("infill", "a.png", "--box", "0", "0", "9", "9"),
+        ("infill", "--text", "a <mask>"),
+        ("encode", "scenes:stock/train:0:3", "c"),
+        ("train", "--dry-run"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_device_that_is_not_there(run, tmp_path, words, device):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    code, out, err = run(*words, "--device", device)
+    assert (code, out, err) == (2, "", f"error: device {device!r} is not there; use 'cpu'\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_grid_that_is_too_large_is_refused_before_it_is_drawn(run, monkeypatch):
+    monkeypatch.setattr("cm3leon.pictures.MOST_PIXELS", 32 * 32 * 3)
+    monkeypatch.setattr("cm3leon.pipeline.System.draw", lambda *_: pytest.fail("drawn"))
+    code, _, err = run("draw", "x", "--count", "4")
+    assert (code, err) == (2, "error: a grid holds 3 pictures of 32 x 32 pixels, got 4\n")
+
+
+def test_a_lack_of_memory_is_one_line(run, monkeypatch):
+    def greedy(*_, **__):
+        return np.empty(2**62, np.uint8)
+
+    monkeypatch.setattr("cm3leon.loading.load_system", greedy)
+    code, _, err = run("draw", "x")
+    assert code == 2 and err.startswith("error: not enough memory (Unable to allocate 4.00 EiB")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 2),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2),
+        (RuntimeError("another fault of ours"), None),
+    ],
+)
+def test_a_device_without_memory_left(error, code, capsys):
+    def command():
+        raise error
+
+    if code is None:
+        with pytest.raises(RuntimeError, match="another fault"):
+            cli.guarded(command)
+        return
+    assert cli.guarded(command) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: not enough memory (") and said.count("\n") == 1
 
 
 def test_doctor_names_weights_and_faults(run, home, tmp_path, monkeypatch):

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from cm3leon import seeds
 from cm3leon.checkpoint import save
-from cm3leon.clip import Clip, ClipConfig, Words, drop_tokens, load_clip, make_clip
+from cm3leon.clip import (
+    Clip,
+    ClipConfig,
+    Words,
+    drop_tokens,
+    load_clip,
+    make_clip,
+    published_preprocessing,
+)
 from cm3leon.errors import UserError
 from cm3leon.text import TextTokenizer
 
@@ -172,8 +180,58 @@ def test_what_does_not_fit(tmp_path):
     save_file({"token_embedding.weight": torch.zeros(2, 2)}, file)
     with pytest.raises(UserError, match=r"cannot load CLIP ViT-B-32:.*; name other weights"):
         load_clip(f"ViT-B-32:{file}")
-    with pytest.raises(UserError, match="ViT-B-16-SigLIP has a preprocessing of its own"):
-        load_clip(f"ViT-B-16-SigLIP:{file}")
+
+
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF, PLAIN = ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "program", "wanted"),
+    [
+        ("ViT-B-32", False, (*OPENAI, "bicubic", "shortest")),
+        ("ViT-B-16-SigLIP", False, (*HALF, "bicubic", "squash")),
+        ("MobileCLIP2-S0", False, (*PLAIN, "bilinear", "shortest")),
+        ("ViT-L-14", True, (*OPENAI, "bicubic", "shortest")),
+        ("ViT-L-14", False, "publishes several preprocessings for ViT-L-14; give local-dir:FOLDER"),
+        ("ViT-S-32", False, ()),
+    ],
+)
+def test_the_published_preprocessing_or_a_refusal(architecture, program, wanted):
+    if isinstance(wanted, str):
+        with pytest.raises(UserError, match=wanted):
+            published_preprocessing(architecture, program)
+    else:
+        assert tuple(published_preprocessing(architecture, program).values()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("architecture", "white"),
+    [("MobileCLIP2-S0", (1.0,) * 3), ("ViT-B-16-SigLIP", (1.0,) * 3),
+     ("ViT-B-32", tuple((1 - m) / s for m, s in zip(*OPENAI, strict=True)))],
+)  # fmt: skip
+def test_pictures_are_normalised_as_published(tmp_path, monkeypatch, architecture, white):
+    """SigLIP's 0.5 makes 1 of white too, of black -1."""
+    import open_clip
+    from open_clip import factory
+
+    small = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2,
+                     "layers": 1},
+    }  # fmt: skip
+    monkeypatch.setitem(factory._MODEL_CONFIGS, architecture, small)
+    words = open_clip.get_tokenizer("ViT-B-32")  # SigLIP's own would be fetched
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _: words)
+    path = tmp_path / "weights.pt"
+    with seeds.torch_default(0, "small"):
+        torch.save(open_clip.create_model(architecture, pretrained=None).state_dict(), path)
+    clip = load_clip(f"{architecture}:{path}")
+    seen = [clip.pixels(np.full((40, 40, 3), level, np.uint8))[:, 0, 0] for level in (255, 0)]
+    assert seen[0].tolist() == pytest.approx(white, abs=1e-6)
+    black = {"ViT-B-16-SigLIP": -1.0, "MobileCLIP2-S0": 0.0}.get(architecture)
+    assert black is None or seen[1].tolist() == [black] * 3
 
 
 @pytest.fixture(scope="module")

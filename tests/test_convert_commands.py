@@ -117,7 +117,7 @@ def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path):
         (["half.ckpt", "--out", "x"], "half.ckpt is truncated"),
         (["classifier.pt", "--out", "x"], "classifier.pt: no image tokenizer we know"),
         (["lacking.ckpt", "--out", "x"], "lacking.ckpt: 26 tensors are missing: decoder.mid."),
-        (["good.ckpt", "--out", "there"], "there is there already; name a new folder"),
+        (["good.ckpt", "--out", "there"], "there exists; name a new folder"),
         (["good.ckpt", "--out", "x", "--resolution", "33"], "vq.resolution must be a positive"),
         (["good.ckpt", "--out", "x", "--quantiser", "best"], "best"),
         (["nowhere.ckpt", "--out", "x"], "no file nowhere.ckpt"),

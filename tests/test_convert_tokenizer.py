@@ -101,6 +101,14 @@ def test_every_name_of_any_build_has_its_place(layout, mult, blocks, attend):
     assert shapes == expected_shapes(infer_config(converted))
 
 
+def test_counters_do_not_hide_the_weights():
+    weights, counters = {"quantize.embedding.weight": torch.ones(2)}, {"decay": torch.ones(())}
+    content = {"ema": counters, "model": {}, "state_dict": weights}
+    assert find_weights(content) == (weights, "state_dict")
+    assert find_weights({"ema": counters, **weights}) == (weights, "")
+    assert find_weights({"ema": counters}) == (counters, "ema")
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_what_is_below_a_prefix_is_taken(prefix):
     public = NETWORKS["LlamaGen's build"]

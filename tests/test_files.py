@@ -3,8 +3,10 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -74,12 +76,53 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     assert names(tmp_path) == ["file", "folder"] and names(tmp_path / "folder") == []
 
 
+def test_what_is_no_regular_file_is_written_into(tmp_path):
+    """A pipe gets the bytes and stays, a link's target is replaced and the link stays."""
+    pipe, seen = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: seen.append(pipe.read_bytes()))
+    reader.start()
+    files.write_atomic(pipe, b"through")
+    reader.join()
+    assert seen == [b"through"] and pipe.is_fifo() and names(tmp_path) == ["pipe"]
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+    files.write_atomic(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_devices_stay_devices():
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        files.write_atomic("/dev/full", b"x")
+    files.write_atomic("/dev/null", b"x")
+    for name in ("/dev/full", "/dev/null"):
+        assert stat.S_ISCHR(os.stat(name).st_mode)
+
+
 def test_digests_are_the_published_ones(tmp_path):
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert files.sha256_bytes(b"") == empty
     (tmp_path / "big").write_bytes(b"a" * 1_000_000)
     million = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
     assert files.sha256_file(tmp_path / "big") == million
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{", "x is no JSON: Expecting property name .* at line 1 column 2"),
+        ("[" * 200_000, "x is no JSON we read: it is nested too deeply"),
+        ("9" * 5000, "x is no JSON we read: Exceeds the limit"),
+        (b"\xff\xfe\xff", "x is no JSON we read: "),
+    ],
+    ids=["torn", "deep", "long", "bytes"],
+)
+def test_json_that_is_none(data, message):
+    with pytest.raises(UserError, match=message) as error:
+        files.parse_json(data, "x")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+    assert files.parse_json('{"a": [1]}', "x") == {"a": [1]}
 
 
 def test_the_baselines_folder(tmp_path, monkeypatch):

@@ -114,6 +114,14 @@ def test_single_samples(rows):
     assert all((drawn[k] == draw_one(*row)).all() for k, row in enumerate(rows))
 
 
+def test_what_a_library_raises_while_it_draws_is_one_line():
+    def fail(prompt, seed):
+        raise TypeError("'<=' not supported between instances\n of 'str' and 'int'")
+
+    with pytest.raises(UserError, match=r"^x cannot draw: '<=' not supported between instances of"):
+        one_by_one(fail, "x", ["a"], [0])
+
+
 def test_sizes_that_differ():
     with pytest.raises(UserError, match="x drew pictures of 3x2 and 3x4 pixels"):
         one_by_one(lambda _, seed: np.zeros((seed, 3, 3), np.uint8), "x", ["a", "b"], [2, 4])

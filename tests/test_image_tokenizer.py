@@ -44,7 +44,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, network):
     (tmp_path / "vq").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("vq", "link"):
-        with pytest.raises(UserError, match=f"{name} is there already; name a new folder"):
+        with pytest.raises(UserError, match=f"{name} exists; name a new folder"):
             save_tokenizer(tmp_path / name, CONFIG, network.state_dict(), {})
     assert not list((tmp_path / "vq").iterdir()) and not (tmp_path / "nowhere").exists()
 

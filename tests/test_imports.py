@@ -24,7 +24,7 @@ STATISTICS = {
     "benchmarks.harness.paired",
 }
 LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
-    {"errors", "files", "seeds", "config", "drawing", "workers", "native", "identity"}
+    {"errors", "files", "seeds", "config", "options", "drawing", "workers", "native", "identity"}
     | {"known_weights", "capture"},
     {"sequence", "text", "vq", "transformer", "kv_cache", "linears", "fused_step", "optimizer"}
     | {"graph_step", "quantise", "attention", "cross_entropy", "positions"}
@@ -45,7 +45,7 @@ LAYERS = [  # inside cm3leon: imports go to the left or stay inside a group
     {"commands", "export_commands", "convert_commands", "infill_commands", "train_commands"},
     {"cli"},
 ]
-LIGHT = {"errors", "files", "config", "drawing"}  # need nothing but the standard library
+LIGHT = {"errors", "files", "config", "options", "drawing"}  # need nothing but the standard library
 LATE = {"torch", "torchvision", "pandas", "matplotlib", "transformers", "cleanfid", "scipy"}
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cm3leon import pictures
 from cm3leon.errors import UserError
-from cm3leon.pictures import crop_square, read_picture, write_png
+from cm3leon.pictures import crop_square, open_picture, read_picture, write_png
 
 
 def gradient(height=20, width=30) -> np.ndarray:
@@ -112,8 +112,10 @@ def test_huge_pictures_are_read_up_to_a_limit(tmp_path, monkeypatch):
         Image.open(path)
     assert read_picture(path).shape == (200, 300, 3)
     assert Image.MAX_IMAGE_PIXELS == 1000
+    with open_picture(path, "a") as header:
+        assert header.size == (300, 200)
     monkeypatch.setattr(pictures, "MOST_PIXELS", 59_999)
-    with pytest.raises(UserError, match="300 x 200 pixels, more than 59999"):
+    with pytest.raises(UserError, match="300 x 200 pixels, more than 59,999"):
         read_picture(path)
 
 

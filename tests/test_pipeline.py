@@ -247,3 +247,10 @@ def test_device_that_is_not_there(folder, device):
 def test_batch_size_of_nothing(folder):
     with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
         load_system(folder, batch_size=0)
+
+
+def test_one_string_is_not_many(system):
+    with pytest.raises(UserError, match="prompts must be a sequence of strings, got one: 'a red"):
+        system.draw("a red star", list(range(10)))
+    with pytest.raises(UserError, match="captions must be a sequence of strings, got one: 'a <"):
+        system.infill_text("a <mask>")

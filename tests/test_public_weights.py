@@ -32,6 +32,48 @@ def test_the_same_tensors_from_every_form(tmp_path):
         assert digests(tmp_path / name) == {name: sha256_file(tmp_path / name)}
 
 
+PRETENDERS = {
+    "is a Git LFS pointer, not the file itself": b"version https://git-lfs.github.com/spec/v1\noid",
+    "is a web page, not weights": b"\n<!DOCTYPE html><html>Sign in</html>",
+    "is empty": b"",
+}
+
+
+@pytest.mark.parametrize("message", PRETENDERS)
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize("how", ["read", "clip", "import"])
+def test_what_often_lies_in_the_place_of_weights_is_named(tmp_path, message, suffix, how):
+    from cm3leon.clip import load_clip
+    from cm3leon.hf_folder import read_shards
+
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(PRETENDERS[message])
+    read = {
+        "read": lambda: read_weights(path),
+        "clip": lambda: load_clip(f"ViT-B-32:{path}"),
+        "import": lambda: read_shards(path.rename(tmp_path / "model.safetensors").parent),
+    }[how]
+    with pytest.raises(UserError, match=message):
+        read()
+
+
+def test_tensors_under_two_names(tmp_path):
+    """As safetensors.torch.save_model writes them: one name in the file, one in its metadata."""
+    save_file({"a.weight": WEIGHTS["a.weight"]}, tmp_path / "one.safetensors", {"b": "a.weight"})
+    found = read_weights(tmp_path / "one.safetensors")
+    assert found.keys() == {"a.weight", "b"} and torch.equal(found["b"], found["a.weight"])
+
+
+def test_a_flipped_byte_of_an_archive(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged: .* fails its CRC; copy it again"):
+        read_weights(path)
+
+
 def test_a_folder_of_safetensors_and_only_what_is_chosen(tmp_path):
     for name, value in WEIGHTS.items():
         save_file({name: value}, tmp_path / f"{name}.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,31 @@ def test_what_is_no_system_gets_one_line(module, name, message):
     with pytest.raises(UserError) as caught:
         find_system(name)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (
+            "1 / 0",
+            "SYSTEM",
+            r"cannot import 'bad' \(bad:SYSTEM\): ZeroDivisionError at .*bad.py:1: ",
+        ),
+        ("raise SystemExit(3)", "SYSTEM", r"SystemExit at .*bad.py:1: 3"),
+        ("x = (", "SYSTEM", "SyntaxError at"),
+        (
+            "def f():\n    raise KeyError('k')",
+            "f",
+            r"bad:f cannot be made: KeyError at .*bad.py:2",
+        ),
+    ],
+)
+def test_a_module_that_raises_is_one_line_with_the_place(module, tmp_path, text, name, message):
+    (tmp_path / "bad.py").write_text(text)
+    sys.modules.pop("bad", None)
+    with pytest.raises(UserError, match=message) as caught:
+        find_system(f"bad:{name}")
+    assert "\n" not in str(caught.value)
 
 
 def test_every_kind_is_a_file_with_a_loader():

@@ -109,16 +109,16 @@ MISTAKES = {
         *TRAIN, *NEAR, "--documents", "0", "0", "1", "--retrieval.documents", "1", "--out", "x"],
     "accumulate must lie in 1..4": [*TRAIN, "--accumulate", "5", "--out", "x"],
     "hold_out must leave some of 24": [*TRAIN, "--hold-out", "24", "--out", "x"],
-    "hold_out must be at least 1": [*TRAIN, "--hold-out", "0", "--out", "x"],
+    "hold_out must lie in [1, 1,000,000,000], got 0": [*TRAIN, "--hold-out", "0", "--out", "x"],
     "give --steps 8 or --tokens": [*TRAIN, "--tokens", "9", "--out", "x"],
-    "threads must be at least 1": [*TRAIN, "--threads", "0", "--out", "x"],
-    "train.rate must be positive": [*TRAIN, "--rate", "-1", "--out", "x"],
+    "threads must lie in [1, 1,024], got 0": [*TRAIN, "--threads", "0", "--out", "x"],
+    "training.rate must lie in (0, 1e+18], got -1.0": [*TRAIN, "--rate", "-1", "--out", "x"],
     "--bank and --held-out need the token cache": ["train", "--bank", "bank", "--dry-run"],
     "cache holds what is trained on": [*TRAIN, "--held-out", "cache", "--out", "x"],
-    "home/text is there already": ["train-text", "cc", "--out", "home/text"],
+    "home/text exists; name a new folder": ["train-text", "cc", "--out", "home/text"],
     "no source at nowhere": ["train-text", "nowhere", "--out", "x"],
     "text size must be at least 256": ["train-text", "cc", "--out", "x", "--size", "9"],
-    "workers must not be negative": ["encode", "cc", "x", "--workers", "-1"],
+    "workers must lie in [0, 256], got -1": ["encode", "cc", "x", "--workers", "-1"],
 }  # fmt: skip
 
 
@@ -127,6 +127,12 @@ def test_mistakes_get_one_line_and_nothing_is_spent(run, place, message):
     code, _, err = run(*MISTAKES[message])
     assert (code, err.count("\n")) == (2, 1) and message in err
     assert not (place / "x").exists()
+
+
+def test_the_advice_after_a_divergence_can_be_followed(run):
+    code, _, err = run(*TRAIN, "--steps", "4", "--rate", "1e17", "--out", "far")
+    assert code == 2 and "train into a new folder with a lower rate or clip" in err
+    assert run(*TRAIN, "--steps", "4", "--rate", "1e-4", "--out", "near")[0] == 0
 
 
 def test_another_training_in_the_same_folder_is_refused(run):
@@ -185,7 +191,7 @@ def test_a_killed_train_text_blocks_nothing(run, tmp_path):
     source = f"{tmp_path}/0.tar"
     assert run("train-text", source, "--out", tmp_path / "text", "--size", "290")[0] == 0
     code, _, err = run("train-text", source, "--out", tmp_path / "text", "--size", "290")
-    assert code == 2 and "text is there already" in err
+    assert code == 2 and "text exists; name a new folder" in err
 
 
 def test_a_plan_of_a_million_epochs_says_so(run):

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from cm3leon.errors import UserError
 from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
+from reports import OUT as OUT
 from reports import store
 from reports.store import RESULTS, SCHEMA_VERSION
 
@@ -362,7 +363,10 @@ def _told(function: Callable, *arguments):
 def _git(root: Path, *words: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20
+            ["git", "--no-optional-locks", "-C", str(root), *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -73,7 +73,7 @@ def _value(text: str):
     """A JSON value (`5`, `true`, `null`), or the text itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -89,15 +89,20 @@ def needed(package: str):
         ) from None
 
 
-def loaded(load: Callable, folder: Path):
+def loaded(load: Callable, folder: Path | str):
     """What `load()` returns; whatever another library says of a folder becomes one line."""
+    return one_line(load, f"{folder} cannot be loaded")
+
+
+def one_line(call: Callable, what: str):
+    """What `call()` returns; whatever another library raises becomes one line behind `what`."""
     try:
-        return load()
+        return call()
     except UserError:
         raise
     except Exception as error:  # libraries raise what they like for a file they do not like
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{folder} cannot be loaded: {reason}") from None
+        raise UserError(f"{what}: {reason}") from None
 
 
 def folder_digest(folder: Path) -> str:
@@ -149,7 +154,8 @@ def one_by_one(
     if len(prompts) != len(seeds):
         raise UserError(f"draw needs one seed a prompt, got {len(prompts)} and {len(seeds)}")
     drawn = [
-        pixels(draw_one(prompt, seed), name) for prompt, seed in zip(prompts, seeds, strict=True)
+        pixels(one_line(lambda p=prompt, s=seed: draw_one(p, s), f"{name} cannot draw"), name)
+        for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     shapes = {image.shape for image in drawn}
     if len(shapes) > 1:

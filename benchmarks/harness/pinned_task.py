@@ -23,7 +23,7 @@ from benchmarks.harness.protocols import IMAGES, QUICK, ROUNDED, Protocol
 from cm3leon.coco import Entry, find_splits, read_captions
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_file
-from cm3leon.pictures import crop_square, decode_picture, read_picture
+from cm3leon.pictures import crop_square, decode_picture, open_picture, read_picture
 
 NAMED = 5  # pictures named in a warning
 RECENT_NS = 2 * 10**9
@@ -249,9 +249,7 @@ def through_jpeg(image_HW3: np.ndarray, quality: int) -> np.ndarray:
 
 def other_mode(data: bytes) -> str:
     """Pillow's mode of a picture that is not RGB, else ""."""
-    from PIL import Image
-
-    with Image.open(BytesIO(data)) as image:
+    with open_picture(BytesIO(data), "picture") as image:
         return "" if image.mode == "RGB" else image.mode
 
 

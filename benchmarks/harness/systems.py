@@ -15,6 +15,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,7 +76,10 @@ def foreign(module: str) -> Callable[[str], object]:
     """Loader `place -> system` of one of the files beside this one, imported when it is called."""
 
     def load(place: str):
-        return importlib.import_module(f"benchmarks.harness.{module}").load(place)
+        from benchmarks.harness.foreign import loaded
+
+        found = importlib.import_module(f"benchmarks.harness.{module}")
+        return loaded(lambda: found.load(place), place)
 
     return load
 
@@ -114,6 +118,8 @@ def imported_system(path: str):
         module = importlib.import_module(module_name)
     except (ModuleNotFoundError, ValueError) as error:
         raise UserError(f"cannot import {module_name!r} of --system {path}: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's own file may raise anything
+        raise UserError(f"cannot import {module_name!r} ({path}): {raised(error)}") from None
     if not hasattr(module, attribute):
         raise UserError(
             f"module {module_name!r} has no {attribute!r}; --system takes module:object"
@@ -124,13 +130,25 @@ def imported_system(path: str):
     return checked_system(found, path)
 
 
+def raised(error: BaseException) -> str:
+    """An error of the user's own file as one line, with the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__} at {place.filename}:{place.lineno}: {reason}"
+
+
 def made(maker: Callable, path: str):
-    """What a class or function without arguments makes; its own errors are its own business."""
+    """What a class or function without arguments makes; UserError for whatever it raises."""
     try:
         inspect.signature(maker).bind()
     except TypeError as error:
         raise UserError(f"{path} cannot be called without arguments: {error}") from None
-    return maker()
+    try:
+        return maker()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--system {path} cannot be made: {raised(error)}") from None
 
 
 def checked_system(system, path: str):
