@@ -127,6 +127,17 @@ class Corpus:
         """Tokens of a pair, on average: caption, picture and two `<break>`."""
         return self.cache.mean_text + len(self.cache.codes(0)) + 2
 
+    def check_bank(self, documents: int) -> None:
+        """Raise UserError where a bank of the cache itself has fewer documents for a query."""
+        if self.bank is None or self.bank.cache.resolve() != self.cache.folder.resolve():
+            return
+        others = self.trained - 1  # neither the query nor what is held out
+        if others < documents:
+            raise UserError(
+                f"{self.bank.cache} has {others} documents beside a query, --retrieval.documents "
+                f"finds {documents}; encode more of them or give fewer"
+            )
+
 
 def find_model_config(name: str) -> ModelConfig:
     """A model's shape: a name of `config.MODELS`, or a JSON file with ModelConfig's fields."""

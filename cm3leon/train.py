@@ -99,9 +99,8 @@ def train(
                 bar.show(step, record)
             if saves:
                 log.sync()
-                keep = config.keeps(step)
                 at = run.position() | {"log": log.known()}
-                save_state(folder, module, optimizer, identity, at, keep)
+                save_state(folder, module, optimizer, identity, at, config.keeps(step))
             if stop:
                 break
     if run.step < config.steps:

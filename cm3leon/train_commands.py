@@ -263,6 +263,8 @@ class Train:
                 f"--documents asks for {len(shares) - 1} documents, --retrieval.documents finds "
                 f"{self.retrieval.documents}; raise it"
             )
+        if corpus is not None and len(shares) > 1:
+            corpus.check_bank(self.retrieval.documents)
         row = row_tokens(pair, sum(at * share for at, share in enumerate(shares)))
         start = None
         if self.decay_from is None:

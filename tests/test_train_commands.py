@@ -200,6 +200,16 @@ def test_a_plan_of_a_million_epochs_says_so(run):
     assert "too few" not in run(*TRAIN, "--steps", "9", "--out", "dry", "--dry-run")[1]
 
 
+def test_a_plan_counts_the_documents_that_a_bank_has_for_a_query(run):
+    plan = [*TRAIN, "--bank", "cache", *NEAR[2:], "--documents", "0", "1", "--dry-run"]
+    plan[plan.index("--hold-out") + 1] = "20"  # of 24
+    code, _, err = run(*plan)
+    assert (
+        code == 2 and "cache has 3 documents beside a query, --retrieval.documents finds 4" in err
+    )
+    assert run(*plan, "--retrieval.documents", "3")[0] == 0  # the way out
+
+
 def test_every_setting_of_a_training_but_three_can_be_given():
     known = set(TrainConfig.__dataclass_fields__)
     offered = set(TrainChanges.__dataclass_fields__)
