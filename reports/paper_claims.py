@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmarks.harness.significance import benjamini_hochberg, effect_p, holm
-from reports import decoding, pretraining, retrieval
+from reports import decoding, extra, pretraining, retrieval
 from reports.paper_model import Grid, Panel, Part, Parts, Row, emph, plain, prose, words
 from reports.paper_results import (
     Inputs,
@@ -40,6 +40,7 @@ CLAIMS = {  # name -> statement; and, as prose, the command that would measure i
     "H9": ("FID and loss fall with compute, with retrieval faster than without",
            "`nox -s train_baselines` with and without documents, at equal FLOPs"),
 }  # fmt: skip
+COUNTS = {2: "two documents", 1: "one document"}
 HOLDS, FAILS, OPEN, UNKNOWN = "holds", "does not", "not resolved", "not measured yet"
 
 
@@ -57,8 +58,35 @@ class Finding:
 
 def findings(inputs: Inputs) -> list[Finding]:
     """Every statement that some record can judge, in the order of the claims."""
-    found = [*_retrieval(inputs), *_sizes(inputs), *_decoding(inputs), *_pretraining(inputs)]
+    found = [*_splits(inputs), *_retrieval(inputs), *_sizes(inputs), *_decoding(inputs)]
+    found += _pretraining(inputs)
     return sorted(found, key=lambda one: list(CLAIMS).index(one.claim))
+
+
+def _splits(inputs: Inputs) -> list[Finding]:
+    """FID with documents over that without, on every split of the best system that retrieves."""
+    for group in headline(columns(inputs.of("fid_coco"))):
+        for run in group:
+            found = [
+                _split_finding(run, split, count, key)
+                for split in run.record["protocol"].get("captions", ())
+                for count in COUNTS
+                if more(run, key := f"{split}.documents{count}.fid_over_documents0")
+            ]
+            if found:
+                return found
+    return []
+
+
+def _split_finding(run: Run, split: str, count: int, key: str) -> Finding:
+    part = more(run, key, 3)
+    entry = extra(run.record, key)
+    verdict = HOLDS if entry["high"] < 1 else FAILS if entry["low"] > 1 else OPEN
+    effect = prose("FID of {name} with {count} over none: {effect}", name=emph(run.system),
+                   count=COUNTS[count], effect=part)  # fmt: skip
+    statement = f"{COUNTS[count]} {'lower' if count > 1 else 'lowers'} FID below none"
+    p = effect_p(entry["value"], entry["low"], entry["high"], 1.0, True)
+    return Finding("H1", words(statement), split, effect, verdict, p)
 
 
 def _retrieval(inputs: Inputs) -> list[Finding]:

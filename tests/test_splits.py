@@ -9,6 +9,7 @@ from reports.compare import compare, pairable, tables
 from reports.details import detail_tables
 from reports.exports import to_lm_eval
 from reports.paper import build
+from reports.paper_claims import FAILS, HOLDS, OPEN, findings
 from reports.paper_results import Inputs, Run, columns
 from reports.paper_results import headline as paper_headline
 from reports.readme import block, headline
@@ -107,6 +108,20 @@ def test_the_report_holds_the_splits(tmp_path):
         getattr(part, "label", "") for section in document.sections for part in section.blocks
     }
     assert "table-splits-scenes-s" in labels
+
+
+def test_retrieval_is_judged_on_every_split():
+    one = splits_record()
+    one["extra"]["test.documents2.fid_over_documents0"] = {"value": 1.2, "low": 1.1, "high": 1.3}
+    one["extra"]["tail.documents2.fid_over_documents0"] = {"value": 0.9, "low": 0.7, "high": 1.01}
+    judged = findings(Inputs((Run(one, "results/x/0.json"),), {"rows": []}))
+    assert [(found.claim, found.on, found.verdict) for found in judged] == [
+        ("H1", split, verdict)
+        for split, two in (("natural", HOLDS), ("test", FAILS), ("tail", OPEN))
+        for verdict in (two, HOLDS)
+    ]
+    assert judged[0].statement[0].text.startswith("two documents")
+    assert judged[1].statement[0].text.startswith("one document")
 
 
 def test_what_a_record_says_beside_its_value():
