@@ -112,6 +112,9 @@ NEEDS: dict[str, Need] = {
     "choose_decoding": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
     "equal_compute": Need(),
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
+    "ablate_positions": Need(shipped=("features", *RETRIEVAL)),
+    "train_speed": Need(),
+    "train_speed --peers": Need(FOREIGN, "bench,report,transformers"),
     "cm3leon train --model 350m": Need((), weights=("clip",), files=("shards", "tokenizer")),
 }
 

@@ -43,13 +43,15 @@ def test_needs_are_of_this_repository():
     import tomllib
 
     from baselines.train import PARTS
+    from cm3leon.loading import model_names
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     for name, need in NEEDS.items():
         brought = "\n".join(line for part in need.extra.split(",") for line in extras[part])
         assert all(package in brought for package in need.packages), name
-        assert set(need.shipped) <= set(PARTS) and set(need.weights) <= set(KNOWN), name
+        assert set(need.shipped) <= {*PARTS, *model_names()}, name
+        assert set(need.weights) <= set(KNOWN), name
 
 
 def test_a_machine_without_anything(home, monkeypatch):  # noqa: F811

@@ -51,7 +51,7 @@ def ours(asked: dict):
     train = TrainConfig(optimizer=asked["optimizer"], precision=asked["dtype"])
     optimizer = make_optimizer(model, train)
     longest = max(asked["lengths"])
-    ids = torch.randint(0, 1024, (len(asked["lengths"]), longest))
+    ids = some_ids(len(asked["lengths"]), longest)
     weights = (torch.arange(longest) < torch.tensor(asked["lengths"])[:, None]).float()
 
     def loss():
@@ -59,6 +59,15 @@ def ours(asked: dict):
         return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
     return model, loss, optimizer
+
+
+def some_ids(rows: int, tokens: int):
+    """Ids that all networks know, int64 [rows, tokens]."""
+    import torch
+
+    from cm3leon.seeds import torch_generator
+
+    return torch.randint(4, 1024, (rows, tokens), generator=torch_generator(0, "train_speed"))
 
 
 def opt(asked: dict):
@@ -75,7 +84,7 @@ def opt(asked: dict):
     )  # fmt: skip
     model = OPTForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(4, 1024, (len(asked["lengths"]), longest))
+    ids = some_ids(len(asked["lengths"]), longest)
     mask = (torch.arange(longest) < torch.tensor(asked["lengths"])[:, None]).long()
     labels = ids.masked_fill(mask == 0, -100)
     return model, lambda: model(ids, attention_mask=mask, labels=labels).loss, optimizer
@@ -86,7 +95,6 @@ def main(asked: dict) -> None:
     import torch
 
     torch.set_num_threads(asked["threads"])
-    torch.manual_seed(0)
     model, loss, optimizer = (ours if asked["kind"] == "ours" else opt)(asked)
     half = asked["dtype"] == "bfloat16"
     positions = [p for name, p in model.named_parameters() if "position" in name]
