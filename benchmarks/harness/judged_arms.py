@@ -20,7 +20,7 @@ from benchmarks.harness.paired import METHOD
 from benchmarks.harness.progress import progress
 from benchmarks.harness.prompts import Prompt
 from benchmarks.metrics.composition import TASKS
-from benchmarks.metrics.copying import copies, nearest_distance
+from benchmarks.metrics.copying import copies, nearest_distance, shared_block
 from benchmarks.metrics.frechet import Reference
 from cm3leon.pictures import crop_square
 from cm3leon.scenes import SEEN_ENTITIES, entities
@@ -96,7 +96,8 @@ def unseen_names() -> frozenset[str]:
 
 
 def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Features) -> dict:
-    """Share of an arm's drawings that are copies of their documents, by pixels and by features."""
+    """Share of an arm's drawings that are copies of their documents: by pixels, by features, and by
+    the largest block of image codes in common."""
     retriever, rows_PS = system.base.retriever, system.rows_PS
     codes = np.array(
         [
@@ -122,7 +123,19 @@ def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Fea
         found[name] = np.mean(
             [copies(nearest_distance(one, documents_PSD), real_P) for one in drawn], axis=0
         )
+    codes = [coded(system.base.vq, one) for one in (shown, real_images, *by_seed)]
+    documents_PSGG = codes[0].reshape(count, each, *codes[0].shape[1:])
+    real_P, *drawn = (shared_block(one, documents_PSGG) for one in codes[1:])
+    found["copy_blocks"] = np.mean([copies(-one, -real_P) for one in drawn], axis=0)
     return found
+
+
+def coded(vq, images: np.ndarray) -> np.ndarray:
+    """The image codes of pictures uint8 [B, S, S, 3], int64 [B, G, G]."""
+    pieces = np.array_split(images, max(1, len(images) // 64))
+    codes = np.concatenate([vq.encode(one).cpu().numpy() for one in pieces])
+    side = round(codes.shape[1] ** 0.5)
+    return codes.reshape(len(images), side, side)
 
 
 def numbers(
