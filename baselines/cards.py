@@ -136,6 +136,20 @@ def queries_of(extra: dict) -> list[dict]:
     ]
 
 
+def tokenizer_data(extra: dict) -> str:
+    """The pictures that an image tokenizer was trained on."""
+    if "decoder" not in extra:
+        return (
+            "pictures of `stock`, `train`; of two neighbours the one with more objects, and every "
+            "third one with a tail entity where 24 neighbours hold one"
+        )
+    return (
+        "of 20 pictures ten scenes of `stock`, `train`, as before, four of tail entities that occur "
+        "in training, each as often, four conditions and two signs; then the decoder alone on the "
+        f"codes that are left, {extra['decoder']['steps']:,} steps, more of entities and signs"
+    )
+
+
 def document_facts(last: dict) -> dict[str, str]:
     """Held-out losses with and without documents."""
     facts = {}
@@ -235,8 +249,7 @@ def vq_card(folder: Path, about: dict) -> str:
     held = [record for record in read_log(folder) if "held_out_psnr" in record]
     facts = {
         "shape": settings(about["config"]),
-        "data": "pictures of `stock`, `train`; of two neighbours the one with more objects, and "
-        "every third one with a tail entity where 24 neighbours hold one",
+        "data": tokenizer_data(extra),
         "loss": settings(extra["loss"]),
         "training": settings(extra["recipe"]),
         "cost": f"{minutes(extra['seconds'])} on {extra.get('device', 'CPU')}",
