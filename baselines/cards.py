@@ -144,9 +144,9 @@ def tokenizer_data(extra: dict) -> str:
             "third one with a tail entity where 24 neighbours hold one"
         )
     return (
-        "of 20 pictures ten scenes of `stock`, `train`, as before, four of tail entities that occur "
-        "in training, each as often, four conditions and two signs; then the decoder alone on the "
-        f"codes that are left, {extra['decoder']['steps']:,} steps, more of entities and signs"
+        "of 20 pictures ten scenes of `stock`, `train`, as before, four of tail entities that "
+        "occur in training, each as often, four conditions, two signs; then the decoder alone on "
+        f"the codes that are left, {extra['decoder']['steps']:,} steps, more entities and signs"
     )
 
 
