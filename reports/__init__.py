@@ -85,7 +85,7 @@ def key_of(record: Mapping, name: str) -> str | None:
 
 def main_arm(record: Mapping) -> str | None:
     """Split and arm of the headline (`natural.documents2`) where a record holds several."""
-    split = record["protocol"].get("headline")
+    split = record.get("protocol", {}).get("headline")
     if split is None:
         return None
     return f"{split}.documents{own_documents(record['system']['config'])}"

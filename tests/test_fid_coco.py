@@ -293,7 +293,7 @@ def test_command_writes_and_prints_everything(options, tmp_path, capsys):
         (["--documents", "0", "1", "--data", "coco"], "several are of scenes alone"),
         (["--system", "noise", "--documents", "1"], "--documents does not apply to system noise"),
         (["--seeds", "1", "1"], "seeds must be different numbers"),
-        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--batch-size", "0"], "batch_size must lie in [1, 1,000,000], got 0"),
         (["--resamples", "1", "--system", "noise"], "resamples must be at least 2"),
         (["--images", "nowhere"], "no folder nowhere"),
         (["--images", "x", "--seeds", "0", "1"], "--seeds has no effect on --images, one picture"),

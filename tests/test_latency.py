@@ -246,7 +246,7 @@ def test_the_largest_sizes_are_a_gpus(monkeypatch):
         (["--batches", "1", "1"], "--batches must be different values, got [1, 1]"),
         (["--dtypes", "float8"], "unknown dtype 'float8'; known are float32, bfloat16, int8"),
         (["--device", "cuda:99"], "device 'cuda:99' is not there"),
-        (["--device", "meta"], "device must be 'auto', 'cpu' or 'cuda', got 'meta'"),
+        (["--device", "meta"], "device 'meta' is not there; use 'cpu'"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--budget", "nan"], "--budget must be positive seconds, got nan"),
