@@ -43,7 +43,12 @@ def splits_table(record: Mapping) -> Table | None:
             _short(record, f"{split}.{arm}.kid", number),
             _share(record, f"{split}.{arm}.overall"),
             *(_short(record, f"{split}.{arm}.{key}", _three) for key in SIX),
-            *(_share(record, f"{split}.{arm}.{key}") for key in further),
+            *(
+                _share(record, f"{split}.{arm}.{key}")
+                if key == "entity"
+                else _short(record, f"{split}.{arm}.{key}", _three)
+                for key in further
+            ),
         )
         for split, arm in arms
     ]

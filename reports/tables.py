@@ -359,7 +359,7 @@ def _quoted_rows(rows: Sequence[Mapping]) -> list[tuple[str, ...]]:
 def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[str]:
     notes = []
     if any(main_arm(record) for record in records):
-        notes.append("plain setting: guidance 1, temperature 1; else chosen on val and tail")
+        notes.append("plain setting: guidance 1, temperature 1; else each system at its own")
     if quoted:
         sources = {row["source"] for row in quoted}
         where = f" from {sources.pop()}" if len(sources) == 1 else ""
