@@ -170,10 +170,10 @@ def timed(options, peaks: dict, size: str, dtype: str, optimizer: str, documents
         "peak_share": 6 * ours.parameters * ours.tokens_per_s / peaks[dtype],
     }
     for other in others:
-        ratios = sorted(
-            other.tokens_per_s and (b / other.tokens) / (a / ours.tokens)
-            for a, b in zip(ours.seconds, other.seconds, strict=True)
-        )
+        ratios = [
+            (theirs / other.tokens) / (own / ours.tokens)
+            for own, theirs in zip(ours.seconds, other.seconds, strict=True)
+        ]
         found[f"over_{other.name}"] = statistics.median(ratios)
     return found
 

@@ -45,7 +45,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, grad_N: Tensor):
         hidden_ND, table_VD, safe_N1, kept_N, missing_N, p_NV = ctx.saved_tensors
         grad_N1 = grad_N.where(kept_N, 0)[:, None]
-        of_hidden_ND, of_table_VD = torch.empty_like(hidden_ND), None
+        of_hidden_ND = torch.empty_like(hidden_ND)
         of_table_VD = torch.zeros_like(table_VD, dtype=torch.float32)
         for part in _parts(p_NV):
             of_logits_PV = p_NV[part] * grad_N1[part].to(p_NV.dtype)

@@ -75,9 +75,9 @@ def pair_batches(
         return order, seeds.generator(seed, "caption", epoch).integers(cache.captions, size=size)
 
     def sample(position: int, documents: int) -> np.ndarray:
-        epoch, place = divmod(position, size)
+        epoch, at = divmod(position, size)
         order, captions = epoch_of(epoch)
-        index, found = int(order[place]), []
+        index, found = int(order[at]), []
         caption = int(captions[index])
         if among is not None:
             index = int(among[index])
@@ -86,7 +86,7 @@ def pair_batches(
             found = neighbours.draw(index, documents, draws)
         return build_sample(cache.document(index, caption), found, vocabulary)
 
-    def at(step: int) -> dict:
+    def batch_of(step: int) -> dict:
         start = (step - 1) * batch
         documents = 0
         if neighbours is not None:
@@ -96,7 +96,7 @@ def pair_batches(
         rows, counts = mask_samples(samples, vocabulary, objective, generator)
         return collate(rows, counts, vocabulary, model)
 
-    return at
+    return batch_of
 
 
 def collate(

@@ -69,7 +69,8 @@ def train(
     """
     folder = Path(folder)
     identity = _identity(config, about)
-    device, optimizer = keep_memory(module), make_optimizer(module, config)
+    device, optimizer = next(module.parameters()).device, make_optimizer(module, config)
+    keep_memory(device)
     cast = precision(config, device)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
@@ -84,11 +85,8 @@ def train(
             pieces = parts(inputs) if parts else [inputs]
             run.note(step, _update(module, optimizer, loss, pieces, step, config, cast))
             stop = signals.received  # read once: it may change at any line below
-            ends = step == config.steps
-            evaluates = evaluate and (ends or step % config.eval_every == 0)
-            logs = evaluates or ends or step == 1 or step % config.log_every == 0
-            saves = ends or stop or config.keeps(step) or step % config.save_every == 0
-            if logs or saves:
+            evaluates, logs, saves = _due(step, config, evaluate is not None)
+            if logs or saves or stop:
                 run.settle()
             if logs:
                 record = run.record(learning_rate(step, config), mfu)
@@ -97,7 +95,7 @@ def train(
                     run.window_started = time.monotonic()  # speed means speed of training
                 log.append(record)
                 bar.show(step, record)
-            if saves:
+            if saves or stop:
                 log.sync()
                 at = run.position() | {"log": log.known()}
                 save_state(folder, module, optimizer, identity, at, config.keeps(step))
@@ -107,6 +105,14 @@ def train(
         print(f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr)
         raise SystemExit(128 + stop)
     return {"step": run.step, "seconds": run.seconds(), "loss": run.loss, "tokens": run.tokens}
+
+
+def _due(step: int, config: TrainConfig, evaluated: bool) -> tuple[bool, bool, bool]:
+    """Whether held-out numbers, a log record and a state are due behind a step."""
+    ends = step == config.steps
+    evaluates = evaluated and (ends or step % config.eval_every == 0)
+    logs = evaluates or ends or step == 1 or step % config.log_every == 0
+    return evaluates, logs, ends or config.keeps(step) or step % config.save_every == 0
 
 
 def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:
@@ -167,18 +173,16 @@ def _moved(batch, device: torch.device):
     return batch
 
 
-def keep_memory(module: nn.Module) -> torch.device:
-    """The module's device; on a CPU the C library is to keep freed memory of this process instead
-    of handing it back: on Linux a step's large tensors otherwise cost a page fault every 4 KiB,
-    again each step (LOG.md).
+def keep_memory(device: torch.device) -> None:
+    """On a CPU let the C library keep what this process frees instead of handing it back: on Linux
+    a step's large tensors otherwise cost a page fault every 4 KiB, again each step (LOG.md).
     """
-    device = next(module.parameters()).device
-    if device.type == "cpu":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            library = ctypes.CDLL("libc.so.6")
-            for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-                library.mallopt(option, 2**30)
-    return device
+    if device.type != "cpu":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(option, 2**30)
 
 
 class _Run:

@@ -142,8 +142,9 @@ class Transformer(nn.Module):
         """Logits [B, T, V]; with `targets_BT` instead the losses [B, T] in nats, float32.
 
         `positions_BT` are the places of the tokens (`positions.place`); left out they are the
-        indices in the row. A target of `IGNORE` has loss 0. Raises UserError for ids outside the
-        vocabulary, for rows longer than the context and for shapes that do not match.
+        indices in the row, which only a model of positions "row" can mean. A target of `IGNORE` has
+        loss 0. Raises UserError for ids outside the vocabulary, for rows longer than the context,
+        for missing positions and for shapes that do not match.
         """
         if targets_BT is None:
             return self.logits(self.hidden(ids_BT, positions_BT))
@@ -157,11 +158,8 @@ class Transformer(nn.Module):
         # Behind a row's last target nothing is wanted: it is not computed.
         real_BT = known_BT.flip(1).cummax(1).values.flip(1)
         real_BT[:1, :1] = True  # something is computed where nothing is wanted at all
-        rows, losses_BT = (
-            Rows.of(real_BT),
-            targets_BT.new_zeros(targets_BT.shape, dtype=torch.float32),
-        )
-        hidden_ND = self._packed(ids_BT, positions_BT, real_BT, rows)
+        hidden_ND = self._packed(ids_BT, positions_BT, real_BT)
+        losses_BT = torch.zeros(targets_BT.shape, device=targets_BT.device)
         losses_BT[real_BT] = self._losses(hidden_ND, targets_BT[real_BT])
         return losses_BT
 
@@ -189,17 +187,15 @@ class Transformer(nn.Module):
     def hidden(self, ids_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
         """States after the final LayerNorm, [B, T, D]; arguments and errors as in `forward`."""
         real_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-        return self._packed(ids_BT, positions_BT, real_BT, None).view(*ids_BT.shape, -1)
+        return self._packed(ids_BT, positions_BT, real_BT).view(*ids_BT.shape, -1)
 
-    def _packed(
-        self, ids_BT: Tensor, positions_BT: Tensor | None, real_BT: Tensor, rows: Rows | None
-    ) -> Tensor:
-        """States of the real tokens, [N, D]; `rows` is where they stand, None: all are real."""
+    def _packed(self, ids_BT: Tensor, positions_BT: Tensor | None, real_BT: Tensor) -> Tensor:
+        """States of the real tokens, bool [B, T], each row's first ones: [N, D]."""
         self._check(ids_BT)
+        self._check_positions(positions_BT, ids_BT)
         if positions_BT is None:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
-        check_range("positions", positions_BT, table_rows(self.config))
-        rows = rows or Rows.of(real_BT)
+        rows = Rows.of(real_BT)
         x_ND = self.token_embedding(ids_BT[real_BT])
         x_ND = x_ND + F.embedding(positions_BT[real_BT], self.position_table())
         anew = self.recompute and torch.is_grad_enabled()

@@ -167,7 +167,7 @@ def test_the_logits_of_the_whole_row(graphs):
         found = model.step(torch.tensor([token, token]), cache, *IDS)
         for row, logits in zip(rows, found, strict=True):
             row.append(token)
-            whole = model(torch.tensor([row]))[0, -1, slice(*IDS)]
+            whole = model(torch.tensor([row]), torch.arange(len(row))[None])[0, -1, slice(*IDS)]
             torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-4)
 
 

@@ -13,19 +13,17 @@ import json
 import sys
 import time
 
-TEXT, CELLS, PAIRS = (
-    14,
-    64,
-    2,
-)  # tokens of a caption on average, codes of a picture, a pair's <break>
-SPREAD = 6  # captions' lengths lie so far around the average
+TEXT = 14  # tokens of a caption on average
+SPREAD = 6  # captions' lengths lie so far around it
+CELLS = 64  # codes of a picture
+BREAKS = 2  # of a pair
 
 
 def lengths(rows: int, documents: int) -> list[int]:
     """Tokens of each row of a batch: captions of different lengths before pictures."""
     draws = [(7 * row + 3 * pair) % (2 * SPREAD + 1) - SPREAD
              for row in range(rows) for pair in range(documents + 1)]  # fmt: skip
-    each = [TEXT + draw + CELLS + PAIRS for draw in draws]
+    each = [TEXT + draw + CELLS + BREAKS for draw in draws]
     step = documents + 1
     return [1 + sum(each[row * step : (row + 1) * step]) for row in range(rows)]
 
@@ -47,7 +45,7 @@ def ours(asked: dict):
     with contextlib.suppress(ImportError):  # older revisions have none
         from cm3leon.train import keep_memory
 
-        keep_memory(model)
+        keep_memory(torch.device("cpu"))
     train = TrainConfig(optimizer=asked["optimizer"], precision=asked["dtype"])
     optimizer = make_optimizer(model, train)
     longest = max(asked["lengths"])
