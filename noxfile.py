@@ -86,7 +86,7 @@ def frechet_speed(session: nox.Session) -> None:
     """Our Fréchet distance timed against other packages' on the same inputs."""
     install(session, "bench,report")
     session.install(*CONSTRAINTS, "torch-fidelity")
-    session.run("python", "-m", "benchmarks.frechet_speed", *session.posargs, env=quiet())
+    session.run("python", "-m", "benchmarks.speed.frechet_speed", *session.posargs, env=quiet())
 
 
 @nox.session
@@ -100,7 +100,7 @@ def codes(session: nox.Session) -> None:
 def bank_speed(session: nox.Session) -> None:
     """The memory bank at a million documents: seconds, recall, memory."""
     install(session, "bench,report")
-    session.run("python", "-m", "benchmarks.bank_speed", *session.posargs, env=quiet())
+    session.run("python", "-m", "benchmarks.speed.bank_speed", *session.posargs, env=quiet())
 
 
 @nox.session
@@ -114,28 +114,28 @@ def perf(session: nox.Session) -> None:
 def compare(session: nox.Session) -> None:
     """Two runs side by side: `-- RUN_A RUN_B`, each a record's path or bench/system."""
     install(session, "report")
-    session.run("python", "-m", "reports.compare", *session.posargs, env=quiet())
+    session.run("python", "-m", "cm3leon.reports.compare", *session.posargs, env=quiet())
 
 
 @nox.session
 def regress(session: nox.Session) -> None:
-    """Is this revision worse? `-- --base REV`; timings: python -m benchmarks.interleave first."""
+    """Is this revision worse? `-- --base REV`; timings: python -m benchmarks.speed.interleave first."""
     install(session, "report")
-    session.run("python", "-m", "reports.regress", *session.posargs, env=quiet())
+    session.run("python", "-m", "cm3leon.reports.regress", *session.posargs, env=quiet())
 
 
 @nox.session
 def dashboard(session: nox.Session) -> None:
     """One page of all records, reports/out/dashboard/index.html; `-- --picture` for a PNG too."""
     install(session, "report")
-    session.run("python", "-m", "reports.dashboard", *session.posargs, env=quiet())
+    session.run("python", "-m", "cm3leon.reports.dashboard.page", *session.posargs, env=quiet())
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """The paper-style report of all results: PDF, HTML, and JSON that traces every number."""
     install(session, "report")
-    session.run("python", "-m", "reports.paper", *session.posargs, env=quiet())
+    session.run("python", "-m", "cm3leon.reports.paper.main", *session.posargs, env=quiet())
 
 
 @nox.session

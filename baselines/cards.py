@@ -12,8 +12,8 @@ from pathlib import Path
 from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, write_atomic
-from cm3leon.packed import BANK, unpack
-from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN
+from cm3leon.retrieval.packed import BANK, unpack
+from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN
 
 SAMPLES = 24  # captions of `coco`, `val`; never of `test`
 LICENCE = "Apache-2.0, weights and data: both were made by this repository"
@@ -62,7 +62,7 @@ def minutes(seconds: float) -> str:
 def transformer_card(folder: Path, about: dict) -> str:
     """Card of a transformer, with its loss curve and samples."""
     from cm3leon.config import ModelConfig, from_dict
-    from cm3leon.transformer import parameter_count
+    from cm3leon.model.transformer import parameter_count
 
     extra, log = about["extra"], read_log(folder)
     model = from_dict(ModelConfig, about["config"])
@@ -162,10 +162,10 @@ def document_facts(last: dict) -> dict[str, str]:
 
 def scores(name: str) -> dict[str, str]:
     """FID and composition of the newest default record; empty before there is one."""
-    from reports import extra, newest
-    from reports.readme import headline
-    from reports.store import read_all
-    from reports.tables import number, span
+    from cm3leon.reports import extra, newest
+    from cm3leon.reports.readme import headline
+    from cm3leon.reports.records.store import read_all
+    from cm3leon.reports.tables import number, span
 
     try:
         records = headline(newest(read_all(bench="fid_coco")))
@@ -223,8 +223,8 @@ def draw_samples(name: str, path: Path) -> None:
     """A captioned grid of drawings."""
     from cm3leon import seeds
     from cm3leon.loading import load_system
-    from cm3leon.scenes import scene
-    from reports.plots import sample_grid
+    from cm3leon.reports.plots import sample_grid
+    from cm3leon.world.scenes import scene
 
     captions = [scene("coco", "val", index).captions[0] for index in range(SAMPLES)]
     seed_of = [seeds.derive(0, "card", index) for index in range(SAMPLES)]
@@ -238,8 +238,8 @@ def vq_card(folder: Path, about: dict) -> str:
     from baselines.tokenizers import held_out_pictures, reconstruct
     from cm3leon.config import VQConfig
     from cm3leon.loading import load_module
-    from cm3leon.vq import VQ
-    from reports.plots import sample_grid
+    from cm3leon.reports.plots import sample_grid
+    from cm3leon.tokenizers.vq import VQ
 
     extra = about["extra"]
     images = held_out_pictures(12)
@@ -364,6 +364,6 @@ CARDS = {
 
 
 if __name__ == "__main__":
-    from reports import called, guarded
+    from cm3leon.reports import called, guarded
 
     sys.exit(guarded(lambda: called(main)))

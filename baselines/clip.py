@@ -26,10 +26,10 @@ from cm3leon.checkpoint import save
 from cm3leon.clip import Clip, ClipConfig, Words, make_clip
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.files import write_atomic
-from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, scene
-from cm3leon.text import TextTokenizer
-from cm3leon.train import train
-from cm3leon.vq import to_unit
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import to_unit
+from cm3leon.training.loop import train
+from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN, scene
 
 CLIP_SHAPE = ClipConfig()
 TEXT_PICTURES = 20_000  # of `stock`, `train`, five captions each, for the text tokenizer

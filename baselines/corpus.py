@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterator
 
 from cm3leon import seeds
-from cm3leon.scenes import PLAIN, ROOT, SEEN, scene
 from cm3leon.world.boards import LETTERS
 from cm3leon.world.coordinates import SIDE, at_location
 from cm3leon.world.descriptions import describe
 from cm3leon.world.edits import changes, words
 from cm3leon.world.questions import questions
+from cm3leon.world.scenes import PLAIN, ROOT, SEEN, scene
 from cm3leon.world.signs import sign_scene
 
 # What stands before the target in the paper's tasks (arXiv 2309.02591, Table 5 and Figures 5, 7);

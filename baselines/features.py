@@ -21,10 +21,10 @@ from cm3leon.checkpoint import load, load_into, save
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
-from cm3leon.scenes import scene
-from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
-from cm3leon.train import train
-from cm3leon.vq import to_unit
+from cm3leon.tokenizers.vq import to_unit
+from cm3leon.training.loop import train
+from cm3leon.world.scenes import scene
+from cm3leon.world.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 
 SIDE = 64  # pixels a side
 DIM = 128  # features

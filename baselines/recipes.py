@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
-from cm3leon.drawing import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN_ENTITIES
+from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN_ENTITIES
 
 OBJECTIVE = ObjectiveConfig(rate=0.5, p_full=0.5)
 # Found for each document in training: four by text. The paper takes two by text and two by picture

@@ -14,12 +14,12 @@ from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, VQConfig, to_dict
 from cm3leon.files import sha256_bytes, write_atomic
-from cm3leon.scenes import PLAIN, SEEN, Scene, scene
-from cm3leon.text import TextTokenizer
-from cm3leon.train import train
-from cm3leon.vq import VQ, to_unit
-from cm3leon.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ, to_unit
+from cm3leon.tokenizers.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
+from cm3leon.training.loop import train
 from cm3leon.world.conditions import CONDITIONS
+from cm3leon.world.scenes import PLAIN, SEEN, Scene, scene
 from cm3leon.world.signs import sign_scene
 
 TEXT_SIZE = 1024  # a name is 3 tokens (5.3 with 512); 1,536 shorten names alone, to 2.6 (LOG.md)

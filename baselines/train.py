@@ -16,7 +16,7 @@ from baselines.recipes import PLAIN_ROLE, RECIPES, with_budget
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Count, Positive, Range
-from cm3leon.packed import BANK
+from cm3leon.retrieval.packed import BANK
 
 ENCODERS = ("text", "vq", "features", "clip", "bank")
 ROLES = ("", PLAIN_ROLE)
@@ -110,6 +110,6 @@ def finished(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    from cm3leon.cli import guarded, parse
+    from cm3leon.cli.main import guarded, parse
 
     sys.exit(guarded(lambda: main(parse(Options, None, "python -m baselines.train"))))

@@ -15,28 +15,28 @@ import torch
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Part, Recipe
 from baselines.tokenizers import device_name
 from cm3leon import seeds
-from cm3leon.bank import MemoryBank
-from cm3leon.cache import TokenCache, encode
 from cm3leon.checkpoint import CONFIG, digest, load, load_into, read_about, save
 from cm3leon.clip import Clip, load_clip
 from cm3leon.config import VQConfig, from_dict, to_dict
-from cm3leon.data import Joined, pair_batches, pair_held_out, pair_loss
+from cm3leon.data.sources import Scenes
+from cm3leon.data.token_cache import TokenCache, encode
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.identity import read_array, write_array
-from cm3leon.neighbours import Neighbours, find_neighbours
-from cm3leon.packed import BANK, pack
-from cm3leon.pretrain import fitted
-from cm3leon.roles import role_losses
-from cm3leon.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, entities, scene
-from cm3leon.schedule import find_state, keeps_state
-from cm3leon.sequence import Vocabulary
-from cm3leon.sources import Scenes
-from cm3leon.sprites import PLACES
-from cm3leon.text import TextTokenizer
-from cm3leon.train import steps_for_tokens, train
-from cm3leon.transformer import Transformer, parameter_count
-from cm3leon.vq import VQ
+from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.retrieval.bank import MemoryBank
+from cm3leon.retrieval.neighbours import Neighbours, find_neighbours
+from cm3leon.retrieval.packed import BANK, pack
+from cm3leon.sequence.documents import Vocabulary
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ
+from cm3leon.training.batches import Joined, pair_batches, pair_held_out, pair_loss
+from cm3leon.training.loop import steps_for_tokens, train
+from cm3leon.training.recipe import fitted
+from cm3leon.training.roles import role_losses
+from cm3leon.training.schedule import find_state, keeps_state
+from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN, SPLITS, entities, scene
+from cm3leon.world.sprites import PLACES
 
 HELD_OUT = 96  # pictures of `stock`, `val` behind the held-out losses, and as many of `tail`
 TAIL_START = 1000  # of those: the first 1,000 of `tail` are for evaluation

@@ -21,10 +21,10 @@ import numpy as np
 
 from baselines.recipes import Recipe, cpu_recipe
 from cm3leon.errors import UserError
-from cm3leon.estimate import row_tokens
 from cm3leon.files import baselines_folder
-from cm3leon.train import LOG, steps_for_tokens
-from reports.tables import Table
+from cm3leon.reports.tables import Table
+from cm3leon.training.estimate import row_tokens
+from cm3leon.training.loop import LOG, steps_for_tokens
 
 NATS = ("image", "picture", "where", "what", "rest")
 
@@ -160,6 +160,6 @@ def mean_row(recipe: Recipe, shop) -> float:
 
 
 if __name__ == "__main__":
-    from cm3leon.cli import guarded, parse
+    from cm3leon.cli.main import guarded, parse
 
     sys.exit(guarded(lambda: main(parse(Options, None, "python -m baselines.tune"))))

@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # `python -m benchmarks.X` is on its way to X
-    from reports import check_extras
+    from cm3leon.reports import check_extras
 
     check_extras()

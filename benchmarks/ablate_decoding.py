@@ -22,13 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import core, images
-from benchmarks.harness.features import Features, extract, load_features
-from benchmarks.harness.prompts import Prompt, digest, scenes_prompts
-from benchmarks.harness.systems import find_system
-from benchmarks.harness.tasks import Rendered, batches
-from cm3leon.cli import parse
+from benchmarks.harness import core
+from benchmarks.images import generated as images
+from benchmarks.protocols.prompts import Prompt, digest, scenes_prompts
+from benchmarks.protocols.scenes import Rendered, batches
+from benchmarks.systems.find import find_system
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.options import Batch, Resamples
 
 PARTS = ("guidance", "surface", "nucleus", "readings", "pool", "captions")
@@ -75,7 +76,7 @@ class Options:
 
 def ablate_decoding(options: Options, systems: Sequence | None = None) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `systems`, if given: the sizes, then the retrieving."""
-    from benchmarks.harness.decoding_cells import QUICK, Plan
+    from benchmarks.ablations.decoding_settings import QUICK, Plan
 
     names = [*options.sizes, *([options.retrieving] if "readings" in options.parts else [])]
     systems = systems or [find_system(name) for name in names]
@@ -126,7 +127,7 @@ class Run:
 
 def measure(run: Run, protocol: dict, phases: core.Phases) -> core.Measurement:
     """All parts; `protocol` comes back with the cells and the digests."""
-    from benchmarks.harness import decoding_parts as parts
+    from benchmarks.ablations import decoding_parts as parts
 
     options, features = run.options, load_features(protocol["features"])
     run.facts["features_sha256"] = features.digest
@@ -160,7 +161,7 @@ def headline(run: Run) -> tuple[float, core.Interval | None]:
         key for key in run.extra if key.endswith((".fid", ".cider"))
     ]
     best = min(names, key=lambda key: run.extra[key][0])
-    from benchmarks.harness.paired import METHOD
+    from cm3leon.evaluation.statistics.paired import METHOD
 
     value, low, high = run.extra[best]
     run.facts["value_is"] = best
@@ -169,7 +170,7 @@ def headline(run: Run) -> tuple[float, core.Interval | None]:
 
 def load_split(run: Run, split: str, features: Features) -> Asked:
     """Captions of a split and features of its real pictures."""
-    from benchmarks.metrics.frechet import Reference
+    from cm3leon.evaluation.metrics.frechet import Reference
 
     real = np.concatenate(list(batches(Rendered("coco", split, range(REFERENCE), features.size))))
     real_ND = extract(features, np.array_split(real, 16), len(real), f"features of {split}")
@@ -185,14 +186,14 @@ class Asked:
 
     split: str
     prompts: Sequence[Prompt]
-    reference: object  # benchmarks.metrics.frechet.Reference
+    reference: object  # cm3leon.evaluation.metrics.frechet.Reference
 
 
 def report(options: Options, record: Mapping) -> None:
     """Tables on the terminal and as files, and plots."""
-    from reports.decoding import decoding_tables
-    from reports.decoding_plots import decoding_plots
-    from reports.tables import write_all
+    from cm3leon.reports.benches.decoding import decoding_tables
+    from cm3leon.reports.benches.decoding_figures import decoding_plots
+    from cm3leon.reports.tables import write_all
 
     folder = options.reports / NAME
     for stem, table in decoding_tables(record).items():

@@ -21,11 +21,11 @@ from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.ablate_pretraining import Options as Trained
 from benchmarks.ablate_pretraining import Subject, numbers, trained_scores
 from benchmarks.harness import core
-from benchmarks.harness.paired import LEVEL
-from benchmarks.harness.stats import SEEDS_METHOD
-from cm3leon.cli import parse
+from cm3leon.cli.main import parse
 from cm3leon.config import POSITIONS, to_dict
 from cm3leon.errors import UserError
+from cm3leon.evaluation.statistics.intervals import SEEDS_METHOD
+from cm3leon.evaluation.statistics.paired import LEVEL
 
 STEPS, BATCH = 1000, 32
 

@@ -25,10 +25,10 @@ import numpy as np
 
 from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.harness import core
-from benchmarks.harness.paired import LEVEL
-from benchmarks.harness.stats import SEEDS_METHOD, seed_interval
-from cm3leon.cli import parse
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
+from cm3leon.evaluation.statistics.intervals import SEEDS_METHOD, seed_interval
+from cm3leon.evaluation.statistics.paired import LEVEL
 from cm3leon.files import baselines_folder
 from cm3leon.options import Count, Positive, Threads
 
@@ -165,7 +165,7 @@ def trained_scores(options, chosen: dict[str, Recipe], phases: core.Phases) -> t
     """The judge, and (arm, seed) -> scores of every run; trained and judged where it is not yet."""
     import torch
 
-    from benchmarks.harness.trained_arms import Judge, train_arm
+    from benchmarks.ablations.pretraining_runs import Judge, train_arm
 
     torch.set_num_threads(options.threads)
     started, scores = time.monotonic(), {}
@@ -212,8 +212,8 @@ def spread(values: np.ndarray) -> tuple:
 
 def report(options: Options, record: dict) -> None:
     """The table on the terminal and as files."""
-    from reports.pretraining import pretraining_tables
-    from reports.tables import write_all
+    from cm3leon.reports.benches.pretraining import pretraining_tables
+    from cm3leon.reports.tables import write_all
 
     folder = options.reports / NAME
     for stem, table in pretraining_tables(record).items():

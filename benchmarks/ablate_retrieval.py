@@ -23,14 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import core, images
-from benchmarks.harness.arms import Arm, ArmSystem, Asked, arms, ask
-from benchmarks.harness.features import Features, extract, load_features
-from benchmarks.harness.prompts import Prompt, digest, scenes_prompts
-from benchmarks.harness.systems import find_system
-from benchmarks.harness.tasks import Rendered, batches
-from cm3leon.cli import parse
+from benchmarks.ablations.retrieval_conditions import Arm, ArmSystem, Asked, arms, ask
+from benchmarks.harness import core
+from benchmarks.images import generated as images
+from benchmarks.protocols.prompts import Prompt, digest, scenes_prompts
+from benchmarks.protocols.scenes import Rendered, batches
+from benchmarks.systems.find import find_system
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.options import Batch, Count, Resamples
 
 SPLITS = ("test", "tail")
@@ -108,7 +109,9 @@ def measure(
     options: Options, chosen: Sequence[Arm], system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Draw every arm on every split, judge, compare; `protocol` comes back with digests."""
-    from benchmarks.harness import judged_arms  # scipy: imported late, `--help` answers at once
+    from benchmarks.ablations import (
+        retrieval_scores as judged_arms,  # scipy: imported late, `--help` answers at once
+    )
 
     features = load_features(protocol["features"])
     extra, warnings, facts = {}, [], {"features_sha256": features.digest}
@@ -177,7 +180,7 @@ def lookups(asked: Asked, system, extra: dict) -> None:
     A document that scores above 0.9 against the picture a caption was written for is a near
     duplicate of an evaluation picture (A27).
     """
-    from cm3leon.retrieve import select
+    from cm3leon.retrieval.select import select
 
     bank, split = system.retriever.bank, asked.split
     start = time.perf_counter()
@@ -199,7 +202,7 @@ def pictures(
 
 def write_page(options: Options, split: str, drawn: dict) -> None:
     """Captions, what was retrieved for them, and what was drawn with 0, 1 and 2 documents."""
-    from reports.plots import picture_page
+    from cm3leon.reports.plots import picture_page
 
     wanted = [f"documents-{count}" for count in (0, 1, 2)]
     if any(name not in drawn for name in wanted):
@@ -226,8 +229,8 @@ def _tensor(codes):
 
 def report(options: Options, record: dict) -> None:
     """Tables on the terminal and as files, and plots."""
-    from reports.retrieval import retrieval_plots, retrieval_tables
-    from reports.tables import read_published, write_all
+    from cm3leon.reports.benches.retrieval import retrieval_plots, retrieval_tables
+    from cm3leon.reports.tables import read_published, write_all
 
     folder = options.reports / NAME
     for stem, table in retrieval_tables(record, read_published()).items():

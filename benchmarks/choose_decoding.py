@@ -22,13 +22,14 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from benchmarks.harness import core, settings
-from benchmarks.harness.prompts import digest, scenes_prompts
-from benchmarks.harness.settings import Arm
-from benchmarks.harness.systems import find_system
-from benchmarks.harness.tasks import Rendered, Task
-from cm3leon.cli import parse
-from cm3leon.drawing import DecodeConfig
+from benchmarks.harness import core
+from benchmarks.protocols.prompts import digest, scenes_prompts
+from benchmarks.protocols.scenes import Rendered, Task
+from benchmarks.systems import settings
+from benchmarks.systems.find import find_system
+from benchmarks.systems.settings import Arm
+from cm3leon.cli.main import parse
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
 
@@ -171,9 +172,9 @@ def measure(
     options: Options, grid: Sequence[Arm], system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Draw every cell, judge, choose."""
-    from benchmarks.harness import scenes_fid  # scipy: imported late
-    from benchmarks.harness.features import load_features
+    from benchmarks.evaluate import scenes_fid  # scipy: imported late
     from benchmarks.harness.sharding import ALONE
+    from cm3leon.evaluation.features.network import load_features
 
     features = load_features(protocol["features"])
     with phases("prompts"):
@@ -233,8 +234,8 @@ def write_choice(name: str, decode: Mapping) -> Path:
 
 def report(options: Options, record: Mapping) -> None:
     """The table on the terminal and as files."""
-    from reports.splits import choice_table
-    from reports.tables import write_all
+    from cm3leon.reports.benches.splits import choice_table
+    from cm3leon.reports.tables import write_all
 
     table = choice_table(record)
     print(f"\n{table.to_text()}\n")

@@ -19,7 +19,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cm3leon.cli import guarded, parse
+from cm3leon.cli.main import guarded, parse
 from cm3leon.errors import UserError
 from cm3leon.options import Count
 
@@ -51,7 +51,7 @@ def run(options: Options) -> int:
         raise UserError(
             f"codes needs n >= {BATCH} and read >= 1, got {options.n} and {options.read}"
         )
-    from cm3leon.image_tokenizer import load_tokenizer
+    from cm3leon.tokenizers.folder import load_tokenizer
 
     folders = options.weights or shipped()
     tokenizers = [load_tokenizer(folder / "vq") for folder in folders]
@@ -76,7 +76,7 @@ def entropies(vq, count: int) -> dict[str, float]:
     """Conditional entropies in nats over `count` pictures of `stock`, `train`."""
     import numpy as np
 
-    from cm3leon.scenes import scene
+    from cm3leon.world.scenes import scene
 
     ground, objects, used = defaultdict(list), defaultdict(list), Counter()
     for start in range(0, count - BATCH + 1, BATCH):
@@ -106,7 +106,7 @@ def conditions(one, codes) -> Iterable[tuple[str, tuple, int]]:
     What is drawn: (place, column, row), or (place, shape, colour, size, pattern, column and row
     from the object's centre). Cells of tail entities are left out.
     """
-    from cm3leon.sprites import SIZES
+    from cm3leon.world.sprites import SIZES
 
     owners = defaultdict(list)
     for thing in one.plan.things:
@@ -152,9 +152,9 @@ def readings(vq, count: int) -> dict[str, float]:
     import numpy as np
 
     from baselines.tokenizers import reconstruct
-    from benchmarks.metrics.composition import objects_right
-    from benchmarks.metrics.picture_reader import read_picture
-    from cm3leon.scenes import scene
+    from cm3leon.evaluation.metrics.composition import objects_right
+    from cm3leon.world.reader import read_picture
+    from cm3leon.world.scenes import scene
 
     found = {}
     for dialect, split in (("coco", "test"), ("coco", "tail")):
@@ -179,7 +179,7 @@ def sign_readings(vq, count: int) -> dict[str, float]:
     import numpy as np
 
     from baselines.tokenizers import reconstruct
-    from benchmarks.metrics.picture_reader import read_sign
+    from cm3leon.world.reader import read_sign
     from cm3leon.world.signs import sign_scene
 
     scenes = [sign_scene("coco", "test", index) for index in range(count)]
@@ -208,8 +208,8 @@ def condition_readings(vq, count: int) -> dict[str, float]:
     import numpy as np
 
     from baselines.tokenizers import reconstruct
-    from cm3leon.scenes import scene
     from cm3leon.world.conditions import CONDITIONS, READERS
+    from cm3leon.world.scenes import scene
     from cm3leon.world.signs import sign_scene
 
     scenes = [

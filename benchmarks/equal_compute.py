@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import core
-from cm3leon.cli import parse
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
-from reports import main_arm
-from reports.compare import samples_of
-from reports.store import ReportError, read_files, weight
+from cm3leon.reports import main_arm
+from cm3leon.reports.compare import samples_of
+from cm3leon.reports.records.store import ReportError, read_files, weight
 
 MEASURES = ("overall", "position", "attribution", "entity", "entity_unseen")
 COSTS = ("queries", "tokens", "flops")
@@ -171,8 +171,8 @@ def measure(
 
 def compared(ours: Drawn, twin: Drawn, kind: str, split: str, resamples: int):
     """Pairs of name and number of one split: FIDs, their ratio, differences of shares."""
-    from benchmarks.harness import paired
-    from benchmarks.metrics.frechet import Reference
+    from cm3leon.evaluation.metrics.frechet import Reference
+    from cm3leon.evaluation.statistics import paired
 
     reference = Reference(ours.array(split, "others_MD", arm=False))
     sides = [
@@ -191,7 +191,7 @@ def difference(
     ours: Drawn, twin: Drawn, split: str, measure: str, resamples: int
 ) -> tuple[float, float, float] | None:
     """Share right of ours less the twin's, whole captions resampled; None where few were asked."""
-    from benchmarks.harness.stats import bootstrap_interval
+    from cm3leon.evaluation.statistics.intervals import bootstrap_interval
 
     tasks = [str(task) for task in ours.samples["tasks"]]
     names = ("right_NT", "asked_NT")
@@ -213,7 +213,7 @@ def apart(rows_N4T: np.ndarray, tasks: Sequence[str], task: str) -> float:
     """Share right of the first side less that of the second, of rows [N, 4, T]: right and asked of
     each side. 0 where nothing was asked (a resample without such a caption).
     """
-    from benchmarks.harness.judged import shares
+    from benchmarks.evaluate.composition import shares
 
     names = [*tasks, "overall"]
     ours, others = (
@@ -238,8 +238,8 @@ def costs(name: str) -> dict[str, float]:
 
 def report(options: Options, record: dict) -> None:
     """The table on the terminal and as files."""
-    from reports.equal_compute import compute_table
-    from reports.tables import write_all
+    from cm3leon.reports.benches.equal_compute import compute_table
+    from cm3leon.reports.tables import write_all
 
     table = compute_table(record)
     print(f"\n{table.to_text()}\n")

@@ -33,18 +33,20 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import core, images, settings, sharding
-from benchmarks.harness.features import Features, extract, load_features
-from benchmarks.harness.prompts import digest
-from benchmarks.harness.protocols import QUICK, find_protocol
+from benchmarks.harness import core, sharding
 from benchmarks.harness.sharding import ALONE, Group
-from benchmarks.harness.systems import find_system
-from benchmarks.harness.tasks import Task, batches, coco_task
-from cm3leon.cli import parse
-from cm3leon.drawing import DecodeChanges
+from benchmarks.images import generated as images
+from benchmarks.protocols.coco import QUICK, find_protocol
+from benchmarks.protocols.prompts import digest
+from benchmarks.protocols.scenes import Task, batches, coco_task
+from benchmarks.systems import settings
+from benchmarks.systems.find import find_system
+from cm3leon.cli.main import parse
+from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features.network import Features, extract, load_features
+from cm3leon.images import CROP
 from cm3leon.options import Batch, Count, Documents, Resamples, Samples
-from cm3leon.pictures import CROP
 
 NAMED = 5  # unreadable pictures named in the record
 OWN = (  # options of a pinned protocol alone, which its job takes as they are
@@ -211,7 +213,7 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
     if not options.embedded:
         bench = replace(BENCH, measure=partial(measure, options, group))
         return core.run(bench, system, protocol, options.results)
-    from benchmarks.harness import scenes_fid  # scipy: imported late, `--help` answers at once
+    from benchmarks.evaluate import scenes_fid  # scipy: imported late, `--help` answers at once
 
     arms = [
         settings.Arm(arm.name, best_of(arm.system, options))
@@ -229,7 +231,7 @@ def best_of(system, options: Options):
 
 def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
     """The same by a pinned protocol."""
-    from benchmarks.harness import pinned  # scipy: imported late
+    from benchmarks.evaluate import pinned  # scipy: imported late
 
     job = pinned_job(options)
     protocol = pinned.about(job) | {
@@ -242,7 +244,7 @@ def pinned_fid(options: Options, system, group: Group) -> tuple[dict, Path]:
 
 def pinned_job(options: Options):
     """The protocol with what the options say of it."""
-    from benchmarks.harness.pinned import Job
+    from benchmarks.evaluate.pinned import Job
 
     return Job(
         find_protocol(options.protocol, options.quick, options.dev),
@@ -257,8 +259,8 @@ def measure(
     options: Options, group: Group, system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """MS-COCO files by the scenes network; `protocol` comes back with the digests found."""
-    from benchmarks.harness import fid  # scipy: imported late, `--help` answers at once
-    from benchmarks.harness.pinned import write_grid
+    from benchmarks.evaluate import fid  # scipy: imported late, `--help` answers at once
+    from benchmarks.evaluate.pinned import write_grid
 
     features = load_features(protocol["features"])
     resamples = 200 if options.resamples is None else options.resamples
@@ -350,10 +352,10 @@ def warnings(
 
 def report(options: Options, record: dict) -> None:
     """The tables on the terminal, and as files beside the grid with a plot of the scale."""
-    from reports.beside import beside_table
-    from reports.plots import fid_scale_plot
-    from reports.splits import splits_table
-    from reports.tables import fid_table, read_published, scale_table, write_all
+    from cm3leon.reports.benches.fid import beside_table
+    from cm3leon.reports.benches.splits import splits_table
+    from cm3leon.reports.plots import fid_scale_plot
+    from cm3leon.reports.tables import fid_table, read_published, scale_table, write_all
 
     folder = options.reports / "fid_coco"
     tables = {
@@ -376,7 +378,7 @@ BENCH = core.Bench("fid_coco", 2, "fid_scenes", "lower", protocol={}, measure=me
 def command(options: Options, group: Group) -> int:
     """Measure, report; the exit code."""
     if options.only_prompts is not None:
-        from benchmarks.harness.pinned import write_prompts
+        from benchmarks.evaluate.pinned import write_prompts
 
         return write_prompts(pinned_job(options), options.only_prompts, group)
     record, path = fid_coco(options, group=group)

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from cm3leon.cli import parse
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Batch, Count, Resamples
@@ -78,10 +78,10 @@ class Tokenizer:
 
 def find_tokenizer(options: Options) -> Tokenizer:
     """The tokenizer that the options name."""
-    from benchmarks.harness.images import safe
+    from benchmarks.images.generated import safe
     from cm3leon.checkpoint import read_about
-    from cm3leon.image_tokenizer import load_tokenizer
     from cm3leon.loading import checked_device
+    from cm3leon.tokenizers.folder import load_tokenizer
 
     device = checked_device(options.device)
     folder = options.tokenizer or baselines_folder() / "scenes" / "vq"
@@ -98,12 +98,12 @@ def measure(
     """One pass over the pictures, then the numbers."""
     import numpy as np
 
-    from benchmarks.harness.features import load_features
-    from benchmarks.harness.real_pictures import find_pictures
-    from benchmarks.harness.rebuilt import code_use, paired_interval, rebuild
-    from benchmarks.harness.stats import bootstrap_interval
-    from benchmarks.harness.tasks import batches
-    from benchmarks.metrics.frechet import frechet_from_features
+    from benchmarks.evaluate.reconstruction import code_use, paired_interval, rebuild
+    from benchmarks.images.real import find_pictures
+    from benchmarks.protocols.scenes import batches
+    from cm3leon.evaluation.features.network import load_features
+    from cm3leon.evaluation.metrics.frechet import frechet_from_features
+    from cm3leon.evaluation.statistics.intervals import bootstrap_interval
 
     features, size = load_features(options.features), system.vq.image_size
     most = QUICK if options.quick else None
@@ -169,8 +169,8 @@ def rfid(options: Options) -> tuple[dict, Path]:
 
 def command(argv: Sequence[str] | None) -> int:
     """Parse, measure, print the table beside the records of the same protocol; the exit code."""
-    from reports.rfid import rfid_table, same_protocol
-    from reports.tables import write_all
+    from cm3leon.reports.benches.rfid import rfid_table, same_protocol
+    from cm3leon.reports.tables import write_all
 
     options = parse(Options, argv, "rfid")
     record, path = rfid(options)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from cm3leon.cli import parse
+from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.options import Batch, Count
 
@@ -73,10 +73,10 @@ class Networks:
 
 def measure(options: Options, system, protocol: dict, phases: core.Phases) -> core.Measurement:
     """Make every check, then the timings; prints both tables."""
-    from benchmarks.harness.checks import HEADERS
-    from benchmarks.harness.made_checks import made_checks
-    from benchmarks.harness.published_checks import published_checks
-    from reports.tables import Table
+    from benchmarks.verify.checks import HEADERS
+    from benchmarks.verify.published import published_checks
+    from benchmarks.verify.random_weights import made_checks
+    from cm3leon.reports.tables import Table
 
     with phases("checks"), tempfile.TemporaryDirectory(prefix="verify_fid.") as folder:
         found = list(made_checks(Path(folder)))
@@ -102,8 +102,8 @@ def measure(options: Options, system, protocol: dict, phases: core.Phases) -> co
 
 def timings(options: Options) -> dict[str, float]:
     """Time, print the table, and give pictures a second by form, and the shares of the best."""
-    from benchmarks.harness.inception_speed import ours, shares, speeds
-    from reports.tables import Table
+    from benchmarks.verify.inception_speed import ours, shares, speeds
+    from cm3leon.reports.tables import Table
 
     found, lacking = speeds(options.batch_sizes, options.repeats, compiled=options.compiled)
     plain = {one.batch: one for one in found if one.name == "plain"}

@@ -26,15 +26,15 @@ from cm3leon.checkpoint import load, load_into, module_digest
 from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
-from cm3leon.pictures import crop_resized, crop_square
-from cm3leon.public_weights import (
+from cm3leon.images import crop_resized, crop_square
+from cm3leon.interop.safe_load import (
     check_weights_file,
     is_program,
     program_tensors,
     program_text,
 )
-from cm3leon.text import TextTokenizer
-from cm3leon.vq import to_unit
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import to_unit
 
 BATCH = 256
 LOCAL = "local-dir:"

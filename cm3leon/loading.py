@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from cm3leon import bank as banks
-from cm3leon import cache as caches
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict
-from cm3leon.drawing import DecodeConfig
+from cm3leon.data import token_cache as caches
+from cm3leon.decoding.config import DecodeConfig
+from cm3leon.engine.int8 import with_weights
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, sha256_bytes
+from cm3leon.model.transformer import Transformer
 from cm3leon.pipeline import System
-from cm3leon.quantise import with_weights
-from cm3leon.retriever import load_retriever
-from cm3leon.text import TextTokenizer
-from cm3leon.transformer import Transformer
-from cm3leon.vq import VQ
+from cm3leon.retrieval import bank as banks
+from cm3leon.retrieval.retriever import load_retriever
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ
 
 
 def load_system(

@@ -20,21 +20,21 @@ import numpy as np
 import torch
 
 from cm3leon.config import RetrievalConfig, to_dict
-from cm3leon.drawing import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.image_infill import EditGuidance, Hole, fill_holes
+from cm3leon.decoding.images import generate_images
+from cm3leon.decoding.text import BeamConfig
+from cm3leon.decoding.text_infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
+from cm3leon.engine.int8 import kind
 from cm3leon.errors import UserError
-from cm3leon.generate import generate_images
 from cm3leon.identity import joined
-from cm3leon.infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
-from cm3leon.inpaint import EditGuidance, Hole, fill_holes
-from cm3leon.quantise import kind
-from cm3leon.retrieve import Query, select
-from cm3leon.retriever import Retriever
+from cm3leon.model.transformer import Transformer
+from cm3leon.retrieval.retriever import Retriever
+from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import uniforms
-from cm3leon.sequence import Document, Vocabulary, build_free_prompt, build_prompt
-from cm3leon.text import TextTokenizer
-from cm3leon.text_decode import BeamConfig
-from cm3leon.transformer import Transformer
-from cm3leon.vq import VQ
+from cm3leon.sequence.documents import Document, Vocabulary, build_free_prompt, build_prompt
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ
 from cm3leon.workers import portions, side_by_side
 
 

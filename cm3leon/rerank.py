@@ -13,7 +13,7 @@ import numpy as np
 
 from cm3leon.clip import Clip
 from cm3leon.config import to_dict
-from cm3leon.drawing import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.pipeline import System
 from cm3leon.seeds import derive

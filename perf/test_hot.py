@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.metrics.frechet import frechet_distance, moments
-from cm3leon import decode, fused_draw, objective
-from cm3leon.bank import MemoryBank
 from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig
-from cm3leon.drawing import DecodeConfig
-from cm3leon.generate import generate_images
-from cm3leon.retrieve import Query, select
+from cm3leon.decoding import sampling as decode
+from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.images import generate_images
+from cm3leon.engine import cpu_sample as fused_draw
+from cm3leon.evaluation.metrics.frechet import frechet_distance, moments
+from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.retrieval.bank import MemoryBank
+from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import generator, torch_generator
-from cm3leon.sequence import Document, Vocabulary, build_sample
-from cm3leon.transformer import Transformer, parameter_count
+from cm3leon.sequence import masking as objective
+from cm3leon.sequence.documents import Document, Vocabulary, build_sample
 
 BATCH = 16
 SIZE = replace(MODELS["scenes-s"](), positions="row")  # any ids have a place

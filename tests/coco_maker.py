@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness.features import Features
+from cm3leon.evaluation.features.network import Features
 from cm3leon.seeds import generator
 
 DIM = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from public_layouts import Public
 
 from cm3leon.seeds import generator, torch_default
+from tests.public_layouts import Public
 
 CODES, SIDE, GRID = 40, 16, 4  # pixels of a side, codes of a side
 COLOURS = {"red": (220, 30, 20), "green": (20, 200, 40), "blue": (30, 40, 230), "grey": (90,) * 3}

@@ -1,6 +1,6 @@
 """Public image tokenizers as their papers' code names and computes them, on random weights.
 
-Written from the published names, orders and constants, apart from `cm3leon.vq`: plain functions on
+Written from the published names, orders and constants, apart from `cm3leon.tokenizers.vq`: plain functions on
 a dictionary of tensors. Tests convert the dictionary and compare codes and pictures.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports.store import SCHEMA_VERSION, digest, validate
+from cm3leon.reports.records.store import SCHEMA_VERSION, digest, validate
 
 
 def record(value=12.345, name="scenes-s", **changes) -> dict:

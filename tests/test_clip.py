@@ -21,7 +21,7 @@ from cm3leon.clip import (
     published_preprocessing,
 )
 from cm3leon.errors import UserError
-from cm3leon.text import TextTokenizer
+from cm3leon.tokenizers.text import TextTokenizer
 
 TINY = ClipConfig(
     width=16, heads=2, image_layers=1, text_layers=1, image_size=16, patch=8, text_size=300,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from cm3leon.bank import MemoryBank
 from cm3leon.clip import load_clip
 from cm3leon.config import RetrievalConfig
-from cm3leon.retrieve import Query, select
+from cm3leon.data.sources import Coco, Item, Tars
+from cm3leon.retrieval.bank import MemoryBank
+from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import torch_default
-from cm3leon.sources import Coco, Item, Tars
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -21,9 +21,9 @@ from cm3leon.config import (
     from_dict,
     to_dict,
 )
-from cm3leon.drawing import DecodeChanges, DecodeConfig
+from cm3leon.decoding.config import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.vq_loss import VQLossConfig
+from cm3leon.tokenizers.vq_loss import VQLossConfig
 
 NAN, INF = math.nan, math.inf
 GOOD = {

@@ -19,7 +19,7 @@ import pytest
 from benchmarks.harness import core
 from benchmarks.harness.core import Bench, Interval, Measurement, NothingMeasured, Phases
 from cm3leon.errors import UserError
-from reports import store
+from cm3leon.reports.records import store
 
 
 class Noise:

@@ -114,7 +114,7 @@ def parses(monkeypatch) -> Callable[[list[str]], None]:
 def check(words: list[str], monkeypatch) -> None:
     program, *rest = words
     if program == "cm3leon":
-        return module_parses("cm3leon.cli", rest, monkeypatch)
+        return module_parses("cm3leon.cli.main", rest, monkeypatch)
     if program == "python" and rest[:1] == ["-m"]:
         if rest[1] in ("pip", "pytest"):
             return check(rest[1:], monkeypatch)

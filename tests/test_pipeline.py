@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.harness import images
+from benchmarks.images import generated as images
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig
-from cm3leon.drawing import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.loading import load_system
-from cm3leon.scenes import scene
+from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
-from cm3leon.text import TextTokenizer
-from cm3leon.transformer import Transformer
-from cm3leon.vq import VQ
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ
+from cm3leon.world.scenes import scene
 
 PROMPTS = ["a red star", "a small blue circle on the sand", "", "two green hearts", "snow, 雪"]
 SEEDS = [11, 12, 13, 14, 2**63 - 1]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cm3leon.drawing import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.rerank import Reranked
 

@@ -16,16 +16,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from coco_maker import Tinted, stub_features, write_coco
 from hypothesis import given
 from hypothesis import strategies as st
-from test_fid_coco import write_all_baselines
 
 from benchmarks import fid_coco
-from benchmarks.harness import core, feature_cache, images, pinned, sharding
-from benchmarks.harness.prompts import Prompt
+from benchmarks.evaluate import pinned
+from benchmarks.harness import core, sharding
 from benchmarks.harness.sharding import ALONE, Group
+from benchmarks.images import generated as images
+from benchmarks.protocols.prompts import Prompt
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features import cache as feature_cache
+from tests.benchmarks.test_fid_coco import write_all_baselines
+from tests.coco_maker import Tinted, stub_features, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
 N = 12
@@ -259,7 +262,7 @@ def test_pictures_are_drawn_by_all(tmp_path):
 SYSTEM = """
 import os, signal
 from pathlib import Path
-from coco_maker import Tinted
+from tests.coco_maker import Tinted
 
 class Once(Tinted):
     def draw(self, prompts, seeds):

@@ -107,8 +107,8 @@ def write_chameleon(folder: Path) -> Path:
     import transformers
 
     from cm3leon.config import VQConfig
-    from cm3leon.image_tokenizer import save_tokenizer
-    from cm3leon.vq import VQ
+    from cm3leon.tokenizers.folder import save_tokenizer
+    from cm3leon.tokenizers.vq import VQ
 
     names = {"image_token": "<image>", "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
     digits = [f"{code:d}" for code in range(CODES)]

@@ -28,9 +28,9 @@ from pathlib import Path
 
 from cm3leon.errors import UserError
 from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
-from reports import OUT as OUT
-from reports import store
-from reports.store import RESULTS, SCHEMA_VERSION
+from cm3leon.reports import OUT as OUT
+from cm3leon.reports.records import store
+from cm3leon.reports.records.store import RESULTS, SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
@@ -171,7 +171,7 @@ def told(bench: Bench, system, measurement: Measurement) -> str:
 
 def exit_code(command: Callable[[], int]) -> int:
     """What `command` returns; 2 for a user's mistake, 3 for nothing measured, 130 interrupted."""
-    from cm3leon.cli import guarded
+    from cm3leon.cli.main import guarded
 
     try:
         return guarded(command)

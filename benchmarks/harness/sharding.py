@@ -340,8 +340,8 @@ def draw(group: Group, system, prompts: Sequence, seed: int, folder, batch_size:
     """`images.draw` with the prompts shared among the ranks, batch by batch."""
     from dataclasses import replace
 
-    from benchmarks.harness import images
-    from benchmarks.harness.prompts import digest
+    from benchmarks.images import generated as images
+    from benchmarks.protocols.prompts import digest
 
     if group.size == 1:
         found = images.draw(system, prompts, seed, folder, batch_size)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.sprites import CELLS, WHITE, check_size
+from cm3leon.world.sprites import CELLS, WHITE, check_size
 
 INK = (28, 30, 42)  # of frames and letters
 PIXELS = 8  # a side of a cell at the least size, on which letters are drawn

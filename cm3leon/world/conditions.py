@@ -14,9 +14,9 @@ import numpy as np
 
 from cm3leon import seeds
 from cm3leon.errors import UserError
-from cm3leon.scenes import ROOT, Scene
-from cm3leon.sprites import SHAPES
 from cm3leon.world.boards import board_mask
+from cm3leon.world.scenes import ROOT, Scene
+from cm3leon.world.sprites import SHAPES
 
 LATTICE = 16  # blocks a side
 FINE = 2 * LATTICE  # strokes of a scribble a side

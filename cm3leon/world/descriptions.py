@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from cm3leon import seeds
-from cm3leon.language import (
+from cm3leon.world.boards import HEIGHT, Sign
+from cm3leon.world.coordinates import at_location
+from cm3leon.world.language import (
     PREPOSITION,
     Dice,
     Said,
@@ -13,10 +15,8 @@ from cm3leon.language import (
     plural,
     sign_phrase,
 )
-from cm3leon.scenes import ROOT, Scene
-from cm3leon.sprites import CELLS, SIZES
-from cm3leon.world.boards import HEIGHT, Sign
-from cm3leon.world.coordinates import at_location
+from cm3leon.world.scenes import ROOT, Scene
+from cm3leon.world.sprites import CELLS, SIZES
 
 DRAWS = 24  # uniforms one description may use
 MIDDLE = (2.5, 4.5)  # centre cells between these are in the middle of a picture of 8

@@ -15,12 +15,12 @@ from itertools import combinations
 from cm3leon import seeds
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
-from cm3leon.language import PREPOSITION, Dice, Said, article, noun_phrase, plural
-from cm3leon.scenes import ROOT, Plan, Scene, entities
-from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 from cm3leon.world.boards import Sign
 from cm3leon.world.coordinates import at_location, location
 from cm3leon.world.descriptions import block, board_block, describe, noun, said
+from cm3leon.world.language import PREPOSITION, Dice, Said, article, noun_phrase, plural
+from cm3leon.world.scenes import ROOT, Plan, Scene, entities
+from cm3leon.world.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 
 MOST = 3  # objects of a scene
 ATTRIBUTES = {  # kind of change -> (attribute, its place in a planned thing, its values)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cm3leon import seeds
-from cm3leon.language import NUMBERS, OPPOSITE, article, join, plural
-from cm3leon.scenes import ROOT, Plan, Scene, clear_relations, entities
-from cm3leon.sprites import COLOURS, PATTERNS, SHAPES, SIZES
 from cm3leon.world.descriptions import noun, position, stands
+from cm3leon.world.language import NUMBERS, OPPOSITE, article, join, plural
+from cm3leon.world.scenes import ROOT, Plan, Scene, clear_relations, entities
+from cm3leon.world.sprites import COLOURS, PATTERNS, SHAPES, SIZES
 
 YES_NO = ("existence", "attribute", "relation yes/no")
 WORDS = {0: "zero", **NUMBERS}

@@ -6,12 +6,12 @@ import textwrap
 
 import numpy as np
 
-from cm3leon.scene_files import panoptic
-from cm3leon.scenes import Scene, scene
+from cm3leon.world.coco_export import panoptic
 from cm3leon.world.conditions import CONDITIONS
 from cm3leon.world.descriptions import describe
 from cm3leon.world.edits import changes, edit, words
 from cm3leon.world.questions import questions
+from cm3leon.world.scenes import Scene, scene
 from cm3leon.world.signs import sign_scene
 
 SIDE = 192  # pixels of a picture on the sheet

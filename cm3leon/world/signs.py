@@ -9,9 +9,9 @@ from functools import lru_cache
 
 from cm3leon import seeds
 from cm3leon.errors import UserError
-from cm3leon.scenes import DIALECTS, ROOT, SPLITS, WORLDS, Plan, Scene, draw_index
-from cm3leon.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 from cm3leon.world.boards import HEIGHT, LETTERS, LONGEST, Sign, check_sign_size
+from cm3leon.world.scenes import DIALECTS, ROOT, SPLITS, WORLDS, Plan, Scene, draw_index
+from cm3leon.world.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 
 SIGN_SPLITS = {split: SPLITS[split] for split in ("train", "val", "test")}
 SMALL = SIZES["small"]  # cells a side of the object beside a board

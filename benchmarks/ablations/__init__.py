@@ -1,0 +1,1 @@
+"""What the ablations draw, train and score."""

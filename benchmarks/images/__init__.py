@@ -1,0 +1,1 @@
+"""Images to be scored: drawn by a system, given, or real."""

@@ -1,0 +1,1 @@
+"""Other projects' loops, timed in turn with ours."""

@@ -1,0 +1,1 @@
+"""Text-to-image systems: ours and other libraries'."""

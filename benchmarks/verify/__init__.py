@@ -1,0 +1,1 @@
+"""Checks of feature networks and metrics against published files and values."""

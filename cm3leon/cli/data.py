@@ -1,0 +1,254 @@
+"""The commands that work with systems and data: draw, encode, index, export-scenes.
+
+Options are fields of dataclasses. torch and the rest are imported by the command that needs them,
+so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cm3leon.decoding.config import DecodeChanges
+from cm3leon.errors import UserError, printable
+from cm3leon.files import baselines_folder
+from cm3leon.options import Count, Documents, Pictures, Range, Samples, Whole, Workers
+
+GAP = 2  # pixels between the pictures of a grid
+
+SHOWN = 10  # lines about what could not be read
+TRIED, POOR = 16, 20.0  # pictures put through a tokenizer; dB below which they are not recognised
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw a caption: `cm3leon draw "a large red star on the sand" --out star.png`."""
+
+    prompt: tyro.conf.Positional[str]
+    """the caption"""
+    out: Path = Path("drawing.png")
+    """PNG file to write; with --count above 1 a grid, row by row, white lines between"""
+    system: str = "scenes-s"
+    """a shipped model, or the folder of one"""
+    seed: int = 0
+    """picture k of a caption depends on seed and k alone"""
+    count: Pictures = 1
+    """how many pictures"""
+    samples: Samples = 1
+    """drawn for each picture, of which the scenes CLIP keeps the nearest to the caption"""
+    documents: Documents | None = None
+    """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
+    bank: Path | None = None
+    """what `cm3leon encode` or `index` made, to retrieve from; left out: the model's own bank"""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one"""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """of the transformer; int8 needs torchao and halves what bfloat16 takes, for large models"""
+    decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
+
+    def run(self) -> int:
+        """Load, draw, write, print the path."""
+        from cm3leon.clip import load_clip
+        from cm3leon.images import check_name, write_png
+        from cm3leon.loading import load_system
+        from cm3leon.rerank import Reranked
+        from cm3leon.seeds import derive
+
+        check_name(self.out)
+        system = load_system(
+            self.system, device=self.device, documents=self.documents, bank=self.bank,
+            weights=self.weights,
+        )  # fmt: skip
+        system = system.with_decode(replace(system.decode, **self.decode.given))
+        check_sheet(self.count, system.size)
+        if self.samples != 1:
+            system = Reranked(system, load_clip("scenes"), self.samples)
+        seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
+        images_BHW3 = system.draw([self.prompt] * self.count, seeds)
+        about = {
+            "prompt": self.prompt,
+            "seed": str(self.seed),
+            "count": str(self.count),
+            "system": system.name,
+            "weights_sha256": system.weights_sha256,
+            "config": str(system.config),
+        }
+        print(write_png(self.out, tile(images_BHW3), about))
+        return 0
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Encode pictures and captions into tokens and vectors; continues where it was killed.
+
+    A source is a folder of pictures with a .txt beside each, one caption a line, a root of MS-COCO
+    (root:split where it has several), a .tar of webdataset's layout or a folder of them, or
+    scenes:DIALECT/SPLIT:START:COUNT. Given again it makes anew what was damaged, and the shards
+    whose source changed.
+    """
+
+    source: tyro.conf.Positional[str]
+    """what to encode"""
+    out: tyro.conf.Positional[Path]
+    """folder of the token cache; made if it is not there"""
+    clip: str = "scenes"
+    """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
+    tokenizers: Path | None = None
+    """folder with text/ and vq/; left out: those of the shipped baselines"""
+    workers: Workers = 0
+    """processes that read and crop pictures; 0: this one does"""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one; codes can differ between devices by rounding"""
+
+    def run(self) -> int:
+        """Encode, then say what was read and what was not."""
+        from cm3leon.clip import load_clip
+        from cm3leon.config import VQConfig
+        from cm3leon.data.sources import find_source
+        from cm3leon.data.token_cache import encode
+        from cm3leon.loading import checked_device, load_module
+        from cm3leon.tokenizers.text import TextTokenizer
+        from cm3leon.tokenizers.vq import VQ
+
+        device = checked_device(self.device)
+        home = self.tokenizers or baselines_folder() / "scenes"
+        vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
+        text = TextTokenizer.load(home / "text")
+        source = find_source(self.source, vq.config.resolution)
+        clip = None if self.clip == "none" else load_clip(self.clip)
+        if clip is not None:
+            clip.model.to(device)
+        cache = encode(source, vq.to(device), text, self.out, clip=clip, workers=self.workers)
+        if self.tokenizers is None and source.about["kind"] != "scenes":
+            self.tell_loss(source, vq)
+        print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
+        for name, reason in cache.skipped[:SHOWN]:
+            print(f"not readable: {printable(f'{name}: {reason}')}", file=sys.stderr)
+        if more := len(cache.skipped[SHOWN:]):
+            print(
+                f"not readable: {more:,} more, listed in {self.out}/shard-*.json", file=sys.stderr
+            )
+        return 0
+
+    def tell_loss(self, source, vq) -> None:
+        """Say it where the embedded world's image tokenizer cannot show such pictures."""
+        from itertools import islice
+
+        import numpy as np
+
+        from cm3leon.data.sources import Skipped
+        from cm3leon.images import crop_square
+
+        read = (one for one in source.read(0) if not isinstance(one, Skipped))
+        some = [crop_square(one.image, vq.config.resolution) for one in islice(read, TRIED)]
+        if not some or not vq.config.decodes:
+            return
+        kept = vq.decode(vq.encode(np.stack(some)))
+        error = np.mean((np.stack(some).astype(np.float64) - kept) ** 2)
+        psnr = 10 * np.log10(255**2 / max(error, 1e-9))
+        if psnr < POOR:
+            print(
+                f"note: the embedded world's tokenizers give these pictures back with a PSNR of "
+                f"{psnr:.1f} dB; name others with --tokenizers (`cm3leon convert-tokenizer`)",
+                file=sys.stderr,
+            )
+
+
+@dataclass(frozen=True)
+class Index:
+    """Make a memory bank of an encoded source: `cm3leon index CACHE BANK`."""
+
+    cache: tyro.conf.Positional[Path]
+    """what `cm3leon encode` made"""
+    out: tyro.conf.Positional[Path]
+    """folder of the bank; made if it is not there"""
+    exact: Whole = 1_000_000
+    """documents up to which search is exact; above, an inverted file is trained"""
+
+    def run(self) -> int:
+        """Build, save, say how large it is and how well it finds."""
+        from cm3leon.data.token_cache import TokenCache
+        from cm3leon.retrieval.bank import MemoryBank
+
+        bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
+        bank.save(self.out)
+        how = "exact search" if bank.index is None else f"recall@10 {bank.recall:.3f}"
+        print(f"{len(bank)} documents of width {bank.width} in {self.out}, {how}")
+        return 0
+
+
+ON_SHEET = 4  # scenes of a contact sheet
+
+
+@dataclass(frozen=True)
+class ExportScenes:
+    """Write pictures of the embedded world, and what is said of them, in the layouts of real data.
+
+    captions and instances: MS-COCO (captions write both); panoptic: its maps; vqa: VQAv2's two
+    files; edits: InstructPix2Pix' folders; signs: COCO-Text; conditions: PNG beside the pictures.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """where to; made if it is not there"""
+    kind: tuple[
+        Literal["captions", "instances", "panoptic", "vqa", "edits", "signs", "conditions"], ...
+    ] = ("captions",)
+    """one or more layouts"""
+    dialect: Literal["stock", "coco"] = "coco"
+    split: Literal["train", "val", "test", "tail", "natural", "study", "bank"] = "test"
+    count: Count = 100
+    """how many pictures, from index 0 on"""
+    size: Annotated[int, Range(32, 256)] = 64
+    """pixels of a side, a multiple of 8 from 32 to 256"""
+    sheet: Path | None = None
+    """also a contact sheet (PNG) of the first pictures and all that is drawn and said of them"""
+
+    def run(self) -> int:
+        """Render and write."""
+        from cm3leon.world.coco_export import export
+
+        if not self.kind:
+            raise UserError("no layout named; give --kind captions, for instance")
+        export(self.folder, self.kind, self.dialect, self.split, self.count, self.size)
+        if self.sheet:
+            self.write_sheet(self.sheet)
+        print(self.folder)
+        return 0
+
+    def write_sheet(self, path: Path) -> None:
+        """The first pictures, each in all kinds."""
+        from cm3leon.images import write_png
+        from cm3leon.world.sheet import contact_sheet
+
+        write_png(path, contact_sheet(self.dialect, self.split, min(self.count, ON_SHEET)))
+
+
+def check_sheet(count: int, size: int) -> None:
+    """Raise UserError where so many pictures of `size` pixels a side are too many for a grid."""
+    from cm3leon.images import MOST_PIXELS
+
+    most = MOST_PIXELS // size**2
+    if count > most:
+        raise UserError(f"a grid holds {most} pictures of {size} x {size} pixels, got {count}")
+
+
+def tile(images_BHW3):
+    """B pictures as one, [rows * (H + GAP) - GAP, columns * (W + GAP) - GAP, 3], about square.
+
+    White lines stand between them; it is black where none is left.
+    """
+    import numpy as np
+
+    count, height, width, _ = images_BHW3.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * columns, height + GAP, width + GAP, 3), 255, np.uint8)
+    sheet[:, :height, :width] = 0
+    sheet[:count, :height, :width] = images_BHW3
+    grid = sheet.reshape(rows, columns, height + GAP, width + GAP, 3).swapaxes(1, 2)
+    whole = grid.reshape(rows * (height + GAP), columns * (width + GAP), 3)
+    return np.ascontiguousarray(whole[:-GAP, :-GAP])

@@ -1,0 +1,1 @@
+"""Data: where documents come from, and the token cache that training reads."""

@@ -1,0 +1,117 @@
+"""Documents loaded and cropped, by this process or by others beside it.
+
+What a process hands over is small: the square for the image tokenizer, and what CLIP looks at. No
+more than a few parts a process are on their way, so memory does not grow with a shard. Processes
+end with the one that started them, however it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from cm3leon.data.sources import Part, Skipped
+from cm3leon.errors import UserError
+from cm3leon.images import crop_square
+
+AT_ONCE = 8  # parts handed to a process in one piece
+
+
+class Form(NamedTuple):
+    """What is wanted of a picture: the square of so many pixels, and what `crop` makes for CLIP.
+
+    `crop` goes to other processes, so it is a function of a module or a `partial` of one. None: no
+    CLIP looks at it.
+    """
+
+    size: int
+    crop: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+class Ready(NamedTuple):
+    """A document to encode: uint8 `square` [S,S,3] and `picture` for CLIP."""
+
+    id: str
+    captions: tuple[str, ...]
+    square: np.ndarray
+    picture: np.ndarray | None
+
+
+def whole(image_HW3: np.ndarray) -> np.ndarray:
+    """A picture as it is, for a CLIP that says nothing of its crop."""
+    return image_HW3
+
+
+def load(part: Part, form: Form) -> tuple[str, Ready | Skipped]:
+    """(digest, document) of a part."""
+    digest, item = part.load()
+    if isinstance(item, Skipped):
+        return digest, item
+    picture = None if form.crop is None else form.crop(item.image)
+    return digest, Ready(item.id, item.captions, crop_square(item.image, form.size), picture)
+
+
+class Readers:
+    """`workers` processes that load parts; 0: this one does. To be used in a `with` block."""
+
+    def __init__(self, workers: int = 0):
+        self.workers, self._pool = workers, None
+
+    def __enter__(self) -> Readers:
+        if self.workers:
+            # spawned, not forked: a fork would copy the locks of torch's threads as they are
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, spawn, initializer=_follow_parent)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def load(self, parts: Iterable[Part], form: Form) -> Iterator[tuple[str, Ready | Skipped]]:
+        """(digest, document) of each part, in order.
+
+        Raises UserError when a process died.
+        """
+        if self._pool is None:
+            yield from (load(part, form) for part in parts)
+            return
+        waiting, parts = deque(), iter(parts)
+        try:
+            while True:
+                while len(waiting) < 2 * self.workers and (some := list(islice(parts, AT_ONCE))):
+                    waiting.append((some[0].id, self._pool.submit(_load_all, some, form)))
+                if not waiting:
+                    return
+                first, result = waiting.popleft()
+                yield from result.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process that reads pictures died, at {first} or soon after it (out of memory, "
+                "or killed); start again with fewer --workers: what is done is kept"
+            ) from None
+
+
+def _load_all(parts: list[Part], form: Form) -> list:
+    return [load(part, form) for part in parts]
+
+
+def _follow_parent() -> None:
+    """End when the parent does, even when it is killed; leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

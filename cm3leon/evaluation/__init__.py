@@ -1,0 +1,1 @@
+"""Evaluation: feature networks, metrics and statistics; nothing else of cm3leon needs it."""

@@ -1,0 +1,1 @@
+"""Feature networks, the resizes that belong to them, and features on disk."""

@@ -1,0 +1,244 @@
+"""Features of many pictures, in shards on disk: computed once, in any number of processes.
+
+    <home>/<key>/about.json        what the key stands for
+    <home>/<key>/00000.npz         features of SHARD pictures in a row; there whole, or not at all
+    <home>/<key>/00000.part.npz    those of its first pictures, kept every SAVE_S seconds meanwhile
+
+The key is made of the network's digest, of what is done to a picture before, and of every
+picture's name and content. Cut into shards and batches by place alone, the features do not depend
+on the number of processes. Nothing here holds more than a shard, so memory does not grow with N.
+
+Shapes: N pictures, B pictures of a shard, D features, S pixels of a side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.progress import progress
+from benchmarks.harness.sharding import ALONE, Group
+from cm3leon.errors import UserError
+from cm3leon.evaluation.features.network import Features
+from cm3leon.files import sha256_bytes, write_atomic
+
+FORMAT = 1  # raise it when the same key would stand for other features
+SHARD = 512  # pictures
+BATCH = 32
+SAVE_S = 60.0  # between parts of a shard, for networks that need longer for the whole
+READERS = 4  # threads that decode the next pictures meanwhile
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures in order: JSON values that tell each apart, and how picture k is read.
+
+    `read(k)` gives uint8 [S, S, 3] and a remark ("" for none). What it cannot read is a UserError:
+    left out and named where `lenient`.
+    """
+
+    label: str
+    stamps: Sequence
+    read: Callable[[int], tuple[np.ndarray, str]]
+    about: dict  # what is done to a picture before the network sees it
+    lenient: bool = False
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def key(self, features: Features) -> str:
+        """16 hex digits that change with whatever moves a feature."""
+        said = [FORMAT, features.name, features.digest, self.about, list(self.stamps)]
+        return sha256_bytes(json.dumps(said, sort_keys=True).encode())[:16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features [B, D] of the pictures at `places`; others were left out, some came with remarks."""
+
+    features_BD: np.ndarray
+    places: np.ndarray
+    unreadable: dict[int, str]
+    remarks: dict[int, str]
+
+
+@dataclass
+class Kept:
+    """The features of a listing on disk."""
+
+    folder: Path
+    count: int  # pictures listed
+    dim: int
+    made: int = 0  # shards computed by this process
+    unreadable: dict[int, str] = field(default_factory=dict)  # place -> reason
+    remarks: dict[int, str] = field(default_factory=dict)
+
+    def shards(self) -> Iterator[Shard]:
+        """One after the other, in order."""
+        for place in range(shard_count(self.count)):
+            yield read_shard(self.folder / f"{place:05}.npz", self.dim)
+
+    def rows(self, wanted: np.ndarray) -> np.ndarray:
+        """Float32 [K, D] of the places that `wanted` (bool [N]) marks, those left out excepted."""
+        parts = [np.zeros((0, self.dim), np.float32)]
+        parts += [one.features_BD[wanted[one.places]] for one in self.shards()]
+        return np.concatenate(parts)
+
+    def moments(self, wanted: np.ndarray | None = None):
+        """`Moments` of all features, or of those at the places that `wanted` (bool [N]) marks."""
+        from cm3leon.evaluation.metrics.frechet import Moments
+
+        seen = Moments(self.dim)
+        for one in self.shards():
+            keep = slice(None) if wanted is None else wanted[one.places]
+            seen.add(one.features_BD[keep])
+        return seen
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Bool [N]: which pictures have features."""
+        found = np.ones(self.count, bool)
+        found[list(self.unreadable)] = False
+        return found
+
+
+def shard_count(count: int) -> int:
+    """Shards of so many pictures."""
+    return -(-count // SHARD)
+
+
+def features_of(listing: Listing, features: Features, home: Path, group: Group = ALONE) -> Kept:
+    """The features of a listing: found on disk, or computed by all ranks together.
+
+    Raises UserError for an unreadable picture (unless `lenient`), features that are not finite, a
+    torn shard, a full disk, and a rank that died meanwhile.
+    """
+    key = listing.key(features)
+    kept = Kept(home / key, len(listing), features.dim)
+    own = group.share(shard_count(len(listing)))
+    missing = [place for place in own if not (kept.folder / f"{place:05}.npz").exists()]
+    if missing and group.first:
+        about = {"label": listing.label, "features": features.name, "sha256": features.digest}
+        text = json.dumps(about | listing.about | {"pictures": len(listing)}, indent=2)
+        write_atomic(kept.folder / "about.json", text + "\n")
+    parts = [range(len(listing))[place * SHARD : (place + 1) * SHARD] for place in missing]
+    with progress(sum(map(len, parts)), f"features of {listing.label}") as bar:
+        for place, part in zip(missing, parts, strict=True):
+            path = kept.folder / f"{place:05}.npz"
+            shard = compute(
+                listing,
+                features,
+                part,
+                lambda count: (bar.update(count), group.check()),
+                path.with_suffix(".part.npz"),
+            )
+            write_shard(path, shard)
+            path.with_suffix(".part.npz").unlink(missing_ok=True)
+            kept.made += 1
+    group.wait(f"features {key}")
+    for shard in kept.shards():
+        kept.unreadable |= shard.unreadable
+        kept.remarks |= shard.remarks
+    return kept
+
+
+def compute(
+    listing: Listing,
+    features: Features,
+    part: range,
+    after: Callable[[int], object] = int,
+    partly: Path | None = None,
+) -> Shard:
+    """The features of the pictures at the places `part`; `after` is told of each batch's size.
+
+    What is done is written to `partly` now and then, and taken from there at the next start.
+    """
+    done = Shard(np.zeros((0, features.dim), np.float32), np.zeros(0, np.int64), {}, {})
+    if partly is not None and partly.exists():
+        with contextlib.suppress(UserError):  # a torn one is made again
+            done = read_shard(partly, features.dim)
+    rows, places = [done.features_BD], list(done.places)
+    unreadable, remarks = done.unreadable, done.remarks
+    seen = len(places) + len(unreadable)  # whole batches: the same ones follow
+    after(seen)
+    saved = time.monotonic()
+
+    def shard() -> Shard:
+        return Shard(np.concatenate(rows), np.array(places, np.int64), unreadable, remarks)
+
+    for batch in read_ahead(listing, part[seen:]):
+        readable = [(place, one) for place, one in batch if not isinstance(one, UserError)]
+        unreadable |= {place: str(one) for place, one in batch if isinstance(one, UserError)}
+        remarks |= {place: one[1] for place, one in readable if one[1]}
+        if unreadable and not listing.lenient:
+            raise UserError(next(iter(unreadable.values())))
+        if readable:
+            own = [place for place, _ in readable]
+            found = features(np.stack([one[0] for _, one in readable]))
+            check_finite(found, own, listing, features)
+            rows.append(found)
+            places += own
+        after(len(batch))
+        if partly is not None and time.monotonic() - saved >= SAVE_S:
+            write_shard(partly, shard())
+            saved = time.monotonic()
+    return shard()
+
+
+def check_finite(
+    features_BD: np.ndarray, places: Sequence[int], listing: Listing, features: Features
+) -> None:
+    """Raise UserError naming the first picture whose features are NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(features_BD).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"{features.name} features of picture {places[bad[0]]} of {listing.label} are not "
+            f"finite; the weights {features.digest[:12]} are broken"
+        )
+
+
+def read_ahead(listing: Listing, places: range) -> Iterator[list[tuple[int, object]]]:
+    """Batches of (place, (picture, remark) or the UserError), the next one decoded meanwhile."""
+
+    def one(place: int):
+        try:
+            return place, listing.read(place)
+        except UserError as error:
+            return place, error
+
+    parts = [places[start : start + BATCH] for start in range(0, len(places), BATCH)]
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+        coming = [pool.submit(one, place) for place in parts[0]] if parts else []
+        for part in [*parts[1:], range(0)]:
+            now, coming = coming, [pool.submit(one, place) for place in part]
+            yield [task.result() for task in now]
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """One file, whole or not at all."""
+    out = io.BytesIO()
+    notes = json.dumps([sorted(shard.unreadable.items()), sorted(shard.remarks.items())])
+    np.savez(out, features=shard.features_BD, places=shard.places, notes=np.array(notes))
+    write_atomic(path, out.getvalue())
+
+
+def read_shard(path: Path, dim: int) -> Shard:
+    """A shard as it was written; UserError for a torn one."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            features_BD, places = file["features"], file["places"]
+            unreadable, remarks = json.loads(str(file["notes"]))
+    except Exception:  # zip, zlib and numpy each have their own
+        raise UserError(f"{path} is torn; delete it and run again") from None
+    if features_BD.shape != (len(places), dim):
+        raise UserError(f"{path} is torn; delete it and run again")
+    return Shard(features_BD, places, dict(unreadable), dict(remarks))

@@ -1,0 +1,1 @@
+"""Other projects' weights and layouts, read and written."""

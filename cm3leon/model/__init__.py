@@ -1,0 +1,1 @@
+"""The decoder-only transformer (section 2.3, Table 3)."""

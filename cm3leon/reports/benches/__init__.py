@@ -1,0 +1,1 @@
+"""How each benchmark's record is shown."""

@@ -1,0 +1,247 @@
+"""The paper's claims as hypotheses H1..H9, and what the records say of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from cm3leon.evaluation.statistics.significance import benjamini_hochberg, effect_p, holm
+from cm3leon.reports import extra
+from cm3leon.reports.benches import decoding, pretraining, retrieval
+from cm3leon.reports.paper.model import Grid, Panel, Part, Parts, Row, emph, plain, prose, words
+from cm3leon.reports.paper.results import (
+    Inputs,
+    Run,
+    columns,
+    headline,
+    largest,
+    more,
+    own,
+    parameters,
+)
+
+CLAIMS = {  # name -> statement; and, as prose, the command that would measure it
+    "H1": ("retrieval lowers FID: two documents below one, one below none",
+           "`nox -s ablate_retrieval`"),
+    "H2": ("size lowers FID", "`nox -s fid_coco -- --system NAME`"),
+    "H3": ("the best guidance weight is the same for all sizes", "`nox -s ablate_decoding`"),
+    "H4": ("contrastive decoding (CD-K) competes with top-p and guidance",
+           "`nox -s ablate_decoding`"),
+    "H5": ("top-p and CD-K together keep improving with more samples, where each alone stagnates",
+           "`nox -s ablate_decoding`"),
+    "H6": ("no masks across <break> and no weights on documents help drawing without retrieval",
+           "`nox -s ablate_pretraining`"),
+    "H7": ("diversity and query dropout help",
+           "`nox -s ablate_retrieval` and `nox -s ablate_pretraining`"),
+    "H8": ("documents of both modalities beat text alone and pictures alone",
+           "`nox -s ablate_retrieval`"),
+    "Q5": ("contrastive decoding betters text too (the paper's open question 5)",
+           "`nox -s ablate_decoding`"),
+    "H9": ("FID and loss fall with compute, with retrieval faster than without",
+           "`nox -s train_baselines` with and without documents, at equal FLOPs"),
+}  # fmt: skip
+COUNTS = {2: "two documents", 1: "one document"}
+HOLDS, FAILS, OPEN, UNKNOWN = "holds", "does not", "not resolved", "not measured yet"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement judged by records: the effect with its interval, and the verdict."""
+
+    claim: str
+    statement: Parts
+    on: str
+    effect: Parts
+    verdict: str
+    p: float | None = None  # that there is no effect, for one statement alone
+
+
+def findings(inputs: Inputs) -> list[Finding]:
+    """Every statement that some record can judge, in the order of the claims."""
+    found = [*_splits(inputs), *_retrieval(inputs), *_sizes(inputs), *_decoding(inputs)]
+    found += _pretraining(inputs)
+    return sorted(found, key=lambda one: list(CLAIMS).index(one.claim))
+
+
+def _splits(inputs: Inputs) -> list[Finding]:
+    """FID with documents over that without, on every split of the best system that retrieves."""
+    for group in headline(columns(inputs.of("fid_coco"))):
+        for run in group:
+            found = [
+                _split_finding(run, split, count, key)
+                for split in run.record["protocol"].get("captions", ())
+                for count in COUNTS
+                if more(run, key := f"{split}.documents{count}.fid_over_documents0")
+            ]
+            if found:
+                return found
+    return []
+
+
+def _split_finding(run: Run, split: str, count: int, key: str) -> Finding:
+    part = more(run, key, 3)
+    entry = extra(run.record, key)
+    verdict = HOLDS if entry["high"] < 1 else FAILS if entry["low"] > 1 else OPEN
+    effect = prose("FID of {name} with {count} over none: {effect}", name=emph(run.system),
+                   count=COUNTS[count], effect=part)  # fmt: skip
+    statement = f"{COUNTS[count]} {'lower' if count > 1 else 'lowers'} FID below none"
+    p = effect_p(entry["value"], entry["low"], entry["high"], 1.0, True)
+    return Finding("H1", words(statement), split, effect, verdict, p)
+
+
+def _retrieval(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_retrieval"))
+    if run is None:
+        return []
+    key = ("hypothesis", "statement", "split")
+    judged = {tuple(one[name] for name in key): one for one in retrieval.verdicts(run.record)}
+    default, found = run.record["protocol"]["default"], []
+    for name, statement, split, measure, arm in retrieval.HYPOTHESES:
+        one = judged.get((name, statement, split))
+        if one is None:
+            continue
+        part = more(run, f"{split}.{default}.{measure}_vs_{arm}", 2 if measure == "fid" else 3)
+        kind = "FID of {arm} / {default}: {effect}"
+        if measure != "fid":
+            kind = "share of {default} less {arm}: {effect}"
+        effect = prose(kind, arm=arm, default=default, effect=part)
+        found.append(Finding(name, words(statement), split, effect, one["verdict"], _p(one)))
+    return found
+
+
+def _p(one: Mapping) -> float | None:
+    """p of a verdict with an effect; None where no number is "no effect" (H3, one seed)."""
+    if "none" not in one or one["low"] is None:
+        return None
+    ends = one["value"], one["low"], one["high"]
+    return effect_p(*ends, one["none"], one["ratio"])
+
+
+def _decoding(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_decoding"))
+    found = []
+    for one in decoding.verdicts(run.record) if run else ():
+        effect = prose("{kind}: {effect}", kind=one["kind"], effect=more(run, one["key"], 3))
+        verdict = one["verdict"]
+        found.append(
+            Finding(
+                one["hypothesis"], words(one["statement"]), one["split"], effect, verdict, _p(one)
+            )
+        )
+    return found
+
+
+def _pretraining(inputs: Inputs) -> list[Finding]:
+    run = largest(inputs.of("ablate_pretraining"))
+    if run is None:
+        return []
+    judged = {one["statement"]: one for one in pretraining.verdicts(run.record)}
+    found = []
+    for name, statement, arm, score, _ in pretraining.HYPOTHESES:
+        if statement in judged:
+            part = more(run, f"{arm}.{score}_minus_default", 3)
+            effect = prose("{arm} less default: {effect}", arm=arm, effect=part)
+            one = judged[statement]
+            about = words(statement), "pretraining", effect, one["verdict"], _p(one)
+            found.append(Finding(name, *about))
+    return found
+
+
+def _sizes(inputs: Inputs) -> list[Finding]:
+    """Each size trained from scratch against the next larger, by one protocol."""
+    found = []
+    for group in headline(columns(inputs.of("fid_coco"))):
+        ladder = []
+        for run in group:
+            model = inputs.model(run.system)
+            if model is not None and model.name == run.system and model.start is None:
+                ladder.append((run, parameters(model)))
+        ladder.sort(key=lambda one: one[1].trace.value)
+        found += [_size_finding(*pair) for pair in pairwise(ladder)]
+    return found
+
+
+def _size_finding(small: tuple[Run, Part], large: tuple[Run, Part]) -> Finding:
+    (small_run, small_size), (large_run, large_size) = small, large
+    one, other = small_run.record["interval"], large_run.record["interval"]
+    verdict = OPEN
+    if one and other and other["high"] < one["low"]:
+        verdict = HOLDS
+    elif one and other and other["low"] > one["high"]:
+        verdict = FAILS
+    statement = prose(
+        "{large} parameters lower FID below {small}", large=large_size, small=small_size
+    )
+    effect = prose("from {small} to {large}", small=own(small_run), large=own(large_run))
+    return Finding("H2", statement, _split(large_run), effect, verdict)
+
+
+def _split(run: Run) -> str:
+    if "headline" in run.record["protocol"]:
+        return run.record["protocol"]["headline"]
+    asked = str(run.record["protocol"].get("prompts", "")).replace(",", " ").split()
+    return next((word for word in asked if word in ("test", "val", "tail")), "captions")
+
+
+def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
+    """H1 to H9, a row a statement; what no record judges says so, with its command."""
+    rows = []
+    adjusted = adjusted_p(found)
+    for name, (claim, command) in CLAIMS.items():
+        judged = [one for one in found if one.claim == name]
+        title = words(f"{name}: {claim}")
+        if not judged:
+            title = (emph(f"{name}: {claim}"),)
+            cells = (title, (), prose(f"run {command}"), (), (), _verdict(UNKNOWN))
+            rows.append(Row(cells, "thin"))
+            continue
+        rows.append(Row((title,), "group"))
+        for one in judged:
+            both = (words(f"{p:.1g}") for p in adjusted.get(id(one), ()))
+            cells = (one.statement, words(one.on), one.effect, *both, _verdict(one.verdict))
+            if id(one) not in adjusted:
+                cells = (*cells[:3], (), (), cells[-1])
+            rows.append(Row(cells))
+    heads = ("statement", "on", f"effect [{level}]", "p, Holm", "p, BH", "verdict")
+    heads = tuple(map(words, heads))
+    return Grid(
+        label="table-claims",
+        caption=prose(
+            "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
+            "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
+            "overlap. Measured, on the embedded world; protocols differ from row to row, and each "
+            "cell says what its number is. p: of no effect, over all statements of the table "
+            "together, by Holm (one false among all) and by Benjamini and Hochberg (share of false "
+            "ones)."
+        ),
+        panels=(
+            Panel(
+                heads,
+                tuple(rows),
+                "lllrrr",
+                widths=("1.4fr", "auto", "1fr", "auto", "auto", "auto"),
+            ),
+        ),
+        wide=True,
+    )
+
+
+def adjusted_p(found: Sequence[Finding]) -> dict[int, tuple[float, float]]:
+    """id of a finding with a p -> (by Holm, by Benjamini and Hochberg) over all of them."""
+    known = [one for one in found if one.p is not None]
+    each = [one.p for one in known]
+    pairs = zip(holm(each), benjamini_hochberg(each), strict=True)
+    return {id(one): tuple(map(float, pair)) for one, pair in zip(known, pairs, strict=True)}
+
+
+def tally(found: Sequence[Finding]) -> dict[str, int]:
+    """How many statements hold, do not, are not resolved; and of the claims, not measured."""
+    counts = {
+        verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, FAILS, OPEN)
+    }
+    return counts | {UNKNOWN: len(CLAIMS) - len({one.claim for one in found})}
+
+
+def _verdict(text: str) -> Parts:
+    return (plain(text, "verdict"),)

@@ -1,0 +1,1 @@
+"""Records of runs: the store and its schema."""

@@ -1,0 +1,272 @@
+"""The results store: records read, brought to the newest schema, checked, indexed with pandas.
+
+    records = read_all()                      every record, oldest first
+    records = read_all(bench="fid_coco")
+    table = index(records)                    a DataFrame, one row each
+
+A record lies at results/<bench>/<system>/<stem>.json and is never changed; `migrate` brings what an
+older version wrote to today's form when it is read. Scores of single samples may lie beside it in
+<stem>.npz. Anything else in the folder, NaN, a missing field, a copy of a record: ReportError, one
+line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from cm3leon.reports import HOME
+
+RESULTS = HOME / "results"
+SCHEMA = Path(__file__).with_name("record.schema.json")
+SCHEMA_VERSION = 3
+TRIAL = "a trial"  # how a warning begins that says so
+KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
+
+
+class ReportError(ValueError):
+    """Bad input to a report: one line with the thing, the value and the way out (exit code 2)."""
+
+
+class NothingThere(ReportError):
+    """No record to report on: exit code 3."""
+
+
+def read_all(folder: Path | str = RESULTS, bench: str | None = None) -> list[dict]:
+    """All records (of one benchmark), oldest first, in today's schema.
+
+    Raises NothingThere for none, ReportError for a file that is no valid record or a record that
+    lies there twice.
+    """
+    return [record for _, record in read_files(folder, bench)]
+
+
+def read_files(folder: Path | str = RESULTS, bench: str | None = None) -> list[tuple[Path, dict]]:
+    """`read_all` with each record's path."""
+    folder = Path(folder)
+    place = folder / bench if bench else folder
+    seen: dict[tuple, Path] = {}
+    found = []
+    for path in record_paths(place, folder):
+        record = read(path)
+        where = path.relative_to(folder).parts[:2]
+        if where != (record["bench"], record["system"]["name"]):
+            raise ReportError(
+                f"{path} says {record['bench']}/{record['system']['name']}; move it there"
+            )
+        run = identity(record)
+        if run in seen:
+            raise ReportError(f"{path} is the same run as {seen[run]}; remove one of them")
+        seen[run] = path
+        found.append((path, record))
+    if not found:
+        raise NothingThere(f"no records in {place}; run nox -s {bench or 'fid_coco'} first")
+    return sorted(found, key=lambda one: (one[1]["date"], one[1]["system"]["name"], one[0].name))
+
+
+def record_paths(place: Path, folder: Path) -> Iterator[Path]:
+    """Paths of records below `place`, sorted; what is neither record nor sidecar is an error."""
+    for path in sorted(place.rglob("*")):
+        inside = path.relative_to(folder)
+        if any(part.startswith(KEPT_OUT) for part in inside.parts) or path.is_dir():
+            continue
+        if path.suffix == ".npz" and path.with_suffix(".json").exists():
+            continue
+        if path.suffix != ".json" or len(inside.parts) != 3:
+            raise ReportError(
+                f"{path} is no record (<bench>/<system>/<date>-<commit>.json); move it elsewhere"
+            )
+        yield path
+
+
+def read(path: Path | str) -> dict:
+    """One record in today's schema; ReportError for a missing, torn, strange or edited one."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
+    except OSError as error:
+        raise ReportError(f"cannot read {path}: {error.strerror}; give a record's path") from None
+    except _NotFinite as error:
+        raise ReportError(f"{path}: holds {error}; measure again") from None
+    except ValueError as error:
+        raise ReportError(f"{path} is no JSON ({error}); restore it from git") from None
+    record = migrate(record, str(path))
+    validate(record, str(path))
+    return record
+
+
+def migrate(record: dict, name: str = "record") -> dict:
+    """A record of any known version in today's form; the given one is not touched."""
+    if not isinstance(record, Mapping):
+        raise ReportError(f"{name}: {_short(repr(record))} is not of type 'object'")
+    version = record.get("schema_version")
+    if version == SCHEMA_VERSION:
+        return dict(record)
+    if version not in STEPS:
+        known = ", ".join(map(str, (*STEPS, SCHEMA_VERSION)))
+        raise ReportError(
+            f"{name}: schema_version is {version!r}, known are {known}; update cm3leon"
+        )
+    while version != SCHEMA_VERSION:
+        record = STEPS[version](dict(record))
+        version = record["schema_version"]
+    return record
+
+
+def _from_1(record: dict) -> dict:
+    """Version 2 tells the interval's parts apart and may keep scores of single samples."""
+    spread = {"images": record.get("interval"), "seeds": None}
+    return record | {"schema_version": 2, "spread": spread, "samples": None}
+
+
+def _from_2(record: dict) -> dict:
+    """Version 3 names each run and carries the digest of its record; older ones have neither."""
+    return record | {"schema_version": 3, "run": None, "sha256": None}
+
+
+STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1, 2: _from_2}
+
+
+def validate(record: Mapping, name: str = "record") -> None:
+    """Check a record against the JSON Schema, its numbers and its own digest; ReportError."""
+    check_finite(record, name)
+    error = next(iter(sorted(_validator().iter_errors(record), key=lambda e: e.json_path)), None)
+    if error is not None:
+        raise ReportError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
+    if record["protocol_digest"] != digest(record["protocol"]):
+        raise ReportError(f"{name}: protocol_digest does not fit protocol; the record was edited")
+    if record["sha256"] is None:  # older than digests: at least it must not contradict itself
+        _check_ends(record, name)
+    elif record["sha256"] != digest_of(record):
+        raise ReportError(
+            f"{name}: sha256 does not fit the record; it was edited or damaged, restore it from git"
+        )
+
+
+def digest_of(record: Mapping) -> str:
+    """SHA-256 of a record without its own digest."""
+    return digest({key: value for key, value in record.items() if key != "sha256"})
+
+
+def _check_ends(record: Mapping, name: str) -> None:
+    """Raise ReportError for a value outside its own interval."""
+    for what, one in (("interval", record["interval"]), *record["spread"].items()):
+        if one is not None and not one["low"] <= record["value"] <= one["high"]:
+            raise ReportError(
+                f"{name}: value {record['value']:g} is outside its own {what} "
+                f"[{one['low']:g}, {one['high']:g}]; the record was edited, restore it from git"
+            )
+
+
+def check_finite(value, name: str) -> None:
+    """Raise ReportError naming the first number below `value` that is NaN or infinite."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_finite(item, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            check_finite(item, f"{name}[{place}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"{name} must be finite, got {value}; NaN never enters a record")
+
+
+def digest(value) -> str:
+    """SHA-256 of a JSON value, keys sorted: the identity of a protocol."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(record: Mapping) -> tuple:
+    """What tells one run from another: its own id; of records older than ids, when it was."""
+    when = record["run"] or (record["date"], record["code"]["commit"])
+    return (*column(record), record["system"]["name"], when)
+
+
+def column(record: Mapping) -> tuple[str, int, str]:
+    """What must be equal for two values to stand in one column: bench, version, protocol."""
+    return record["bench"], record["version"], record["protocol_digest"]
+
+
+def is_trial(record: Mapping) -> bool:
+    """Whether a record says of itself that it is not what its protocol names."""
+    return any(line.startswith(TRIAL) for line in record["warnings"])
+
+
+def weight(record: Mapping) -> tuple:
+    """The order of one system's runs of one benchmark; the last of them speaks for it.
+
+    A trial before any other, an older version before a newer, few samples before many, then by
+    date: a quick look, or a trial on other pictures, never replaces the full run.
+    """
+    return not is_trial(record), record["version"], record["n"], record["date"]
+
+
+def speaking(records: Sequence[Mapping]) -> list[Mapping]:
+    """The run that speaks for each system on each benchmark, in the order they first come."""
+    found: dict[tuple[str, str], Mapping] = {}
+    for record in records:
+        key = record["bench"], record["system"]["name"]
+        if key not in found or weight(record) >= weight(found[key]):
+            found[key] = record
+    return list(found.values())
+
+
+def index(records: Sequence[Mapping]):
+    """Records as a pandas DataFrame, one row each: identity, value, interval, extras, device."""
+    import pandas
+
+    rows = []
+    for record in records:
+        interval = record["interval"] or {}
+        row = {
+            "bench": record["bench"],
+            "system": record["system"]["name"],
+            "version": record["version"],
+            "protocol": record["protocol_digest"],
+            "date": record["date"],
+            "commit": record["code"]["commit"],
+            "device": device(record),
+            "n": record["n"],
+            "value": record["value"],
+            "low": interval.get("low"),
+            "high": interval.get("high"),
+        }
+        for name, entry in record["extra"].items():
+            row[f"extra.{name}"] = entry["value"] if isinstance(entry, Mapping) else entry
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def device(record: Mapping) -> str:
+    """Where it was measured: the processor's name with its threads, or the accelerator's."""
+    environment = record["environment"]
+    if environment["device"] != "cpu":
+        return environment["device"]
+    threads = environment["threads"]
+    return f"{environment['cpu']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+class _NotFinite(Exception):
+    pass
+
+
+def _not_finite(text: str):
+    raise _NotFinite(text)
+
+
+def _short(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= 160 else f"{line[:100]} ... {line[-50:]}"
+
+
+@cache
+def _validator():
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)

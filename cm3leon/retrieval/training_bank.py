@@ -1,0 +1,114 @@
+"""The memory bank of a training: found by its folder, checked, and without what is held out.
+
+Axes: N documents of the bank, K of them kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cm3leon.data import token_cache as caches
+from cm3leon.data.token_cache import TokenCache
+from cm3leon.errors import UserError
+from cm3leon.retrieval import bank as banks
+from cm3leon.retrieval.bank import MemoryBank
+
+if TYPE_CHECKING:
+    from cm3leon.clip import Clip
+
+
+class Place(NamedTuple):
+    """Where a bank lies: the cache with its documents, and what `cm3leon index` made of it."""
+
+    cache: Path
+    index: Path | None = None
+
+
+def find_bank(folder: Path, queries: TokenCache) -> Place:
+    """The bank in a folder: a token cache, or what `cm3leon index` made of the cache `queries`.
+
+    Raises UserError when it is neither, of other tokenizers, or of another CLIP than the queries;
+    nothing large is read.
+    """
+    wanted = queries.about["clip_sha256"]
+    if wanted is None:
+        raise UserError(f"{queries.folder} was encoded without a CLIP; encode it again with one")
+    if (folder / caches.ABOUT).is_file():
+        place, about = Place(folder), caches.read_about(folder)
+        for part in ("text_sha256", "vq_sha256"):
+            if about.get(part) != queries.about[part]:
+                raise UserError(
+                    f"{folder} has {part} {str(about.get(part))[:12]}, {queries.folder} "
+                    f"{queries.about[part][:12]}; encode both with the same tokenizers"
+                )
+    elif (folder / banks.ABOUT).is_file():
+        place, about = Place(queries.folder, folder), banks.read_about(folder)
+        if about.get("source") != queries.about["source"]:
+            raise UserError(
+                f"{folder} is no bank of {queries.folder}; give the cache it was made of as --bank"
+            )
+    else:
+        raise UserError(
+            f"no memory bank at {folder}; name what `cm3leon encode` or `cm3leon index` made"
+        )
+    if about.get("clip_sha256") != wanted:
+        raise UserError(
+            f"{folder} was made with CLIP {str(about.get('clip_sha256'))[:12]}, {queries.folder} "
+            f"with {wanted[:12]}; encode both with the same --clip"
+        )
+    return place
+
+
+def check_clip(queries: TokenCache, clip: Clip) -> None:
+    """Raise UserError unless the cache was encoded with this CLIP."""
+    found = queries.about["clip_sha256"]
+    if found != clip.sha256:
+        raise UserError(
+            f"{queries.folder} was made with CLIP {str(found)[:12]}, {clip.name} is "
+            f"{clip.sha256[:12]}; name the --clip it was encoded with"
+        )
+
+
+def open_documents(place: Place, queries: TokenCache) -> TokenCache:
+    """The cache with the bank's documents."""
+    same = place.cache.resolve() == queries.folder.resolve()
+    return queries if same else TokenCache(place.cache)
+
+
+def open_bank(place: Place, documents: TokenCache) -> MemoryBank:
+    """The bank of these documents; UserError when its index was not made of them."""
+    if place.index is None:
+        return MemoryBank.of_cache(documents)
+    bank = MemoryBank.load(place.index)
+    if bank.ids != documents.ids:
+        raise UserError(f"the bank {place.index} was not made of {place.cache}; index it again")
+    return bank
+
+
+def without(bank: MemoryBank, ids: Sequence[str]) -> tuple[MemoryBank, np.ndarray]:
+    """The bank without the documents of these ids, and the old row of each new one: int64 [K].
+
+    The last documents of a bank are taken from its index; others cost an index built anew. Raises
+    UserError when nothing would be left.
+    """
+    gone = np.unique(bank.rows(ids))
+    gone = gone[gone >= 0]
+    if not len(gone):
+        return bank, np.arange(len(bank))
+    kept_K = np.setdiff1d(np.arange(len(bank)), gone)
+    last = len(kept_K) == 0 or kept_K[-1] == len(kept_K) - 1
+    rows = slice(0, len(kept_K)) if last else kept_K  # a slice copies nothing
+    names = [bank.ids[row] for row in kept_K]
+    cut = MemoryBank(bank.vectors[rows], names, bank.clip_sha256, bank.source)
+    if bank.index is not None and last:
+        import faiss
+
+        bank.index.remove_ids(faiss.IDSelectorRange(len(kept_K), len(bank)))
+        cut.index, cut.recall = bank.index, bank.recall
+    elif bank.index is not None:
+        cut.train_index()
+    return cut, kept_K

@@ -1,0 +1,1 @@
+"""Training (section 2.3): the loop, its optimisers, schedules and recipes."""

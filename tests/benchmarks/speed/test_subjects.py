@@ -1,0 +1,102 @@
+"""What is timed: names, shapes, weights made where they are used, prompts."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.speed import subjects
+from benchmarks.speed.subjects import Drawing, find_subject, make_model
+from cm3leon.errors import UserError
+from cm3leon.loading import model_names
+from cm3leon.model import transformer
+from cm3leon.model.transformer import parameter_count, vocabulary_size
+
+
+def test_shapes_are_those_of_the_peers():
+    found = find_subject("12x512x8")
+    assert vocabulary_size(found.config.vocabulary) == 4608
+    assert (found.config.layers, found.config.width, found.config.heads) == (12, 512, 8)
+    assert (found.tokens, found.folder, find_subject("12x512x8", 40).tokens) == (256, None, 40)
+    assert (found.shape.blocks, found.shape.head) == (12 * 12 * 512**2, 4076)
+
+
+def test_sizes_of_the_paper_and_shipped_ones():
+    seven = find_subject("7b")
+    assert seven.tokens == 1024 and parameter_count(seven.config) == 6_727_663_616
+    # 13.5 GB of bfloat16; the floor of 3.3 s an image is this over 4.2 TB/s, 1,024 times
+    assert seven.weights_bytes("bfloat16") == 2 * parameter_count(seven.config)
+    assert seven.cache_bytes("bfloat16", 2, 1056) == 2 * 32 * 4096 * 2 * 1056 * 2
+    for name in model_names():
+        assert find_subject(name).folder.name == name and find_subject(name).tokens == 64
+
+
+@pytest.mark.parametrize(
+    "name,new,said",
+    [
+        ("scenes-xxl", None, "unknown size 'scenes-xxl'; known are"),
+        ("12x512", None, "unknown size '12x512'"),
+        ("2x30x4", None, "size 2x30x4: model.width must be a multiple of model.heads"),
+        ("0x32x2", None, "size 0x32x2: model.layers must be at least 1"),
+        ("2x32x2", 5000, "size 2x32x2 has room for 2016 tokens, got --new 5000"),
+    ],
+)
+def test_bad_names_are_one_line(name, new, said):
+    with pytest.raises(UserError) as error:
+        find_subject(name, new)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_are_the_same_each_time(dtype):
+    one, other = (make_model(find_subject("2x32x2"), dtype, "cpu") for _ in range(2))
+    state = one.state_dict()
+    for name, weight in other.state_dict().items():
+        assert weight.dtype == getattr(torch, dtype) and torch.equal(weight, state[name])
+        assert 0.5 < float(weight.float().std()) / subjects.STD < 1.5
+    rows = one.token_embedding.weight.unique(dim=0)
+    assert len(rows) == len(one.token_embedding.weight)  # no two ids are alike
+
+
+def test_int8_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(UserError, match="int8 needs torchao"):
+        make_model(find_subject("2x32x2"), "int8", "cpu")
+
+
+@pytest.mark.parametrize("guidance,streams", [(3.0, (32, 3)), (1.0, (32,))])
+def test_a_drawing_is_what_was_asked(guidance, streams):
+    subject, counters = find_subject("2x32x2", 16), {}
+    drawing = Drawing(make_model(subject, "float32", "cpu"), subject, 3, guidance, 0.9, counters)
+    assert drawing.streams == streams
+    assert len({prompt.tobytes() for prompt in drawing.prompts[0]}) == 3  # nothing to share
+    whole, few = drawing.draw(16), drawing.draw(4)
+    assert whole.shape == (3, 16) and whole.dtype == np.int64
+    assert whole.min() >= 0 and whole.max() < 4076
+    assert (whole[:, :4] == few).all() and (drawing.draw(16) == whole).all()
+    rows = 3 * len(streams)
+    assert counters["step_tokens"] == rows * (15 + 3 + 15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_way_of_a_step_by_name(dtype, monkeypatch):
+    subject, took = find_subject("2x32x2", 16), []
+    drawing = Drawing(make_model(subject, dtype, "cpu"), subject, 3, 3.0, 0.9, {})
+
+    def torch_alone(model, rows, start, end, by_torch):
+        took.append((rows, start, end))
+        return by_torch()
+
+    assert drawing.way() in ("torch", "c")
+    monkeypatch.setattr(transformer, "fastest_step", torch_alone)
+    assert drawing.way() == "torch" and took == [(6, 512, 512 + 4076)]
+
+
+def test_work_counts_both_streams():
+    subject = find_subject("2x32x2")
+    one, two = subject.work("float32", 5, (40.0,)), subject.work("float32", 5, (40.0, 11.0))
+    assert two.bytes - one.bytes == 2 * 2 * 32 * 5 * 11 * 4
+    weights = 12 * 2 * 32**2 + 4076 * 32
+    assert two.flops - one.flops == 2 * 5 * weights + 4 * 2 * 32 * 5 * 11
+    assert one.bytes == 4 * (weights + 2 * 2 * 32 * 5 * 40)

@@ -1,0 +1,69 @@
+"""Precision and recall on sets whose answer is known."""
+
+import numpy as np
+import pytest
+
+from cm3leon.errors import UserError
+from cm3leon.evaluation.metrics.precision_recall import (
+    distances,
+    precision_recall,
+    radii,
+    spread_of_samples,
+)
+
+RANDOM = np.random.default_rng(0)
+
+
+def by_hand(real, fake, k):
+    def covered(point, members):
+        gaps = [sorted(np.linalg.norm(members - one, axis=1))[k] for one in members]
+        away = np.linalg.norm(members - point, axis=1)
+        return any(d <= r for d, r in zip(away, gaps, strict=True))
+
+    precision = np.mean([covered(one, real) for one in fake])
+    return precision, np.mean([covered(one, fake) for one in real])
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_equals_the_definition(k):
+    real, fake = RANDOM.normal(size=(20, 4)), RANDOM.normal(0.5, 0.7, size=(15, 4))
+    assert precision_recall(real, fake, k) == pytest.approx(by_hand(real, fake, k))
+
+
+def test_known_sets():
+    real = RANDOM.normal(size=(60, 3))
+    assert precision_recall(real, real) == (1.0, 1.0)
+    assert precision_recall(real, real + 1000) == (0.0, 0.0)
+    half = real[real[:, 0] > 0]  # drawn pictures that lack half of what is real
+    precision, recall = precision_recall(real, half)
+    assert precision == 1.0 and 0.4 < recall < 0.9
+    assert precision_recall(half, real) == (recall, precision)  # the two sides change places
+
+
+def test_distances_and_radii():
+    rows = np.array([[0.0, 0], [3, 4], [6, 8]])
+    assert distances(rows, rows).tolist() == [[0, 5, 10], [5, 0, 5], [10, 5, 0]]
+    assert radii(rows, 1).tolist() == [5, 5, 5] and radii(rows, 2).tolist() == [10, 5, 10]
+
+
+def test_samples_of_one_prompt():
+    features = np.zeros((2, 3, 2))
+    features[1, 0] = [0, 6]
+    assert spread_of_samples(features).tolist() == [0, 4]  # of the second: 6, 6 and 0
+
+
+@pytest.mark.parametrize(
+    "real, fake, k, message",
+    [
+        (RANDOM.normal(size=(3, 2)), RANDOM.normal(size=(9, 2)), 3, r"k must lie in \[1, 2\]"),
+        (RANDOM.normal(size=(9, 2)), RANDOM.normal(size=(9, 3)), 3, "one dimension, got 2, 3"),
+    ],
+)
+def test_bad_input(real, fake, k, message):
+    with pytest.raises(UserError, match=message):
+        precision_recall(real, fake, k)
+
+
+def test_one_sample_has_no_spread():
+    with pytest.raises(UserError, match="two or more to differ, got 1"):
+        spread_of_samples(np.zeros((2, 1, 4)))

@@ -1,0 +1,178 @@
+"""The results store: old records migrate, bad ones are one line, the index is a table."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import core
+from cm3leon.files import sha256_bytes
+from cm3leon.reports import ROOT, newest
+from cm3leon.reports.records.store import (
+    STEPS,
+    NothingThere,
+    ReportError,
+    column,
+    device,
+    index,
+    is_trial,
+    migrate,
+    read,
+    read_all,
+    speaking,
+    validate,
+)
+from tests.record_maker import record, saved
+
+FROZEN = {version: Path(__file__).with_name(f"record_v{version}.json") for version in STEPS}
+
+
+@pytest.mark.parametrize("version", STEPS)
+def test_frozen_records_migrate(version):
+    old = json.loads(FROZEN[version].read_text())
+    assert old["schema_version"] == version
+    before = json.dumps(old)
+    new = migrate(old)
+    validate(new)
+    assert json.dumps(old) == before  # nothing is changed in place
+    kept = set(old) - {"schema_version"}
+    assert {key: new[key] for key in kept} == {key: old[key] for key in kept}
+    assert new["run"] is None is new["sha256"]
+    if version == 1:
+        assert new["spread"] == {"images": old["interval"], "seeds": None}
+    assert migrate(new) == new
+
+
+def test_every_committed_record_reads():
+    records = read_all()
+    assert {one["bench"] for one in records} >= {"fid_coco", "ablate_retrieval"}
+    assert [one["date"] for one in records] == sorted(one["date"] for one in records)
+
+
+def test_reading_and_the_index(tmp_path):
+    old, new = record(20.0), record(12.0, date="2026-02-02T00:00:00Z")
+    saved(tmp_path, new, old, record(30.0, "scenes-xs"))
+    records = read_all(tmp_path, "fid_coco")
+    assert [one["value"] for one in newest(records)] == [12.0, 30.0]
+    table = index(records)
+    assert list(table["value"]) == [20.0, 30.0, 12.0]
+    assert list(table["low"]) == [19.0, 29.0, 11.0]
+    assert table["extra.floor"].iloc[0] == 0.62
+    assert set(table["device"]) == {"x, 1 thread"}
+    assert device(old | {"environment": old["environment"] | {"device": "cuda:0 X"}}) == "cuda:0 X"
+    assert column(old) == column(new) != column(record(protocol={"n": 2}))
+    with pytest.raises(NothingThere, match=r"no records in .*nothing; run nox -s nothing first"):
+        read_all(tmp_path, "nothing")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"a":', r"0\.json is no JSON"),
+        ("[]", "is not of type 'object'"),
+        ("{}", "schema_version is None, known are 1, 2, 3; update cm3leon"),
+        (json.dumps({"schema_version": 9}), "schema_version is 9, known are 1, 2"),
+        (json.dumps(record()).replace("12.345", "NaN", 1), "holds NaN; measure again"),
+        (json.dumps(record()).replace("12.345", "1e999", 1), "value must be finite, got inf"),
+        (json.dumps({k: v for k, v in record().items() if k != "unit"}), "'unit' is a required"),
+        (json.dumps(record() | {"protocol": {}}), "protocol_digest does not fit"),
+        (json.dumps(record() | {"value": 99.0}), r"value 99 is outside its own interval \[11.345"),
+        (json.dumps(record() | {"sha256": "0" * 64}), "sha256 does not fit the record"),
+    ],
+)
+def test_a_bad_record_is_one_line(tmp_path, text, message):
+    (path,) = saved(tmp_path, record())
+    path.write_text(text)
+    with pytest.raises(ReportError, match=message) as caught:
+        read_all(tmp_path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_what_else_lies_in_the_folder(tmp_path):
+    (path,) = saved(tmp_path, record())
+    (tmp_path / ".gitkeep").write_text("")
+    path.with_suffix(".npz").write_bytes(b"scores beside the record")
+    assert len(read_all(tmp_path)) == 1
+    for name in ("notes.txt", "fid_coco/table.json", "fid_coco/scenes-s/0.png"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ReportError, match=r"is no record .*move it elsewhere"):
+            read_all(tmp_path)
+        (tmp_path / name).unlink()
+    shutil.copy(path, path.with_name("copy.json"))
+    with pytest.raises(ReportError, match=r"copy\.json is the same run as .*0\.json; remove one"):
+        read_all(tmp_path)
+    path.with_name("copy.json").unlink()
+    other = tmp_path / "fid_coco" / "another"
+    other.mkdir()
+    path.rename(other / "0.json")
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(ReportError, match="says fid_coco/scenes-s; move it there"):
+        read_all(tmp_path)
+
+
+def test_one_run_speaks_for_a_system():
+    """Full before quick, of one size the newest, a newer version first; a trial only alone."""
+    full = record(25.15)
+    quick = record(41.0, n=128, protocol={"n": 128}, date="2026-03-01T00:00:00Z")
+    trial = record(637.0, n=5000, warnings=["a trial, not x"], date="2026-04-01T00:00:00Z")
+    again = record(25.2, date="2026-02-01T00:00:00Z")
+    other = record(50.0, "scenes-xs", n=128)
+    assert [is_trial(one) for one in (full, trial)] == [False, True]
+    for order in ([full, quick, trial, other], [trial, other, quick, full]):
+        assert {one["value"] for one in speaking(order)} == {25.15, 50.0}
+    assert speaking([full, again]) == [again] and speaking([again, full]) == [again]
+    assert speaking([trial]) == [trial]
+    newer = record(30.0, n=128, version=2)
+    assert speaking([newer, full, trial]) == [newer]
+
+
+def test_nan_is_named():
+    with pytest.raises(ReportError, match=r"record\.extra\.kid must be finite, got nan"):
+        validate(record() | {"extra": {"kid": math.nan}})
+
+
+def test_samples_lie_beside_the_record(tmp_path):
+    class Noise:
+        name, config, weights_sha256 = "noise", {}, None
+
+    scores = {"right": np.array([1, 0, 1], np.int8), "ids": np.array(["a", "b", "c"])}
+
+    def measure(system, protocol, phases):
+        return core.Measurement(value=1.0, n=3, samples=scores)
+
+    bench = core.Bench("toy", 1, "share", "higher", {}, measure)
+    one, first = core.run(bench, Noise, folder=tmp_path)
+    _, second = core.run(bench, Noise, folder=tmp_path)
+    beside = first.with_suffix(".npz").read_bytes()
+    assert beside == second.with_suffix(".npz").read_bytes()
+    assert one["samples"] == {"sha256": sha256_bytes(beside)} == read(first)["samples"]
+    kept = np.load(first.with_suffix(".npz"))
+    assert {name: kept[name].tolist() for name in kept} == {
+        k: v.tolist() for k, v in scores.items()
+    }
+
+
+def test_the_command_ends_as_promised(tmp_path):
+    def command(*words: str) -> subprocess.CompletedProcess:
+        line = [
+            sys.executable,
+            "-m",
+            "cm3leon.reports.tables",
+            "--out",
+            str(tmp_path / "out"),
+            *words,
+        ]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    done = command("--bench", "nothing", "--results", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    (path,) = saved(tmp_path, record())
+    path.write_text("{}")
+    done = command("--bench", "fid_coco", "--results", str(tmp_path))
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,153 @@
+"""Assembling a training: what is held out stays unseen, and parts that do not belong together."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cm3leon.cli import main as cli
+from cm3leon.clip import load_clip
+from cm3leon.config import ModelConfig, RetrievalConfig, TrainConfig, from_dict
+from cm3leon.data.token_cache import TokenCache
+from cm3leon.errors import UserError
+from cm3leon.retrieval.training_bank import Place
+from cm3leon.training import recipe as pretrain
+from cm3leon.training.recipe import (
+    Corpus,
+    Recipe,
+    absolute_clip,
+    find_model_config,
+    first_of,
+    fitted,
+    last_of,
+    load_tokenizers,
+    neighbours,
+    open_cache,
+    place_tokenizers,
+)
+from tests.paper_maker import CODES, NEAR, PREPARE, SHAPE, TRAIN, write_start
+
+SMALL = from_dict(ModelConfig, SHAPE)
+LOOSE = RetrievalConfig(documents=4, threshold=2.0)  # a random CLIP finds all alike
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An encoded source with its tokenizers and CLIP, and a second one of the same tokenizers."""
+    folder = write_start(tmp_path_factory.mktemp("pretrain"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in PREPARE:
+            assert cli.main(command) == 0
+        assert cli.main(["encode", "cc/00001.tar", "other", *PREPARE[2][3:]]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(place):
+    text, vq = load_tokenizers(place / "home")
+    cache = open_cache(place / "cache", text, vq, place / "home")
+    clip = load_clip(f"local-dir:{place / 'clip'}")
+    held = last_of(cache, 5)
+    return Corpus(cache, held.start, held, text, place / "home", Place(cache.folder), clip)
+
+
+def recipe(*shares: float) -> Recipe:
+    return Recipe(SMALL, TrainConfig(steps=2, warmup=1), shares=shares, retrieval=LOOSE)
+
+
+def test_what_is_held_out_is_never_retrieved(corpus, tmp_path, monkeypatch):
+    """Neither before what is learned nor before what is held out; and nothing finds itself."""
+    near, held = neighbours(recipe(0.5, 0.5), corpus, tmp_path, "cpu")
+    assert near.rows_NS.shape == (24, 4) and held.rows_NS.shape == (5, 4)
+    assert near.rows_NS.max() < corpus.trained == 19
+    np.testing.assert_array_equal(held.rows_NS, near.rows_NS[19:])
+    assert not (near.rows_NS == np.arange(24)[:, None]).any()
+    (kept,) = tmp_path.glob("neighbours-*.npy")
+    before = kept.stat().st_mtime_ns
+    monkeypatch.setattr(pretrain, "open_bank", None)  # a run that goes on looks nothing up
+    again, _ = neighbours(recipe(0.5, 0.5), corpus, tmp_path, "cpu")
+    np.testing.assert_array_equal(again.rows_NS, near.rows_NS)
+    assert kept.stat().st_mtime_ns == before
+    assert neighbours(recipe(1.0), corpus, tmp_path, "cpu") == (None, None)
+
+
+def test_another_cache_held_out(corpus, place, tmp_path):
+    other = TokenCache(place / "other")
+    held = first_of(other, 4, corpus.cache)
+    assert held.ids == other.ids[:4] and len(held) == 4
+    one = Corpus(corpus.cache, 24, held, corpus.text, corpus.home, corpus.bank, corpus.clip)
+    near, held_near = neighbours(recipe(0.0, 1.0), one, tmp_path, "cpu")
+    gone = [corpus.cache.ids.index(name) for name in held.ids]  # the same pictures are in the bank
+    for rows_NS in (near.rows_NS, held_near.rows_NS):
+        assert not set(rows_NS.ravel().tolist()) & set(gone)
+    assert "held_out_cache" in pretrain.identity(recipe(1.0), one)
+    with pytest.raises(UserError, match="holds what is trained on; leave --held-out out"):
+        first_of(corpus.cache, 4, corpus.cache)
+
+
+def test_a_stretch_is_its_part_of_the_cache(corpus):
+    cache, held = corpus.cache, corpus.held
+    assert len(held) == 5 and held.ids == cache.ids[19:] and held.captions == cache.captions
+    for index in range(5):
+        np.testing.assert_array_equal(held.codes(index), cache.codes(19 + index))
+        np.testing.assert_array_equal(held.text(index), cache.text(19 + index))
+        assert held.document(index) == cache.document(19 + index)
+    lengths = [len(cache.text(index)) for index in range(24)]
+    assert corpus.pair == pytest.approx(np.mean(lengths) + 16 + 2)
+    assert len(last_of(cache, None)) == 1  # a sixteenth of 24
+    with pytest.raises(UserError, match=r"hold_out must leave some of 24 documents .*, got 24"):
+        last_of(cache, 24)
+
+
+def test_a_vocabulary_is_that_of_the_tokenizers_or_made_to_be():
+    assert fitted(SMALL, 300, CODES, fit=False) == SMALL
+    with pytest.raises(UserError, match="mini has 300 text ids, the text tokenizer 290; take anot"):
+        fitted(SMALL, 290, CODES, fit=False)
+    with pytest.raises(
+        UserError, match=r"mini has 40 image ids, the image tokenizer 64; .*--fit-v"
+    ):
+        fitted(SMALL, 300, 64, fit=False)
+    made = fitted(SMALL, 290, 64, fit=True).vocabulary
+    assert (made.text_size, made.image_size, made.sentinels) == (290, 64, 4)
+
+
+def test_models_by_name_and_by_file(tmp_path):
+    assert find_model_config("350m").width == 1024
+    path = tmp_path / "mini.json"
+    path.write_text(json.dumps(SHAPE))
+    assert find_model_config(str(path)) == SMALL
+    path.write_text(json.dumps(SHAPE | {"depth": 3}))
+    with pytest.raises(UserError, match=r"mini.json: ModelConfig has no field 'depth'"):
+        find_model_config(str(path))
+    with pytest.raises(UserError, match=r"unknown model '351m'; name 350m, .* or a .json file"):
+        find_model_config("351m")
+
+
+def test_tokenizers_are_copied_once_and_never_mixed(corpus, tmp_path):
+    place_tokenizers(corpus.home, tmp_path)
+    place_tokenizers(corpus.home, tmp_path)
+    text, vq = load_tokenizers(tmp_path)
+    assert text.digest == corpus.text.digest
+    open_cache(corpus.cache.folder, text, vq, tmp_path)
+    (tmp_path / "text" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is of another tokenizer than .*; name another --out"):
+        place_tokenizers(corpus.home, tmp_path)
+
+
+def test_names_of_clips_stay_true_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert absolute_clip("scenes") == "scenes"
+    assert absolute_clip("mine") == str(tmp_path / "mine")
+    assert absolute_clip("local-dir:mine") == f"local-dir:{tmp_path / 'mine'}"
+    assert absolute_clip("ViT-B-32:mine/w.pt") == f"ViT-B-32:{tmp_path / 'mine' / 'w.pt'}"
+
+
+def test_recomputing_changes_no_byte_of_the_model(place, monkeypatch):
+    monkeypatch.chdir(place)
+    for name, more in (("kept", []), ("anew", ["--recompute"])):
+        assert cli.main([*TRAIN, *NEAR, *more, "--steps", "3", "--out", name]) == 0
+    assert (place / "kept/model.safetensors").read_bytes() == (
+        place / "anew/model.safetensors"
+    ).read_bytes()
