@@ -26,6 +26,7 @@ BENCHES = (
     "verify_fid",
     "train_speed",
 )
+SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 
 
 def install(session: nox.Session, extras: str) -> None:
@@ -57,6 +58,11 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *workers, *session.posargs, env=quiet() | threads)
 
 
+def module_of(name: str) -> str:
+    """The module that a benchmark is."""
+    return f"benchmarks.speed.{name}" if name in SPEED else f"benchmarks.{name}"
+
+
 def bench(name: str) -> None:
     """One session per benchmark, of the same name."""
 
@@ -65,9 +71,9 @@ def bench(name: str) -> None:
         install(session, "bench,report")
         if "--peers" in session.posargs:
             session.install(*CONSTRAINTS, "transformers")
-        session.run("python", "-m", f"benchmarks.{name}", *session.posargs, env=quiet())
+        session.run("python", "-m", module_of(name), *session.posargs, env=quiet())
 
-    run.func.__doc__ = f"The benchmark benchmarks/{name}.py."
+    run.func.__doc__ = f"The benchmark {module_of(name)}."
 
 
 for _name in BENCHES:
@@ -119,7 +125,7 @@ def compare(session: nox.Session) -> None:
 
 @nox.session
 def regress(session: nox.Session) -> None:
-    """Is this revision worse? `-- --base REV`; timings: python -m benchmarks.speed.interleave first."""
+    """Is this revision worse? `-- --base REV`; timings by benchmarks.speed.interleave first."""
     install(session, "report")
     session.run("python", "-m", "cm3leon.reports.regress", *session.posargs, env=quiet())
 

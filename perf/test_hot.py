@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig
-from cm3leon.decoding import sampling as decode
+from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.images import generate_images
-from cm3leon.engine import cpu_sample as fused_draw
+from cm3leon.engine import cpu_sample
 from cm3leon.evaluation.metrics.frechet import frechet_distance, moments
 from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.retrieval.bank import MemoryBank
 from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import generator, torch_generator
-from cm3leon.sequence import masking as objective
+from cm3leon.sequence import masking
 from cm3leon.sequence.documents import Document, Vocabulary, build_sample
 
 BATCH = 16
@@ -62,26 +62,26 @@ def test_prefill(benchmark, model):
 
 
 def test_guide(benchmark, logits):
-    benchmark(decode.guide, *logits.chunk(2), 3.0)
+    benchmark(sampling.guide, *logits.chunk(2), 3.0)
 
 
 def test_contrast(benchmark, logits):
-    benchmark(decode.contrast, *logits.chunk(2), 0.1, 8)
+    benchmark(sampling.contrast, *logits.chunk(2), 0.1, 8)
 
 
 def test_top_p(benchmark, logits):
-    benchmark(decode.top_p, logits, 0.9)
+    benchmark(sampling.top_p, logits, 0.9)
 
 
 def test_draw(benchmark, logits):
     uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
-    benchmark(decode.draw, logits, uniforms)
+    benchmark(sampling.draw, logits, uniforms)
 
 
 def test_choose(benchmark, logits):
     """Temperature, top-p and draw together, as generation calls them."""
     uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
-    benchmark(fused_draw.choose, logits, uniforms, DecodeConfig(temperature=1.0, top_p=0.9))
+    benchmark(cpu_sample.choose, logits, uniforms, DecodeConfig(temperature=1.0, top_p=0.9))
 
 
 def test_rotate(benchmark):
@@ -90,8 +90,8 @@ def test_rotate(benchmark):
 
     def mask():
         draws = generator(0, "perf", "spans")
-        spans = objective.draw_spans(sample, VOCABULARY, ObjectiveConfig(), draws)
-        return objective.rotate(sample, spans, VOCABULARY)
+        spans = masking.draw_spans(sample, VOCABULARY, ObjectiveConfig(), draws)
+        return masking.rotate(sample, spans, VOCABULARY)
 
     benchmark(mask)
 

@@ -1,7 +1,7 @@
 """Public image tokenizers as their papers' code names and computes them, on random weights.
 
-Written from the published names, orders and constants, apart from `cm3leon.tokenizers.vq`: plain functions on
-a dictionary of tensors. Tests convert the dictionary and compare codes and pictures.
+Written from the published names, orders and constants, apart from `tokenizers.vq`: plain functions
+on a dictionary of tensors. Tests convert the dictionary and compare codes and pictures.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cm3leon import images as pictures
+from cm3leon import images
 from cm3leon.errors import UserError
 from cm3leon.images import crop_square, open_picture, read_picture, write_png
 
@@ -114,7 +114,7 @@ def test_huge_pictures_are_read_up_to_a_limit(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 1000
     with open_picture(path, "a") as header:
         assert header.size == (300, 200)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 59_999)
+    monkeypatch.setattr(images, "MOST_PIXELS", 59_999)
     with pytest.raises(UserError, match="300 x 200 pixels, more than 59,999"):
         read_picture(path)
 
@@ -147,7 +147,7 @@ def test_damaged_files_say_why(tmp_path, data, reason):
 def test_a_changed_byte_never_escapes(place, value):
     data = bytearray(jpeg())
     data[place % len(data)] = value
-    path = pictures.Path(_folder) / "a.jpg"
+    path = images.Path(_folder) / "a.jpg"
     path.write_bytes(bytes(data))
     try:
         assert read_picture(path).shape[2] == 3
@@ -201,7 +201,7 @@ def test_crop_is_pillows_lanczos():
     image = gradient(40, 60)
     expected = Image.fromarray(image).crop((10, 0, 50, 40)).resize((16, 16), Image.LANCZOS)
     assert np.array_equal(crop_square(image, 16), np.array(expected))
-    assert pictures.CROP == "centre-crop-lanczos"
+    assert images.CROP == "centre-crop-lanczos"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 The value is against the protocol's first reference. Beside it: the other reference, the distance of
 the first 5,000, 10,000 and 20,000 prompts, the line through them at 1/N = 0, and what
-`pinned_metrics.py` names. Memory does not grow with the number of pictures.
+`measures.py` names. Memory does not grow with the number of pictures.
 
 Shapes: N pictures, K sets (one a sampling seed), D features.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evaluate import measures as pinned_metrics
+from benchmarks.evaluate import measures
 from benchmarks.harness import core, sharding
 from benchmarks.images import generated as images
 from benchmarks.protocols.coco import IMAGES, Protocol
@@ -112,18 +112,18 @@ def measure(
         ]
         vq = getattr(system, "vq", None)
         home = cache_folder("reference", job.cache)
-        rebuilt = pinned_metrics.rebuild(job.protocol, task, vq, features, real, home, group)
+        rebuilt = measures.rebuild(job.protocol, task, vq, features, real, home, group)
     with phases("features beside"):
         takens = [take(job, task, one, system.name, drawn, group) for one in named]
     group.part()
     with phases("statistics"):
         references = statistics(job, task, features, real)
         found = numbers(job, references, real, fakes)
-        found["extra"] |= pinned_metrics.scale(task.own_N, features, real, fakes, rebuilt)
+        found["extra"] |= measures.scale(task.own_N, features, real, fakes, rebuilt)
     with phases("statistics beside"):
         captions = [prompt.caption for prompt in task.prompts]
         among = None if next(iter(references)) == "all" else task.own_N
-        others, said = pinned_metrics.numbers_beside(takens, among, captions)
+        others, said = measures.numbers_beside(takens, among, captions)
         found["extra"] |= others
     said += not_measured(job, found["extra"], real, features, system)
     said += own_pictures(found)
@@ -164,19 +164,19 @@ def network(job: Job) -> Features:
     return load_features(job.network, checked_device("auto"), **given)
 
 
-def find_named(job: Job) -> list[pinned_metrics.Named]:
+def find_named(job: Job) -> list[measures.Named]:
     """The further networks whose weights were named; without real pictures those that need none."""
     found = []
-    for beside in pinned_metrics.BESIDE:
+    for beside in measures.BESIDE:
         given = getattr(job, beside.option)
         if job.reference is not None and beside.key != "clip_score":
             if given is not None:
-                option = pinned_metrics.option_of(beside)
+                option = measures.option_of(beside)
                 raise UserError(f"{option} needs the real pictures; leave out --reference or it")
             continue
-        named = pinned_metrics.find_named(beside, given)
+        named = measures.find_named(beside, given)
         if named is not None and not named.path.exists():  # before hours of drawing
-            option = pinned_metrics.option_of(beside)
+            option = measures.option_of(beside)
             raise UserError(f"{option}: no file {named.path}; name the weights, {beside.file}")
         found += [] if named is None else [named]
     return found
@@ -185,11 +185,11 @@ def find_named(job: Job) -> list[pinned_metrics.Named]:
 def take(
     job: Job,
     task: PinnedTask,
-    named: pinned_metrics.Named,
+    named: measures.Named,
     label: str,
     drawn: Sequence[images.Pictures],
     group: sharding.Group,
-) -> pinned_metrics.Taken:
+) -> measures.Taken:
     """The features of another network, computed by all ranks."""
     from cm3leon.loading import checked_device
 
@@ -203,17 +203,15 @@ def take(
     fakes = [
         features_of(drawn_listing(job.protocol, label, x), features, home, group) for x in drawn
     ]
-    return pinned_metrics.Taken(named, features, real, fakes)
+    return measures.Taken(named, features, real, fakes)
 
 
 def not_measured(job: Job, extra: dict, real: Kept | None, features: Features, system) -> list[str]:
     """One line on each number that the record lacks."""
     tokenizer = getattr(system, "vq", None) is not None
-    said = pinned_metrics.missing(extra, real is not None, features, tokenizer)
+    said = measures.missing(extra, real is not None, features, tokenizer)
     done = {named.beside.key for named in find_named(job)}
-    return said + [
-        pinned_metrics.lacking(one) for one in pinned_metrics.BESIDE if one.key not in done
-    ]
+    return said + [measures.lacking(one) for one in measures.BESIDE if one.key not in done]
 
 
 def write_prompts(job: Job, path: Path, group: sharding.Group) -> int:
@@ -264,14 +262,14 @@ def numbers(
     (_, headline), *others = references.items()
     moments = [fake.moments().finish() for fake in fakes]
     per_seed = [headline.distance(*one) for one in moments]
-    spread = pinned_metrics.intervals(headline, fakes, per_seed)
+    spread = measures.intervals(headline, fakes, per_seed)
     extra = {
         f"fid_{name}": float(np.mean([other.distance(*one) for one in moments]))
         for name, other in others
     }
     extra |= smaller(headline, fakes[0], per_seed[0])
     if real is not None:
-        extra |= pinned_metrics.kernel_distance(real, fakes)
+        extra |= measures.kernel_distance(real, fakes)
     return {
         "value": float(np.mean(per_seed)),
         "per_seed": per_seed,

@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.ablations.retrieval_scores import asks_for_unseen
-from benchmarks.evaluate import clip_beside as rerank_score
-from benchmarks.evaluate import composition as judged
-from benchmarks.evaluate import fid
+from benchmarks.evaluate import clip_beside, composition, fid
 from benchmarks.evaluate.pinned import write_grid
 from benchmarks.harness import core, sharding
 from benchmarks.images import generated as images
@@ -139,7 +137,7 @@ def measure(
         extra |= scale(main, features, system)
     with phases("report"):
         write_grid(options.reports / "fid_coco", main.prompts, main.drawn[arm][0])
-        near, said = rerank_score.score_picked(system, main.prompts, main.drawn[arm])
+        near, said = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
     spread = dict(measured[main.name][arm].spread)
     per_seed = fid.per_seed(main.others_MD, main.judged[arm].features_KND)
     return core.Measurement(
@@ -210,7 +208,7 @@ def read_back(split: Split, features: Features, vq) -> None:
     `vq` is the system's image tokenizer, None where it has none of our kind.
     """
     for name, sets in split.drawn.items():
-        right_NT, asked_NT = judged.answers(split.prompts, sets, features.size)
+        right_NT, asked_NT = composition.answers(split.prompts, sets, features.size)
         codes = [one.codes() for one in sets] if hasattr(vq, "encode") else [None]
         impossible_N = None
         if all(one is not None for one in codes):
@@ -246,10 +244,10 @@ def measure_arm(split: Split, one: Judged, resamples: int, endless: bool) -> Mea
     elif enough:
         measures |= fid.kernel(split.others_MD, fakes)
     images = [prompt.image_id for prompt in split.prompts]
-    measures |= judged.composition(one.right_NT, one.asked_NT, images)
+    measures |= composition.composition(one.right_NT, one.asked_NT, images)
     unseen_N = np.array([asks_for_unseen(prompt) for prompt in split.prompts])
     if unseen_N.sum() >= 2:
-        entity = judged.ALL.index("entity")
+        entity = composition.ALL.index("entity")
         rights_N, asked_N = one.right_NT[unseen_N, entity], one.asked_NT[unseen_N, entity]
         measures["entity_unseen"] = paired.mean(rights_N / asked_N)
     if one.impossible_N is not None:
@@ -292,7 +290,7 @@ def samples(splits: Sequence[Split]) -> dict[str, np.ndarray]:
     """What single pictures scored, for paired comparison; nothing above `fid.KEPT_BYTES`."""
     kept = {
         "prompts": np.array([prompt.id for split in splits for prompt in split.prompts]),
-        "tasks": np.array(judged.ALL),
+        "tasks": np.array(composition.ALL),
     }
     for split in splits:
         kept |= {

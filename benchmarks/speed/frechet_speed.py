@@ -1,6 +1,6 @@
 """Time of one Fréchet distance from (mu, sigma): ours against the formulas of the peers.
 
-Run: python -m benchmarks.speed.frechet_speed --dims 2048 --threads 1      about three minutes at d = 2048
+Run: python -m benchmarks.speed.frechet_speed --dims 2048 --threads 1    three minutes at d = 2048
 All are timed in one run on the same inputs, in turn; compare the ratios, not the seconds. clean-fid
 and torch-fidelity are optional: a peer that is not installed, or fails, is named and left out.
 Cases: `full` has 3 d features a side, `deficient` d / 4 (fewer than dimensions).

@@ -22,7 +22,7 @@ from cm3leon.cli.main import guarded, parse
 from cm3leon.errors import UserError
 from cm3leon.options import Count, Threads
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.options import Count, Documents, Threads
 
-WORKER = Path(__file__).parent / "harness" / "train_steps.py"
+WORKER = Path(__file__).with_name("train_steps.py")
 SHAPES = {"scenes-xs": (4, 128, 4), "scenes-s": (6, 256, 8), "12x512": (12, 512, 8)}
 IDS = 2624  # of the vocabulary: about what the shipped tokenizers need
 TOKENS = 5_500  # of a step, about
@@ -82,7 +82,7 @@ class Contestant:
 
     def __init__(self, name: str, asked: dict, base: Path | None = None):
         self.name, self.tokens = name, sum(asked["lengths"])
-        own = Path(__file__).resolve().parents[1] if base is None else base.resolve()
+        own = Path(__file__).resolve().parents[2] if base is None else base.resolve()
         self.process = subprocess.Popen(
             [sys.executable, str(WORKER), json.dumps(asked)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

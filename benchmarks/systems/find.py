@@ -78,7 +78,7 @@ def foreign(module: str) -> Callable[[str], object]:
     def load(place: str):
         from benchmarks.systems.library import loaded
 
-        found = importlib.import_module(f"benchmarks.harness.{module}")
+        found = importlib.import_module(f"benchmarks.systems.{module}")
         return loaded(lambda: found.load(place), place)
 
     return load
@@ -86,9 +86,9 @@ def foreign(module: str) -> Callable[[str], object]:
 
 KINDS: dict[str, Callable[[str], object]] = {  # of `KIND:FOLDER?key=value&key=value`
     "cm3leon": trained,
-    "diffusers": foreign("diffusers_system"),
-    "llamagen": foreign("llamagen_system"),
-    "transformers": foreign("transformers_system"),
+    "diffusers": foreign("diffusers"),
+    "llamagen": foreign("llamagen"),
+    "transformers": foreign("transformers"),
 }
 
 

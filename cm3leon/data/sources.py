@@ -33,7 +33,7 @@ PICTURES = {
     ".avif", ".heic", ".heif", ".jp2",
 }  # fmt: skip
 TARS = (".tar", ".tar.gz", ".tgz")
-WORLD = ("scenes", "sprites", "language", "seeds", "world/*")  # files that make scenes
+WORLD = ("seeds", "world/*")  # files that make scenes
 
 
 class Item(NamedTuple):
@@ -242,7 +242,7 @@ class Scenes:
 @cache
 def world() -> str:
     """A digest of the code of the embedded world: where it differs, its scenes may."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     files = [path for name in WORLD for path in sorted(here.glob(f"{name}.py"))]
     return joined(path.read_bytes() for path in files)
 

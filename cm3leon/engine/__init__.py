@@ -1,1 +1,1 @@
-"""Other ways to take the same step: C, CUDA graph, 8-bit weights. They never change what is drawn."""
+"""Other ways to take the same step: C, CUDA graph, int8 weights. They change nothing drawn."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cm3leon.decoding import sampling as decode
+from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.engine.native import library
 
@@ -34,11 +34,11 @@ def compiled() -> ctypes.CDLL | None:
 
 
 def choose(logits_BV: Tensor, uniforms_B: Tensor, config: DecodeConfig) -> Tensor:
-    """One id a row, int64 [B], as `decode.choose` draws it; it also says what is wrong with a row
+    """One id a row, int64 [B], as `sampling.choose` draws it; it also says what is wrong with a row
     that cannot be drawn from.
     """
     if not possible(logits_BV, uniforms_B, config):
-        return decode.choose(logits_BV, uniforms_B, config)
+        return sampling.choose(logits_BV, uniforms_B, config)
     code, threads = compiled(), torch.get_num_threads()
     logits_BV, (rows, size) = logits_BV.contiguous(), logits_BV.shape
     uniforms_B = uniforms_B.to(torch.float64).contiguous()
@@ -57,7 +57,7 @@ def choose(logits_BV: Tensor, uniforms_B: Tensor, config: DecodeConfig) -> Tenso
         threads,
     )
     if (ids_B < 0).any():
-        return decode.choose(logits_BV, uniforms_B, config)
+        return sampling.choose(logits_BV, uniforms_B, config)
     return ids_B
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cm3leon.engine import int8 as quantise
+from cm3leon.engine import int8 as int8_weights
 from cm3leon.engine.capture import capture, seconds
 
 Product = Callable[[Tensor], Tensor]  # [M, K] -> [M, N]
@@ -92,7 +92,7 @@ def products(module: nn.Module, name: str, weights: Sequence[Tensor], rows: int)
 def ways_for(weight: Tensor, rows: int) -> dict[str, Callable[[Tensor], Product]]:
     """The ways that such weights have."""
     if parts(weight)[0] is not weight:
-        return {"plain": plain, **quantise.ways(weight, rows)}
+        return {"plain": plain, **int8_weights.ways(weight, rows)}
     return WAYS if weight.device.type == "cpu" else {"plain": plain}
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "baselines" / "published.json"
 # Where results and reports go: the checkout; of an installed package the folder it is run in.
 HOME = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()

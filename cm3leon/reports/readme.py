@@ -15,7 +15,7 @@ from cm3leon.reports.benches.splits import splits_table
 from cm3leon.reports.records.store import NothingThere, column, read_all
 from cm3leon.reports.tables import composition_table, fid_table, scale_table
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
 # Systems of the block: the first that has a record in detail, then the others.
 SHOWN = (

@@ -3,7 +3,7 @@
 Three kinds of evidence, each judged by what it can carry:
 quality   newest record of each (bench, version, protocol, system) against the base's, by the spread
           over sampling seeds that all its records show, or by both intervals where there is none
-speed     medians of the hot functions, both revisions in turn (`benchmarks/speed/interleave.py`); records
+speed     medians of the hot functions, both revisions in turn (`speed/interleave.py`); records
           that are timings themselves (TIMED) were not taken in turn and are left out
 counters  FLOPs, forward calls, tokens, bytes: exact, any increase is worse
 Exit codes: 0 nothing is worse, 2 something is (or a user's mistake), 3 nothing, or not all that was
@@ -333,7 +333,7 @@ def regress(
         base: a git revision: records made after it are judged against those before
         results: folder of records
         base_results: records of the base in a folder of their own, instead of `base`
-        perf: folder of rounds, base-*.json and head-*.json (benchmarks.speed.interleave writes them)
+        perf: folder of rounds, base-*.json and head-*.json (written by benchmarks.speed.interleave)
         benches: judge these benchmarks alone, and each must have been measured anew
     """
     found = []

@@ -1,6 +1,6 @@
 """Tables of results beside the paper's: terminal, Markdown, CSV, LaTeX (booktabs).
 
-python -m cm3leon.reports.tables --bench fid_coco     newest record of every system, printed and written
+python -m cm3leon.reports.tables --bench fid_coco   newest record of every system, printed, written
 """
 
 from __future__ import annotations

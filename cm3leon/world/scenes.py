@@ -366,7 +366,7 @@ def _mask(thing, size: int) -> np.ndarray:
 
 
 def export_coco(folder, dialect: str, split: str, count: int, size: int = 64):
-    """Write the first `count` scenes as MS-COCO files; see `cm3leon.world.coco_export.export_coco`."""
+    """Write the first `count` scenes as MS-COCO files; see `world.coco_export.export_coco`."""
     from cm3leon.world.coco_export import export_coco as write
 
     return write(folder, dialect, split, count, size)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import ablate_decoding as bench
-from benchmarks.ablations import decoding_settings as decoding_cells
-from benchmarks.evaluate import clip_beside as rerank_score
+from benchmarks.ablations import decoding_settings
+from benchmarks.evaluate import clip_beside
 from cm3leon.errors import UserError
 from cm3leon.reports.benches.decoding import decoding_tables, verdicts
 from cm3leon.reports.benches.decoding_figures import decoding_plots
 from tests.benchmarks.evaluate.test_clip_beside import other_clip
 
-TINY = decoding_cells.Plan(
+TINY = decoding_settings.Plan(
     weights=(1.0, 2.0), weight_prompts=4, ks=(1, 2), alphas=(0.5, 1.0), temperatures=(0.6,),
     masses=(0.9, 1.0), cell_prompts=4, pool_prompts=5, pool_samples=2, captions=3,
 )  # fmt: skip
@@ -30,12 +30,12 @@ def options(tmp_path_factory) -> bench.Options:
 
 @pytest.fixture(scope="module")
 def record(options) -> dict:
-    before = decoding_cells.QUICK
-    decoding_cells.QUICK = TINY
+    before = decoding_settings.QUICK
+    decoding_settings.QUICK = TINY
     try:
         return bench.ablate_decoding(options)[0]
     finally:
-        decoding_cells.QUICK = before
+        decoding_settings.QUICK = before
 
 
 def test_every_cell_has_numbers(record):
@@ -50,7 +50,7 @@ def test_every_cell_has_numbers(record):
 def test_the_pool_uses_what_was_best_on_val(record):
     extra, cells = record["extra"], record["protocol"]["cells"]
     fids = {name: extra[f"surface.{name}.fid"]["value"] for name in cells["surface"]}
-    fids.pop(decoding_cells.GREEDY)
+    fids.pop(decoding_settings.GREEDY)
     best = cells["surface"][min(fids, key=fids.get)]["decode"]
     assert cells["pool"]["cd-k"]["decode"] == best
     assert extra["pool.mixed-n1.fid"] == extra["pool.top-p-n1.fid"]
@@ -60,16 +60,16 @@ def test_the_pool_uses_what_was_best_on_val(record):
 
 
 def test_a_second_run_draws_nothing(options, record, monkeypatch):
-    monkeypatch.setattr(decoding_cells, "QUICK", TINY)
+    monkeypatch.setattr(decoding_settings, "QUICK", TINY)
     again = bench.ablate_decoding(replace(options, parts=("surface", "nucleus", "pool")))[0]
     assert again["cost"]["counters"]["drawn"] == 0
     assert again["extra"]["pool.cd-k-n2.fid"] == record["extra"]["pool.cd-k-n2.fid"]
 
 
 def test_another_clip_picks_and_is_measured(options, record, monkeypatch, tmp_path):
-    assert record["warnings"] == [rerank_score.SAME]
+    assert record["warnings"] == [clip_beside.SAME]
     assert not [name for name in record["extra"] if name.endswith(".clip") and "pool" in name]
-    monkeypatch.setattr(decoding_cells, "QUICK", TINY)
+    monkeypatch.setattr(decoding_settings, "QUICK", TINY)
     parts = ("surface", "nucleus", "pool")
     changes = dict(parts=parts, rerank_clip=str(other_clip(tmp_path / "clip")))
     again = bench.ablate_decoding(replace(options, **changes))[0]

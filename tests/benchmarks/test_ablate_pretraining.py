@@ -8,7 +8,7 @@ import pytest
 
 from baselines import transformers
 from benchmarks import ablate_pretraining as bench
-from benchmarks.ablations import pretraining_runs as trained_arms
+from benchmarks.ablations import pretraining_runs
 from benchmarks.harness import core
 from cm3leon.errors import UserError
 from cm3leon.reports.benches.pretraining import HYPOTHESES, arms_table, pretraining_tables, verdicts
@@ -36,7 +36,7 @@ def options(home, small, tmp_path, monkeypatch):  # noqa: F811
     if not (home / "bank").exists():
         transformers.make_bank(home, tmp_path / "runs")
     monkeypatch.setattr(bench, "arms", tiny_arms)
-    monkeypatch.setattr(trained_arms, "REFERENCE", 8)
+    monkeypatch.setattr(pretraining_runs, "REFERENCE", 8)
     places = {name: tmp_path / name for name in ("runs", "results", "reports")}
     return bench.Options(seeds=(0, 1), n=4, steps=10, weights=home, **places)
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import verify_fid
 from benchmarks.harness.core import validate
-from benchmarks.verify import inception_speed
-from benchmarks.verify import published as published_checks
-from benchmarks.verify import random_weights as made_checks
+from benchmarks.verify import inception_speed, published, random_weights
 from benchmarks.verify.checks import Check, array_check, refusal_check, value_check
 from benchmarks.verify.inception_speed import EXTRACTION, Speed, ours, shares, speeds
 from benchmarks.verify.published import cifar_checks, drawn, read_cifar
@@ -123,7 +121,7 @@ def test_the_table_of_speeds(monkeypatch, capsys):
 
 
 def test_nothing_here_is_all_named(home):  # noqa: F811
-    found = list(published_checks.published_checks(None, None, None))
+    found = list(published.published_checks(None, None, None))
     assert not any(check.made for check in found)
     assert all(check.missing and check.way for check in found)
     text = "\n".join(f"{check.missing}: {check.way}" for check in found)
@@ -135,7 +133,7 @@ def test_a_file_of_another_digest_fails(home, monkeypatch):  # noqa: F811
     for key in ("inception", "clip-openai", "dinov2"):
         (home / f"{key}.pt").write_bytes(b"weights")
         monkeypatch.setenv(KNOWN[key].variable, str(home / f"{key}.pt"))
-    found = {check.name: check for check in published_checks.published_checks(None, None, None)}
+    found = {check.name: check for check in published.published_checks(None, None, None)}
     assert found["digest of weights inception"].failed
     assert found["digest of weights clip-openai"].failed
     assert found["digest of weights dinov2"].missing == "a digest"
@@ -159,14 +157,14 @@ def test_cifar_is_read_and_drawn_as_published(tmp_path, monkeypatch):
     assert read_cifar(tmp_path, "test").shape == (12, 32, 32, 3)
     with pytest.raises(UserError, match="at least 5000 pictures, got 60"):
         drawn(train)
-    monkeypatch.setattr(published_checks, "DRAWN", 10)
+    monkeypatch.setattr(published, "DRAWN", 10)
     wanted = train[np.random.RandomState(2020).choice(60, 10, replace=False)]
     assert (drawn(train) == wanted).all()
 
 
 def test_cifar_numbers_are_the_functions_on_its_features(tmp_path, monkeypatch):
     write_cifar(tmp_path, 12)
-    monkeypatch.setattr(published_checks, "DRAWN", 12)
+    monkeypatch.setattr(published, "DRAWN", 12)
     network = Features("stub", "0" * 64, 3, 32, lambda x: x.mean((1, 2)), True, logits=np.asarray)
     fid, score, low, high = cifar_checks(tmp_path, lambda: network)
     sides = [network(drawn(read_cifar(tmp_path, part))) for part in ("train", "test")]
@@ -191,7 +189,7 @@ def run(tmp_path, monkeypatch, capsys, home):  # noqa: F811
     """Run the command with one made check; returns (exit code, stdout, stderr)."""
     (home / "tmp").mkdir()
     made = Check("made", 0.0, 1.0)
-    monkeypatch.setattr(made_checks, "made_checks", lambda folder: iter([made]))
+    monkeypatch.setattr(random_weights, "made_checks", lambda folder: iter([made]))
 
     def call(*arguments):
         code = verify_fid.main([*map(str, arguments), "--results", str(tmp_path / "results")])
@@ -229,7 +227,7 @@ def test_mistakes_are_one_line(run, tmp_path):
 @pytest.mark.slow
 def test_made_files_pass(tmp_path):
     """The whole list of checks that need nothing from elsewhere: half a minute."""
-    found = list(made_checks.made_checks(tmp_path))
+    found = list(random_weights.made_checks(tmp_path))
     assert len(found) == 18 and not [
         check.name for check in found if check.failed or not check.made
     ]
@@ -238,7 +236,7 @@ def test_made_files_pass(tmp_path):
 def test_a_wrong_resize_is_found(monkeypatch):
     from cm3leon.evaluation.features import resize
 
-    assert not any(check.failed for check in made_checks.resize_checks())
+    assert not any(check.failed for check in random_weights.resize_checks())
     other = dict(resize.RESIZES, clean=resize.tensorflow, bilinear=resize.tensorflow)
     monkeypatch.setattr(resize, "RESIZES", other)
-    assert all(check.failed for check in made_checks.resize_checks() if check.made)
+    assert all(check.failed for check in random_weights.resize_checks() if check.made)

@@ -18,7 +18,7 @@ from cm3leon.decoding.images import generate_images, pad
 from cm3leon.decoding.sampling import choose, combine, guide_edit
 from cm3leon.decoding.text import BeamConfig, beam_text, continue_text
 from cm3leon.decoding.text_infill import Gaps, fill_gaps
-from cm3leon.engine import cpu_step as fused_step
+from cm3leon.engine import cpu_step
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import derive, generator, torch_generator, uniforms
@@ -129,12 +129,12 @@ def test_a_place_is_seen(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_reading_and_steps_equal_the_whole_row(kind, fused, monkeypatch):
     """Prompts read at once or in two parts, then steps, by torch's products and by step.c."""
-    if fused and not fused_step.possible(MODELS[kind]):
+    if fused and not cpu_step.possible(MODELS[kind]):
         pytest.skip("no compiler here")
     seconds = (0.0, 1.0) if fused else (1.0, 0.0)
     measured = iter(seconds * 2)
-    monkeypatch.setattr(fused_step, "_faster", {})
-    monkeypatch.setattr(fused_step, "timed", lambda *_: next(measured))
+    monkeypatch.setattr(cpu_step, "_faster", {})
+    monkeypatch.setattr(cpu_step, "timed", lambda *_: next(measured))
     model = MODELS[kind]
     samples = [build_sample(query, before, VOCABULARY) for query, before in QUERIES[:4]]
     places = [place(row, VOCABULARY, model.config) for row in samples]
@@ -164,7 +164,7 @@ def test_reading_and_steps_equal_the_whole_row(kind, fused, monkeypatch):
             token = torch.tensor([row[k] for row, k in zip(samples, now, strict=True)])
             logits = model.step(token, cache)
         (way,) = cache.ways.values()
-        assert isinstance(way, fused_step.Fused) == fused
+        assert isinstance(way, cpu_step.Fused) == fused
 
 
 def test_a_grid_that_was_changed_in_place_is_seen():

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cm3leon.decoding import sampling as decode
+from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.sampling import (
     choose,
@@ -120,13 +120,13 @@ def plain_top_p(logits_V: np.ndarray, mass: float) -> np.ndarray:
 @given(rows(holes=True), st.floats(1e-9, 1, exclude_max=True), st.integers(1, 5))
 @SETTINGS
 def test_top_p_looks_further_where_few_tokens_do_not_hold_the_mass(logits, mass, few):
-    logits, before = torch.tensor(logits), decode.FEW
+    logits, before = torch.tensor(logits), sampling.FEW
     whole = top_p(logits, mass)
     try:
-        decode.FEW = few
+        sampling.FEW = few
         torch.testing.assert_close(top_p(logits, mass), whole, rtol=0, atol=0)
     finally:
-        decode.FEW = before
+        sampling.FEW = before
 
 
 @given(rows(holes=True), st.floats(1e-9, 1, exclude_max=True), DTYPES)

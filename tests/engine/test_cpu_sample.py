@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm3leon.decoding import sampling as decode
+from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
-from cm3leon.engine import cpu_sample as fused_draw
+from cm3leon.engine import cpu_sample
 from cm3leon.engine.cpu_sample import choose, compiled, possible
 from cm3leon.errors import UserError
 from cm3leon.seeds import torch_generator
@@ -54,14 +54,14 @@ def test_the_ids_of_decode(seed, rows, size, spread, kind, temperature, top_k, t
     before_BV = logits_BV.clone()
     found_B = choose(logits_BV, uniforms_B, config)
     assert torch.equal(logits_BV, before_BV)
-    wanted_B = decode.choose(logits_BV, uniforms_B, config)
+    wanted_B = sampling.choose(logits_BV, uniforms_B, config)
     for row in (found_B != wanted_B).nonzero()[:, 0].tolist():
         assert on_an_edge(logits_BV[row], uniforms_B[row], config, found_B[row], wanted_B[row])
 
 
 def on_an_edge(logits_V, uniform, config, found, wanted) -> bool:
     """Whether two ids differ by rounding alone: a sum that meets its bound to 1e-12."""
-    scaled_V = decode.temperature(logits_V, config.temperature)
+    scaled_V = sampling.temperature(logits_V, config.temperature)
     shares_V = scaled_V.softmax(-1, dtype=torch.float64)
     if config.top_k is not None:
         limit = scaled_V.topk(config.top_k).values[-1]
@@ -71,7 +71,7 @@ def on_an_edge(logits_V, uniform, config, found, wanted) -> bool:
     if config.top_p < 1 and ((sums_V - config.top_p).abs() < 1e-12).any():
         return True  # another nucleus
     low, high = sorted([int(found), int(wanted)])
-    kept_V = decode.top_p(scaled_V.where(shares_V > 0, -torch.inf), config.top_p)
+    kept_V = sampling.top_p(scaled_V.where(shares_V > 0, -torch.inf), config.top_p)
     cdf_V = kept_V.softmax(-1, dtype=torch.float64).cumsum(-1)
     return bool(((cdf_V[low:high] - uniform).abs() < 1e-12).all())
 
@@ -88,7 +88,7 @@ def test_threads_and_strides_do_not_matter(threads):
         found_B = choose(logits_BV, uniforms_B, config)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found_B, decode.choose(logits_BV, uniforms_B, config))
+    assert torch.equal(found_B, sampling.choose(logits_BV, uniforms_B, config))
 
 
 @needs_compiler
@@ -130,14 +130,14 @@ def test_torch_where_it_is_not_for(why, monkeypatch):
     uniforms_B = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
     config = DecodeConfig(temperature=0.0 if why == "greedy" else 1.0)
     if why == "no library":
-        monkeypatch.setattr(fused_draw, "compiled", lambda: None)
+        monkeypatch.setattr(cpu_sample, "compiled", lambda: None)
     elif why == "double":
         logits_BV = logits_BV.double()
     elif why == "a row alone":
         logits_BV, uniforms_B = logits_BV[0], uniforms_B[0]
     assert not possible(logits_BV, uniforms_B, config)
     found_B = choose(logits_BV, uniforms_B, config)
-    assert torch.equal(found_B, decode.choose(logits_BV, uniforms_B, config))
+    assert torch.equal(found_B, sampling.choose(logits_BV, uniforms_B, config))
 
 
 def test_a_top_k_beyond_the_ids_is_refused():

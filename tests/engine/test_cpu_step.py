@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3leon.config import MODELS
-from cm3leon.engine import cpu_step as fused_step
+from cm3leon.engine import cpu_step
 from cm3leon.engine.cpu_step import Fused, compiled, fastest_step
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
@@ -165,13 +165,13 @@ def test_weights_of_any_size_in_one_softmax():
 @pytest.mark.parametrize("faster", [True, False])
 def test_the_faster_way_is_taken_and_timed_once(faster, monkeypatch):
     model, calls = small(), []
-    monkeypatch.setattr(fused_step, "_faster", {})
+    monkeypatch.setattr(cpu_step, "_faster", {})
 
     def timed(model, rows, advance):
         calls.append(rows)
         return float(isinstance(advance, Fused) != faster)
 
-    monkeypatch.setattr(fused_step, "timed", timed)
+    monkeypatch.setattr(cpu_step, "timed", timed)
     for _ in range(2):
         way = fastest_step(model, 3, 0, None, lambda: "torch")
         assert isinstance(way, Fused) == faster
@@ -182,22 +182,22 @@ def test_the_faster_way_is_taken_and_timed_once(faster, monkeypatch):
 
 def test_the_timing_itself():
     model = small()
-    assert fused_step.timed(model, 2, Fused(model, 0, None)) > 0
+    assert cpu_step.timed(model, 2, Fused(model, 0, None)) > 0
 
 
 @pytest.mark.parametrize("why", ["no library", "double", "mixed", "too large", "a large head"])
 def test_torch_where_it_is_not_for(why, monkeypatch):
     model = small()
     if why == "no library":
-        monkeypatch.setattr(fused_step, "compiled", lambda dtype: None)
+        monkeypatch.setattr(cpu_step, "compiled", lambda dtype: None)
     elif why == "double":
         model.double()
     elif why == "mixed":
         model.blocks[1].up.bfloat16()
     elif why == "a large head":
-        monkeypatch.setattr(fused_step, "MOST_SIZE", 15)
+        monkeypatch.setattr(cpu_step, "MOST_SIZE", 15)
     else:
-        monkeypatch.setattr(fused_step, "MOST_BYTES", 1000)
+        monkeypatch.setattr(cpu_step, "MOST_BYTES", 1000)
     assert fastest_step(model, 2, 0, None, lambda: "torch") == "torch"
 
 

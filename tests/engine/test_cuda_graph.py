@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cm3leon.config import MODELS
-from cm3leon.engine import capture
-from cm3leon.engine import cuda_graph as graph_step
+from cm3leon.engine import capture, cuda_graph
 from cm3leon.engine import products as linears
 from cm3leon.engine.capture import Captured
 from cm3leon.engine.cuda_graph import Bucket, Graphed, bucket, graphed_step
@@ -68,12 +67,12 @@ def graphs(monkeypatch):
         found.append(run)
         return recorded(run, device, pool)
 
-    monkeypatch.setattr(graph_step, "capture", capture_one)
-    monkeypatch.setattr(graph_step, "pool_of", lambda device: None)
-    monkeypatch.setattr(graph_step, "BUCKET", 8)
-    monkeypatch.setattr(graph_step, "LEAST", 1)
-    monkeypatch.setattr(graph_step, "_faster", {})
-    monkeypatch.setattr(graph_step, "seconds", lambda run, device: float(run.__name__ != "replay"))
+    monkeypatch.setattr(cuda_graph, "capture", capture_one)
+    monkeypatch.setattr(cuda_graph, "pool_of", lambda device: None)
+    monkeypatch.setattr(cuda_graph, "BUCKET", 8)
+    monkeypatch.setattr(cuda_graph, "LEAST", 1)
+    monkeypatch.setattr(cuda_graph, "_faster", {})
+    monkeypatch.setattr(cuda_graph, "seconds", lambda run, device: float(run.__name__ != "replay"))
     monkeypatch.setattr(linears, "fastest_way", lambda *_: "plain")  # as on a GPU: no copies
     return found
 
@@ -270,7 +269,7 @@ def test_what_cannot_be_recorded_is_taken_by_torch(graphs, monkeypatch):
         tries.append(run())
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graph_step, "capture", refuse)
+    monkeypatch.setattr(cuda_graph, "capture", refuse)
     caches = pair(model, [5, 2])
     for step in range(6):
         both_step(model, caches, step)
@@ -278,17 +277,17 @@ def test_what_cannot_be_recorded_is_taken_by_torch(graphs, monkeypatch):
 
 
 def test_a_graph_that_is_no_faster_is_dropped_and_timed_once(graphs, monkeypatch):
-    monkeypatch.setattr(graph_step, "seconds", lambda run, device: 1.0)
+    monkeypatch.setattr(cuda_graph, "seconds", lambda run, device: 1.0)
     model = small()
     for _ in range(2):
         caches = pair(model, [5, 2])
         for step in range(6):
             both_step(model, caches, step)
-    assert len(graphs) == 1 and list(graph_step._faster.values()) == [False]
+    assert len(graphs) == 1 and list(cuda_graph._faster.values()) == [False]
 
 
 def test_nothing_is_recorded_for_a_few_steps(graphs, monkeypatch):
-    monkeypatch.setattr(graph_step, "LEAST", 4)
+    monkeypatch.setattr(cuda_graph, "LEAST", 4)
     model = small()
     caches = pair(model, [5, 2], capacity=18)
     counts = []
@@ -343,11 +342,11 @@ def test_seconds_are_of_whole_calls():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[5, 5], [5, 2, 9]])
 def test_on_a_gpu(dtype, lengths, monkeypatch):
-    monkeypatch.setattr(graph_step, "BUCKET", 8)
-    monkeypatch.setattr(graph_step, "LEAST", 1)
-    monkeypatch.setattr(graph_step, "_faster", {})
+    monkeypatch.setattr(cuda_graph, "BUCKET", 8)
+    monkeypatch.setattr(cuda_graph, "LEAST", 1)
+    monkeypatch.setattr(cuda_graph, "_faster", {})
     monkeypatch.setattr(
-        graph_step, "seconds", lambda run, device: float(run.__name__ != "replay")
+        cuda_graph, "seconds", lambda run, device: float(run.__name__ != "replay")
     )  # the graph wins
     model = small(dtype).cuda()
     caches = [read(model, lengths) for _ in range(2)]
@@ -370,4 +369,4 @@ def test_drawing_on_a_gpu_takes_the_way_that_was_measured():
     for _ in range(5):
         assert torch.isfinite(model.step(torch.tensor([1, 2]).cuda(), cache, *IDS)).all()
     way = cache.ways[IDS]
-    assert isinstance(way, Graphed) and not way.lost and len(graph_step._faster) >= 1
+    assert isinstance(way, Graphed) and not way.lost and len(cuda_graph._faster) >= 1

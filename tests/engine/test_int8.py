@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from cm3leon.engine import cpu_step as fused_step
-from cm3leon.engine import int8 as quantise
+from cm3leon.engine import cpu_step
+from cm3leon.engine import int8 as int8_weights
 from cm3leon.engine import products as linears
 from cm3leon.engine.cuda_graph import Bucket
 from cm3leon.engine.int8 import kind, packed, quantised, summed, sums, ways, whole, with_weights
@@ -64,7 +64,7 @@ def test_every_product_is_that_of_the_widened_numbers(way, dtype, rows):
 def test_what_is_tried(monkeypatch):
     weight = stand_in(4, 4)
     assert set(ways(weight, 2)) == {"int8 packed"} and ways(torch.zeros(4, 4), 2) == {}
-    monkeypatch.setattr(quantise, "LARGE", 16)
+    monkeypatch.setattr(int8_weights, "LARGE", 16)
     weight.device = torch.device("cuda")
     assert set(ways(weight, 8)) == {"int8 packed", "int8 summed"}
     assert set(ways(weight, 9)) == {"int8 packed"}
@@ -150,7 +150,7 @@ def test_steps_give_the_logits_of_whole_rows(model, dtype, lengths):
 def test_nothing_takes_a_wrapper_for_a_plain_weight(model, monkeypatch):
     """No step of step.c, no copy that only a plain weight can have; an own measurement."""
     plain, int8 = model
-    assert fused_step.fastest_step(int8, 2, 0, None, lambda: "torch") == "torch"
+    assert cpu_step.fastest_step(int8, 2, 0, None, lambda: "torch") == "torch"
     monkeypatch.setattr(linears, "_chosen", {})
     monkeypatch.setattr(linears, "choose_way", lambda found: min(found))
     one, other = plain.blocks[0].up.weight, int8.blocks[0].up.weight

@@ -41,7 +41,7 @@ def wanted() -> set[str]:
 
 
 def test_every_bench_is_a_file_and_every_file_is_a_session():
-    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    files = sorted((ROOT / "benchmarks").rglob("*.py"))
     trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     assert set(benches()) == {name for name, tree in trees.items() if assigned(tree, "BENCH")}
     assert len(set(benches())) == len(benches()) > 0
@@ -49,7 +49,8 @@ def test_every_bench_is_a_file_and_every_file_is_a_session():
 
 @pytest.mark.parametrize("name", benches())
 def test_a_bench_is_named_as_its_file(name):
-    tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8"))
+    (path,) = (ROOT / "benchmarks").rglob(f"{name}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     call = assigned(tree, "BENCH")
     assert isinstance(call, ast.Call) and call.args[0].value == name
     assert f"nox -s {name}" in ast.get_docstring(tree)  # the file says how to run it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import pytest
@@ -18,6 +19,7 @@ from cm3leon.cli.train import Train, TrainChanges, TrainText
 from cm3leon.errors import UserError, printable
 from cm3leon.options import Range, check_options, ranges
 
+ROOT = Path(__file__).resolve().parents[2]
 LEAST = {  # the shortest command line of each
     Draw: ["x"],
     Caption: ["x.png"],
@@ -68,9 +70,14 @@ def test_every_number_has_bounds_that_hold(kind):
     every_number_has_bounds_that_hold(kind, LEAST[kind])
 
 
+def module_of(bench: str) -> str:
+    (path,) = (ROOT / "benchmarks").rglob(f"{bench}.py")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 @pytest.mark.parametrize("bench", BENCHES)
 def test_every_number_of_a_benchmark_has_bounds_that_hold(bench):
-    kind = importlib.import_module(f"benchmarks.{bench}").Options
+    kind = importlib.import_module(module_of(bench)).Options
     every_number_has_bounds_that_hold(kind, ["--base", "HEAD"] if bench == "interleave" else [])
 
 

@@ -86,7 +86,7 @@ def test_training_in_another_process_gives_the_same_bytes():
 
 
 def test_importing_is_light():
-    """`import cm3leon.tokenizers.text` must not load the tokenizers library: command lines start with it."""
+    """It must not load the tokenizers library: command lines start with it."""
     code = "import sys, cm3leon.tokenizers.text; assert 'tokenizers' not in sys.modules"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

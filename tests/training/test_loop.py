@@ -224,17 +224,16 @@ def test_a_signal_saves_and_leaves(tmp_path, unbroken, number, capsys):
 CHILD = """
 import sys, time
 sys.path[:0] = {path!r}
-import test_train
+from tests.training import test_loop
 def source(step):
     time.sleep(0.02)
-    return test_train.batch(step)
-test_train.run(test_train.Path({folder!r}), source)
+    return test_loop.batch(step)
+test_loop.run(test_loop.Path({folder!r}), source)
 """
 
 
 def test_kill_nine(tmp_path, unbroken):
-    path = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    code = CHILD.format(path=path, folder=str(tmp_path))
+    code = CHILD.format(path=[str(Path(__file__).parents[2])], folder=str(tmp_path))
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     late = time.monotonic() + 600  # only a machine far too busy needs it
     while not (tmp_path / "state.json").exists() and time.monotonic() < late:

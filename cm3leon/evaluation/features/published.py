@@ -1,7 +1,7 @@
 """Published feature networks, each from a file: where it is, whether it is the one, how it is used.
 
 A file is the one that the caller names, else that of the environment variable, else where the
-libraries keep what they fetched (`cm3leon.interop.known_weights`). It must have the published SHA-256, or
+libraries keep what they fetched (`interop.known_weights`). It must have the published SHA-256, or
 the one the caller expects; "any" takes whatever it is, and the digest in the protocol tells. What
 is not here is fetched only when asked for. No pickle runs, and of programs (TorchScript) only the
 one whose SHA-256 is pinned in `KNOWN`; "any" does not change that.

@@ -1,6 +1,6 @@
 """What a caption of the embedded world claims, read back, and whether it is true of a scene.
 
-The grammar of `cm3leon/world/language.py` the other way: a noun, the adjectives before it, stripes or
+The grammar of `world/language.py` the other way: a noun, the adjectives before it, stripes or
 dots after it, at most one relation, a place. Words it does not know are passed over, so a model's
 half-broken sentence is judged by what it does say.
 """

@@ -3,7 +3,7 @@
 A port of the lexer's rules as far as captions use them (contractions, numbers and what is joined to
 them, abbreviations, words in one piece with hyphen, slash or full stop), and of what coco-caption
 drops afterwards. Against the jar itself: equal on 271 of 273 made-up captions
-(tests/evaluation/metrics/ptb_captions.tsv), 29,999 of LlamaGen's 30,000 of MS-COCO, all of PartiPrompts' 1,632.
+(tests: ptb_captions.tsv), 29,999 of LlamaGen's 30,000 of MS-COCO, all of PartiPrompts' 1,632.
 
 As there, brackets stay as tokens (`-lrb-`): coco-caption means to drop them but looks for capitals.
 """

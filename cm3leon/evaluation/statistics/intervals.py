@@ -134,7 +134,7 @@ def frechet_influence(real, fake) -> np.ndarray:
     truth), and halves of the pictures have larger distances than the whole: their spread was up to
     1.65 times too wide for a distance, that of their ratios up to 0.64 times too narrow. In
     simulations with Gaussians, heavy tails and the scenes network's features, at N of half to eight
-    times D, intervals by influence cover 0.92 to 0.98 (tests/evaluation/statistics/test_intervals.py).
+    times D, intervals by influence cover 0.92 to 0.98 (tests: test_intervals.py).
     """
     real, fake = check_features(real, "real features"), check_features(fake, "fake features")
     for name, features in (("real", real), ("fake", fake)):

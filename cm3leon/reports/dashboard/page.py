@@ -37,7 +37,7 @@ from cm3leon.reports.details import detail_tables
 from cm3leon.reports.records.store import RESULTS, ReportError, device
 from cm3leon.reports.tables import Table, number, span
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 QUOTED = {  # table of the paper -> benchmark
     "Table 1": "fid_coco",
     "other baselines": "fid_coco",

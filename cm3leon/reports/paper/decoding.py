@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cm3leon.reports.benches import decoding
-from cm3leon.reports.benches import decoding_figures as decoding_plots
+from cm3leon.reports.benches import decoding, decoding_figures
 from cm3leon.reports.paper.figures import COLUMN, PAGE, svg
 from cm3leon.reports.paper.model import (
     Block,
@@ -61,7 +60,7 @@ def figure4(run: Run) -> Picture:
     parts = run.record["protocol"]["parts"]
     panels = [part for part in ("guidance", "pool") if part in parts]
     width = PAGE if len(panels) == 2 else COLUMN
-    data = svg(lambda figure: decoding_plots.figure4(figure, run.record, panels), (width, 2.6))
+    data = svg(lambda figure: decoding_figures.figure4(figure, run.record, panels), (width, 2.6))
     return Picture(
         label="figure-decoding",
         caption=prose(
@@ -78,7 +77,7 @@ def figure4(run: Run) -> Picture:
 
 def surface_figure(run: Run) -> Picture:
     """CD-K over k and alpha."""
-    data = svg(lambda figure: decoding_plots.surface(figure, run.record), (PAGE, 2.5))
+    data = svg(lambda figure: decoding_figures.surface(figure, run.record), (PAGE, 2.5))
     return Picture(
         label="figure-surface",
         caption=prose(

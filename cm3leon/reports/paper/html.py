@@ -10,7 +10,7 @@ from cm3leon.reports.paper.figures import BLUE, FAINT, GREY, INK
 from cm3leon.reports.paper.model import Document, Picture, labels
 from cm3leon.reports.paper.typst import long_date
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 THEMED = {  # colours of plots that follow the page
     INK: "var(--ink)",
     GREY: "var(--grey)",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cm3leon.reports.paper.model import Document, Part, Picture, Section, labels, sections, walk
 
-TEMPLATE = Path(__file__).parent / "templates" / "paper.typ"
+TEMPLATE = Path(__file__).parents[1] / "templates" / "paper.typ"
 
 
 def to_pdf(document: Document) -> bytes:

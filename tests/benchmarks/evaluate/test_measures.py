@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fid_coco
-from benchmarks.evaluate import measures as pinned_metrics
-from benchmarks.evaluate import pinned
+from benchmarks.evaluate import measures, pinned
 from benchmarks.evaluate.measures import BESIDE, Named, find_named, lacking
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
@@ -76,12 +75,12 @@ def options(tmp_path, monkeypatch):
         return stub_features(name)
 
     monkeypatch.setattr(pinned, "load_features", own)
-    monkeypatch.setattr(pinned_metrics, "load_features", other)
+    monkeypatch.setattr(measures, "load_features", other)
     monkeypatch.setattr("cm3leon.evaluation.features.towers.load_tower", lambda *_: Words())
     monkeypatch.setattr(feature_cache, "SHARD", 5)
     monkeypatch.setattr(pinned, "SIZES", ())
     for beside in BESIDE[::2]:
-        monkeypatch.delenv(pinned_metrics.KNOWN[beside.known].variable, raising=False)
+        monkeypatch.delenv(measures.KNOWN[beside.known].variable, raising=False)
     write_coco(tmp_path / "coco")
     (tmp_path / "w.pt").write_bytes(b"weights")
 

@@ -305,7 +305,7 @@ def test_the_command_ends_as_promised(tmp_path):
 
 def test_text_can_be_read_in_both_themes():
     """WCAG AA: 4.5 for text on its ground, 3 for the marks of plots."""
-    css = (ROOT / "reports" / "templates" / "dashboard.css").read_text()
+    css = (ROOT / "cm3leon" / "reports" / "templates" / "dashboard.css").read_text()
     blocks = [dict(re.findall(r"--(\w+): (#\w{6})\b", one)) for one in css.split("--ground:")[1:]]
     light, dark, chosen = [one | {"ground": g} for one, g in zip(
         blocks, re.findall(r"--ground: (#\w{6})", css), strict=True)]  # fmt: skip
