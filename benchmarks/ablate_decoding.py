@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt, digest, scenes_prompts
 from benchmarks.protocols.scenes import Rendered, batches
 from benchmarks.systems.find import find_system
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.options import Batch, Resamples
@@ -207,18 +205,7 @@ NAME = "ablate_decoding"
 BENCH = core.Bench("ablate_decoding", 2, "fid_scenes", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, NAME)
-    record, path = ablate_decoding(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(partial(command, argv))
+main = core.command(Options, NAME, ablate_decoding, report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ FID of drawings, and the share of drawings with codes where no picture has them 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.ablate_pretraining import Options as Trained
 from benchmarks.ablate_pretraining import Subject, numbers, trained_scores
 from benchmarks.harness import core
-from cm3leon.cli.main import parse
 from cm3leon.config import POSITIONS, to_dict
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.intervals import SEEDS_METHOD
@@ -96,19 +94,13 @@ NAME = "ablate_positions"
 BENCH = core.Bench("ablate_positions", 1, "nats", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, print; the exit code."""
-    options = parse(Options, argv, NAME)
-    record, path = ablate_positions(options)
+def report(_: Options, record: dict) -> None:
+    """Every number with its interval."""
     for name, value in record["extra"].items():
         print(f"{name:48} " + " ".join(f"{part:.4f}" for part in value))
-    print(f"record: {path}")
-    return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, NAME, ablate_positions, report)
 
 
 if __name__ == "__main__":

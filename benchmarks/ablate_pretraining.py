@@ -25,7 +25,6 @@ import numpy as np
 
 from baselines.recipes import Recipe, cpu_recipe
 from benchmarks.harness import core
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.intervals import SEEDS_METHOD, seed_interval
 from cm3leon.evaluation.statistics.paired import LEVEL
@@ -225,18 +224,7 @@ NAME = "ablate_pretraining"
 BENCH = core.Bench("ablate_pretraining", 1, "nats", "higher", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, NAME)
-    record, path = ablate_pretraining(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, NAME, ablate_pretraining, report)
 
 
 if __name__ == "__main__":

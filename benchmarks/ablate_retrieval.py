@@ -29,7 +29,6 @@ from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt, digest, scenes_prompts
 from benchmarks.protocols.scenes import Rendered, batches
 from benchmarks.systems.find import find_system
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.options import Batch, Count, Resamples
@@ -244,18 +243,7 @@ NAME = "ablate_retrieval"
 BENCH = core.Bench("ablate_retrieval", 2, "entity_lift", "higher", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, NAME)
-    record, path = ablate_retrieval(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, NAME, ablate_retrieval, report)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from benchmarks.protocols.scenes import Rendered, Task
 from benchmarks.systems import settings
 from benchmarks.systems.find import find_system
 from benchmarks.systems.settings import Arm
-from cm3leon.cli.main import parse
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
@@ -245,18 +244,7 @@ def report(options: Options, record: Mapping) -> None:
 BENCH = core.Bench("choose_decoding", 1, "fid_scenes", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, BENCH.name)
-    record, path = choose_decoding(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(partial(command, argv))
+main = core.command(Options, BENCH.name, choose_decoding, report)
 
 
 if __name__ == "__main__":

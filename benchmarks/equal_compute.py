@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import core
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.reports import main_arm
 from cm3leon.reports.compare import samples_of
@@ -250,18 +249,7 @@ METHOD = "Student t over the captions' influence on both distances"
 BENCH = core.Bench("equal_compute", 1, "fid_ratio", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, compare, report; the exit code."""
-    options = parse(Options, argv, BENCH.name)
-    record, path = equal_compute(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(partial(command, argv))
+main = core.command(Options, BENCH.name, equal_compute, report)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Batch, Count, Resamples
@@ -167,23 +166,17 @@ def rfid(options: Options) -> tuple[dict, Path]:
     return core.run(bench, system, protocol, options.results)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, print the table beside the records of the same protocol; the exit code."""
+def report(options: Options, record: dict) -> None:
+    """The table beside the records of the same protocol."""
     from cm3leon.reports.benches.rfid import rfid_table, same_protocol
     from cm3leon.reports.tables import write_all
 
-    options = parse(Options, argv, "rfid")
-    record, path = rfid(options)
     table = rfid_table(same_protocol(record, options.results))
     print(f"\n{table.to_text()}")
     write_all(table, options.reports / "rfid", "rfid")
-    print(f"record: {path}")
-    return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, "rfid", rfid, report)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cm3leon.cli.main import guarded, parse
 from cm3leon.errors import UserError
 from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
 from cm3leon.reports import OUT as OUT
@@ -169,15 +170,36 @@ def told(bench: Bench, system, measurement: Measurement) -> str:
     return f"measured {bench.name} of {system.name}: {bench.unit} {shown}{span}, n={measurement.n}"
 
 
-def exit_code(command: Callable[[], int]) -> int:
-    """What `command` returns; 2 for a user's mistake, 3 for nothing measured, 130 interrupted."""
-    from cm3leon.cli.main import guarded
-
+def exit_code(work: Callable[[], int]) -> int:
+    """What `work` returns; 2 for a user's mistake, 3 for nothing measured, 130 interrupted."""
     try:
-        return guarded(command)
+        return guarded(work)
     except NothingMeasured as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+
+
+def command(
+    options_of: type,
+    name: str,
+    measure: Callable[[object], tuple[dict, Path]],
+    report: Callable[[object, dict], None],
+) -> Callable[[Sequence[str] | None], int]:
+    """The `main` of a benchmark: options parsed, (record, path) measured, reported, named."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
+
+        def work() -> int:
+            options = parse(options_of, argv, name)
+            record, path = measure(options)
+            report(options, record)
+            print(f"record: {path}")
+            return 0
+
+        return exit_code(work)
+
+    return main
 
 
 def build_record(

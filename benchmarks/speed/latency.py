@@ -31,7 +31,6 @@ from benchmarks.speed.configurations import Row, Runner, numbers, rows_of
 from benchmarks.speed.load import Gate
 from benchmarks.speed.peers.loops import Peer, find_peers
 from benchmarks.speed.subjects import PROMPT, STATE_BYTES, Subject, find_subject
-from cm3leon.cli.main import parse
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.options import Batch, Count, Positive, Threads
@@ -271,18 +270,7 @@ def report(options: Options, record: dict) -> None:
 BENCH = core.Bench("latency", 1, "s/image", "lower", protocol={}, measure=measure)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, report; the exit code."""
-    options = parse(Options, argv, "latency")
-    record, path = latency(options)
-    report(options, record)
-    print(f"record: {path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, "latency", latency, report)
 
 
 if __name__ == "__main__":

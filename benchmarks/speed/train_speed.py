@@ -19,14 +19,12 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
 from benchmarks.speed.train_steps import lengths
-from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.options import Count, Documents, Threads
 
@@ -215,18 +213,13 @@ def train_speed(options: Options) -> tuple[dict, Path]:
     return core.run(bench, Timed(options), protocol, options.results)
 
 
-def command(argv: Sequence[str] | None) -> int:
-    """Parse, measure, print; the exit code."""
-    record, path = train_speed(parse(Options, argv, "train_speed"))
+def report(_: Options, record: dict) -> None:
+    """Every number."""
     for name, value in record["extra"].items():
         print(f"{name:52} {value if isinstance(value, float) else value[0]:,.3f}")
-    print(f"record: {path}")
-    return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
-    return core.exit_code(lambda: command(argv))
+main = core.command(Options, "train_speed", train_speed, report)
 
 
 if __name__ == "__main__":
