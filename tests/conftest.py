@@ -3,7 +3,10 @@
 import os
 import socket
 
+import pytest
 from hypothesis import settings
+
+from tests.guard import golden as goldens
 
 # No deadline: a busy machine is no fault. `pytest --hypothesis-profile=explore` draws new examples.
 settings.register_profile("house", deadline=None, derandomize=True)
@@ -46,6 +49,19 @@ def here_alone(name):
         return original("127.0.0.1" if host else host, *arguments, **options)
 
     return lookup
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--write-goldens", action="store_true", help="write what tests/goldens/ keeps anew"
+    )
+
+
+@pytest.fixture
+def golden(request):
+    """What is kept for this test (guard/golden.py)."""
+    path = goldens.FOLDER / f"{request.path.stem.removeprefix('test_')}.json"
+    return goldens.Golden(path, request.node.name, request.config.getoption("write_goldens"))
 
 
 def pytest_configure(config):

@@ -1,7 +1,5 @@
 """Every command that README.md and the other pages name is held against the program's own parser:
 a module, session, command or option that was renamed fails here. Nothing is computed.
-
-`test_readme_session.py` runs those that are quick.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import tyro
 
 from cm3leon.options import check_options
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(
     str(path.relative_to(ROOT))
     for pattern in ("docs/**/*.md", "baselines/**/README.md") for path in ROOT.glob(pattern)

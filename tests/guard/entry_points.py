@@ -1,0 +1,219 @@
+"""The only place where the guards (`test_*.py` beside it) know where things lie: names of today's
+modules and options. What moves is followed here, and what the guards keep stays equal.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import (
+    ablate_decoding,
+    ablate_retrieval,
+    choose_decoding,
+    equal_compute,
+    fid_coco,
+)
+from benchmarks import codes as codes_bench
+from benchmarks.ablations import decoding_settings
+from benchmarks.evaluate import pinned, scenes_fid
+from cm3leon.clip import load_clip
+from cm3leon.decoding.image_infill import EditGuidance, hidden_by_box
+from cm3leon.decoding.text import BeamConfig
+from cm3leon.decoding.text_infill import GREEDY
+from cm3leon.engine import cpu_sample, cpu_step, products
+from cm3leon.evaluation.features.network import extract, load_features
+from cm3leon.evaluation.metrics import impossible
+from cm3leon.loading import load_system
+from cm3leon.pipeline import System
+from cm3leon.rerank import Reranked
+from cm3leon.seeds import torch_default
+from cm3leon.world.scenes import scene
+from tests.benchmarks.test_equal_compute import pair
+from tests.benchmarks.test_fid_coco import write_all_baselines
+from tests.coco_maker import stub_features, write_coco
+from tests.retrieval.test_retriever import add_bank
+from tests.test_pipeline import write_tiny_baselines
+
+SHAKE = 4e-7  # relative noise on weights: a few times what float32 rounds
+
+
+load = lru_cache(load_system)
+
+
+def shipped(name: str, **retrieval) -> System:
+    """A shipped system, with another number of documents or another strategy of retrieval."""
+    system = load(name)
+    if not retrieval:
+        return system
+    return system.with_retrieval(replace(system.retriever.config, **retrieval))
+
+
+def prompts(split: str, count: int = 2) -> list[str]:
+    """The first captions of a split of the embedded world."""
+    return [scene("coco", split, index).captions[0] for index in range(count)]
+
+
+def pictures(split: str, count: int = 2) -> np.ndarray:
+    """Its first pictures, uint8 [B, 64, 64, 3]."""
+    return np.stack([scene("coco", split, index).image for index in range(count)])
+
+
+def draw(system: System, captions: Sequence[str], seeds: Sequence[int], **decode) -> list[str]:
+    """The codes drawn, a line a caption; `decode` changes the system's own settings."""
+    system = system.with_decode(replace(system.decode, **decode))
+    return lines(system.draw_with_codes(captions, seeds)[1])
+
+
+def best_drawn(system: System, captions: Sequence[str], seeds: Sequence[int], samples: int):
+    """Which of several samples of a caption the shipped CLIP keeps."""
+    best = Reranked(system, load_clip("scenes"), samples)
+    drawn_BHW3, pool_BKHW3 = best.draw(captions, seeds), best.pool(captions, seeds)
+    apart_BK = np.abs(pool_BKHW3.astype(int) - drawn_BHW3[:, None]).sum((2, 3, 4))
+    return apart_BK.argmin(1).tolist()
+
+
+def caption(system: System, images: np.ndarray, seeds, beam=None, documents=0, **decode):
+    """What the pictures show: greedy, sampled under `decode`, or by a beam search."""
+    beam = None if beam is None else BeamConfig(**beam)
+    return system.caption(images, seeds, replace(GREEDY, **decode), beam, documents)
+
+
+def fill_text(system: System, texts: Sequence[str], images, seeds, beam=None, **decode):
+    """Texts with every <mask> filled in."""
+    beam = None if beam is None else BeamConfig(**beam)
+    return system.infill_text(texts, images, seeds, replace(GREEDY, **decode), beam)
+
+
+def fill_box(system: System, images, captions, seeds, box, method="forward", tries=1, edit=None,
+             **decode) -> list[str]:  # fmt: skip
+    """The pictures' codes, those that a box of pixels touches drawn anew."""
+    hidden = np.stack([hidden_by_box(box, system.size, system.vq.config.grid)] * len(images))
+    edit = None if edit is None else EditGuidance(**edit)
+    system = system.with_decode(replace(system.decode, **decode))
+    codes = system.infill_image(images, hidden, captions, seeds, method, edit, tries)
+    return lines(codes.numpy())
+
+
+def lines(codes_BN: np.ndarray) -> list[str]:
+    """Codes as text, a line a picture."""
+    return [" ".join(map(str, codes)) for codes in codes_BN.tolist()]
+
+
+def codes(system: System, images: np.ndarray) -> list[str]:
+    """The codes of pictures, a line a picture."""
+    return lines(system.encode(images).numpy())
+
+
+# Ways to take a step that differ by rounding --------------------------------------------------
+
+
+@contextmanager
+def one_way(compiled: bool, threads: int) -> Iterator[None]:
+    """Steps and draws by C or by torch, on so many threads, whichever is faster."""
+    before = torch.get_num_threads()
+    seconds = iter([0.0, 1.0] * 1000 if compiled else [1.0, 0.0] * 1000)  # C is timed first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_step, "_faster", {})
+        patch.setattr(cpu_step, "timed", lambda *_: next(seconds))
+        if not compiled:
+            patch.setattr(cpu_sample, "possible", lambda *_: False)
+            patch.setattr(products, "fastest_way", lambda *_: "plain")
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def shaken(system: System, seed: int) -> System:
+    """The system with a little noise on the weights of transformer and CLIP: another machine's
+    rounding, and more.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(module):
+        module = copy.deepcopy(module)
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight *= 1 + SHAKE * torch.randn(weight.shape, generator=generator)
+        return module
+
+    system = replace(system, model=moved(system.model))
+    if system.retriever is None:
+        return system
+    clip = copy.copy(system.retriever.clip)
+    object.__setattr__(clip, "model", moved(clip.model))
+    return replace(system, retriever=replace(system.retriever, clip=clip))
+
+
+# Benchmarks ------------------------------------------------------------------------------------
+
+
+def write_home(folder: Path) -> Path:
+    """Baselines of random weights: `scenes-s` with a memory bank, `scenes-xs` without, tokenizers,
+    CLIP and feature network; the same on every machine, whatever is shipped.
+    """
+    write_all_baselines(folder)
+    with torch_default(0, "guard"):
+        add_bank(folder / "scenes" / "scenes-s", 24)
+    write_tiny_baselines(folder, "scenes-xs")
+    return folder
+
+
+def small_runs(patch: pytest.MonkeyPatch) -> None:
+    """What has no option of its own and would take a small run minutes; no tables and plots."""
+    for bench in (
+        ablate_decoding,
+        ablate_retrieval,
+        choose_decoding,
+        equal_compute,
+        fid_coco,
+    ):
+        patch.setattr(bench, "report", lambda *_: None)
+    patch.setattr(scenes_fid, "columns_of", lambda vq: impossible.columns_of(vq, 100))
+    patch.setattr(ablate_retrieval, "REFERENCE", 12)
+    patch.setattr(ablate_decoding, "REFERENCE", 12)
+    patch.setattr(decoding_settings, "QUICK", PLAN)
+    patch.setattr(pinned, "load_features", stub_features)
+    patch.setattr(pinned, "SIZES", ())
+
+
+PLAN = decoding_settings.Plan(
+    weights=(1.0, 2.0), weight_prompts=4, ks=(2,), alphas=(0.5,), temperatures=(0.6,),
+    masses=(0.9, 1.0), cell_prompts=4, pool_prompts=4, pool_samples=2, captions=3,
+)  # fmt: skip
+
+
+def run_bench(name: str, arguments: Sequence[str]) -> int:
+    """`python -m benchmarks.NAME ARGUMENTS` in this process: its exit code."""
+    return importlib.import_module(f"benchmarks.{name}").main(list(arguments))
+
+
+def codes_table(n: int, read: int) -> None:
+    """What `python -m benchmarks.codes` prints."""
+    assert codes_bench.run(codes_bench.Options(n=n, read=read)) == 0
+
+
+def write_twins(folder: Path) -> None:
+    """Records of three systems, for equal_compute."""
+    pair(folder)
+
+
+def write_coco_files(folder: Path) -> None:
+    """Generated files of MS-COCO's layout."""
+    write_coco(folder)
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """Features of pictures by the shipped network, float [B, D]."""
+    return extract(load_features("scenes"), [images], len(images), "features")
