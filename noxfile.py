@@ -25,6 +25,7 @@ BENCHES = (
     "rfid",
     "verify_fid",
     "train_speed",
+    "mutants",
 )
 SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 
@@ -69,6 +70,8 @@ def bench(name: str) -> None:
     @nox.session(name=name, tags=["bench"])
     def run(session: nox.Session) -> None:
         install(session, "bench,report")
+        if name == "mutants":  # it runs the tests
+            install(session, "dev")
         if "--peers" in session.posargs:
             session.install(*CONSTRAINTS, "transformers")
         session.run("python", "-m", module_of(name), *session.posargs, env=quiet())
