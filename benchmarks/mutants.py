@@ -1,16 +1,16 @@
 """Do the tests notice a fault? The share of small changes of the code that make a test fail.
 
     nox -s mutants                                       25 changes of each module of MODULES
-    nox -s mutants -- --modules statistics decode --n 50 --seed 1
+    nox -s mutants -- --modules statistics logits --n 50 --seed 1
     nox -s mutants -- --minutes 20                       again: goes on where it stopped
     nox -s mutants -- --survivors                        those that lived when last tried
     nox -s mutants -- --planted                          18 faults that once went unnoticed
 
-Each change (harness/mutations.py) is made in a copy of the tree, and the tests that reach its lines
+Each change (verify/mutations.py) is made in a copy of the tree, and the tests that reach its lines
 run against it: the module's own test file, or where there is none those that import the module
 (`TESTS` names more), without tests marked slow and those that take longer than 5 s. A change that
 no test reaches has survived. The changes of a module are drawn by the seed, all alike; one that
-changes nothing that can be seen stands in harness/planted.py with the reason and is not drawn. What
+changes nothing that can be seen stands in verify/planted.py with the reason and is not drawn. What
 was tried is kept in .cache/mutants, by the content of module and tests. One process.
 
 mutmut and cosmic-ray do not fit: the first runs all changes of a module and knows no seed, the
@@ -35,9 +35,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from benchmarks.harness.mutations import Mutation, applied, mutations_of, place_of
-from benchmarks.harness.planted import EQUIVALENT, PLANTED, Planted
 from benchmarks.harness.progress import progress
+from benchmarks.verify.mutations import Mutation, applied, mutations_of, place_of
+from benchmarks.verify.planted import EQUIVALENT, PLANTED, Planted
 from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.intervals import WILSON_METHOD, binomial_interval
@@ -46,7 +46,7 @@ from cm3leon.options import Count, Positive, Whole
 from cm3leon.seeds import generator
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKER = Path(__file__).parent / "harness" / "mutation_worker.py"
+WORKER = Path(__file__).parent / "verify" / "mutation_worker.py"
 MODULES = {
     "statistics": (
         "cm3leon/evaluation/statistics/intervals.py",
@@ -74,17 +74,21 @@ MODULES = {
     "roles": ("cm3leon/training/roles.py",),
     "gate": ("cm3leon/reports/compare.py", "cm3leon/reports/regress.py"),
 }
-TESTS = {  # test files of a module, where not just the one of its name
-    "cm3leon/evaluation/statistics/intervals.py": ("stats", "significance"),
-    "cm3leon/evaluation/statistics/paired.py": (
-        "significance",
-        "stats",
-        "verdicts",
-        "decoding_scores",
+TESTS = {  # test files of a module, where not just the one that stands where it does
+    "cm3leon/evaluation/statistics/intervals.py": (
+        "evaluation/statistics/test_intervals.py",
+        "evaluation/statistics/test_significance.py",
     ),
-    "cm3leon/evaluation/statistics/significance.py": ("significance", "verdicts"),
-    "cm3leon/evaluation/metrics/composition.py": ("composition", "judged"),
-    "cm3leon/evaluation/metrics/ptb.py": ("captions",),
+    "cm3leon/evaluation/statistics/paired.py": (
+        "evaluation/statistics/test_significance.py",
+        "evaluation/statistics/test_intervals.py",
+        "benchmarks/ablations/test_decoding_scores.py",
+    ),
+    "cm3leon/evaluation/metrics/composition.py": (
+        "evaluation/metrics/test_composition.py",
+        "benchmarks/evaluate/test_composition.py",
+    ),
+    "cm3leon/evaluation/metrics/ptb.py": ("evaluation/metrics/test_captions.py",),
 }
 LONGEST_S = 5.0  # CPU seconds of a test that is run for a change
 SPARE_S = 20.0  # CPU seconds a change may take beyond five times what its tests took before
@@ -100,7 +104,7 @@ class Options:
     seed: Whole = 0
     """draws them"""
     modules: tuple[str, ...] = tuple(MODULES)
-    """groups (statistics, metrics, masking ...), names of modules (decode) or paths"""
+    """groups (statistics, metrics, masking ...), names of modules (sampling) or paths"""
     minutes: Positive | None = None
     """then stop; the same command goes on"""
     survivors: bool = False
@@ -317,14 +321,15 @@ def copied(root: Path = ROOT) -> Iterator[Path]:
 
 
 def related(tree: Path, path: str, tests: Mapping = TESTS) -> list[str]:
-    """Test files of a module: those of `tests`, else the one named after it, else those that import
-    it.
+    """Test files of a module: those of `tests`, else the one that stands where it does, else those
+    that import it.
     """
-    files = sorted((tree / "tests").rglob("test_*.py"))
-    names = tests.get(path, (Path(path).stem,))
-    found = [one for one in files if one.stem.removeprefix("test_") in names]
+    own = Path(path).relative_to("cm3leon") if path.startswith("cm3leon/") else Path(path)
+    names = tests.get(path, (str(own.with_name(f"test_{own.name}")),))
+    found = [tree / "tests" / name for name in names if (tree / "tests" / name).is_file()]
     if not found:
         module = ".".join(Path(path).with_suffix("").parts)
+        files = sorted((tree / "tests").rglob("test_*.py"))
         found = [one for one in files if module in imported(tree, one)]
     if not found:
         raise UserError(f"no test file below tests imports {path}; write one")
@@ -381,7 +386,7 @@ def as_change(fault: Planted, root: Path = ROOT) -> Mutation:
     if (count := source.count(fault.before)) != 1:
         raise UserError(
             f"planted fault {fault.name!r}: {fault.path} holds its text {count} times instead of "
-            "once; write it anew in benchmarks/harness/planted.py"
+            "once; write it anew in benchmarks/verify/planted.py"
         )
     start = len(source[: source.index(fault.before)].encode())
     stop = start + len(fault.before.encode())

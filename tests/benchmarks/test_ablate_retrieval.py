@@ -18,16 +18,14 @@ from benchmarks.ablations.retrieval_conditions import (
     far,
     twice,
 )
-from benchmarks.ablations.retrieval_scores import asks_for_unseen, unseen_names
 from benchmarks.protocols.prompts import Prompt, scenes_prompts
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.copying import copies, nearest_distance, shared_block
 from cm3leon.evaluation.metrics.frechet import Reference
 from cm3leon.evaluation.statistics import paired
 from cm3leon.loading import load_system
 from cm3leon.reports.benches.retrieval import arms_of, retrieval_tables, verdicts
-from cm3leon.world.scenes import SEEN_ENTITIES, entities, scene
+from cm3leon.world.scenes import scene
 from tests.retrieval.test_retriever import add_bank
 from tests.test_pipeline import write_tiny_baselines
 
@@ -168,61 +166,6 @@ def test_a_planted_shift_is_found_and_noise_is_not():
         paired.distance(reference, np.zeros((3, 2, 6)))
 
 
-def test_copies_by_hand():
-    documents = np.zeros((4, 2, 3))
-    documents[:, 1] = 10
-    pictures = np.array([[0, 0, 0], [10, 10, 10], [9, 9, 9], [3, 3, 3]])
-    assert nearest_distance(pictures, documents).tolist() == [0, 0, 1, 3]
-    real = np.arange(100.0)
-    assert copies(np.array([0, 4.9, 5, 50]), real).tolist() == [True, True, False, False]
-    with pytest.raises(UserError, match="do not fit documents"):
-        nearest_distance(pictures[:2], documents)
-    with pytest.raises(UserError, match="must have shape"):
-        nearest_distance(pictures, documents[:, :0])
-    with pytest.raises(UserError, match="share of the control"):
-        copies(real, real, 0)
-
-
-def test_blocks_are_found_wherever_they_stand():
-    """An object of 3 x 3 codes, moved and on another ground; and what plain loops find."""
-    rng = np.random.default_rng(0)
-    document = np.full((8, 8), 1)
-    document[1:4, 2:5] = block = np.arange(10, 19).reshape(3, 3)
-    moved = np.full((8, 8), 2)
-    moved[4:7, 5:8] = block
-    cut = moved.copy()
-    cut[5, 6] = 99  # one code in its middle
-    nothing = np.full((8, 8), 3)
-    pictures = np.stack([document, moved, cut, nothing])
-    documents = np.stack([np.stack([np.full((8, 8), 7), document])] * 4)
-    assert shared_block(pictures, documents).tolist() == [8, 3, 1, 0]
-
-    def plainly(one, other) -> int:
-        places = range(5)
-        for size in range(5, 0, -1):
-            squares = [
-                {
-                    tuple(codes[i : i + size, j : j + size].ravel())
-                    for i in places
-                    for j in places
-                    if max(i, j) + size <= 5
-                }
-                for codes in (one, other)
-            ]
-            if squares[0] & squares[1]:
-                return size
-        return 0
-
-    few = rng.integers(0, 2, (30, 5, 5))
-    others = rng.integers(0, 2, (30, 2, 5, 5))
-    wanted = [max(plainly(one, each) for each in own) for one, own in zip(few, others, strict=True)]
-    assert shared_block(few, others).tolist() == wanted
-    with pytest.raises(UserError, match="do not fit documents"):
-        shared_block(few[:2], others)
-    with pytest.raises(UserError, match="must have shape"):
-        shared_block(few, others[:, :0])
-
-
 def test_one_caption_one_prompt():
     prompts = [Prompt("a", "x", "1"), Prompt("b", "x", "2"), Prompt("c", "y", "3")]
     assert [one.id for one in different(prompts)] == ["a", "c"]
@@ -237,14 +180,3 @@ def test_bad_input(system, tmp_path):
     with pytest.raises(UserError, match="has no memory bank to ablate"):
         ablate_retrieval(options(tmp_path), plain)
     assert torch.is_inference_mode_enabled() is False
-
-
-def test_unseen_entities_are_those_that_train_never_shows():
-    names = [one.name for one in entities()]
-    assert (
-        len(names) == 4000 and unseen_names() == frozenset(names[3800:]) and SEEN_ENTITIES == 3800
-    )
-    shown = {thing.entity for k in range(400) for thing in scene("stock", "train", k).objects}
-    assert not shown & unseen_names()
-    asked = [asks_for_unseen(one) for one in scenes_prompts(40, "tail")]
-    assert not any(asked[::2]) and sum(asked[1::2]) > 10  # even indices: entities of `train`

@@ -35,7 +35,7 @@ LEAST = {  # the shortest command line of each
 }
 BENCHES = (
     "fid_coco", "ablate_pretraining", "ablate_retrieval", "ablate_decoding", "latency", "rfid",
-    "verify_fid", "bank_speed", "codes", "frechet_speed", "interleave", "train_speed",
+    "verify_fid", "bank_speed", "codes", "frechet_speed", "interleave", "mutants", "train_speed",
 )  # fmt: skip
 ANYTHING = {  # or checked elsewhere
     "seed", "seeds", "beam_alpha", "image_guidance", "text_guidance", "guidance", "top_p", "box",

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import mutants
 from benchmarks.harness import core
-from benchmarks.harness.mutations import applied, mutations_of, place_of
-from benchmarks.harness.planted import EQUIVALENT, PLANTED
+from benchmarks.verify.mutations import applied, mutations_of, place_of
+from benchmarks.verify.planted import EQUIVALENT, PLANTED
 from cm3leon.errors import UserError
 
 MODULE = '''
@@ -168,22 +168,25 @@ def test_lists_name_what_is_there():
         source = (mutants.ROOT / fault.path).read_text()
         ast.parse(applied(source, place))
         for name in fault.tests:
-            assert list((mutants.ROOT / "tests").rglob(f"test_{name}.py")), fault.name
+            assert (mutants.ROOT / "tests" / name).is_file(), fault.name
     assert len({fault.name for fault in PLANTED}) == len(PLANTED) == 18
     for path, known in EQUIVALENT.items():
         names = {one.name for one in mutations_of((mutants.ROOT / path).read_text())}
         assert known.keys() <= names and all(known.values())
     for path in SOURCES:
-        assert mutants.related(mutants.ROOT, path)
+        named = mutants.TESTS.get(path, ())
+        assert mutants.related(mutants.ROOT, path)[: len(named)] == [
+            f"tests/{one}" for one in named
+        ]
 
 
 def test_bad_input(capsys, tmp_path):
     assert mutants.main(["--modules", "nonsense"]) == 2
-    assert "decode" in capsys.readouterr().err
+    assert "sampling" in capsys.readouterr().err
     assert mutants.main(["--planted", "nonsense"]) == 2
     assert "top-p-boundary" in capsys.readouterr().err
     with pytest.raises(UserError, match="write one"):
         mutants.related(mutants.ROOT, "pkg/nowhere.py")
-    assert json.loads(json.dumps(mutants.chosen(["logits", "decode"]))) == [
+    assert json.loads(json.dumps(mutants.chosen(["logits", "sampling"]))) == [
         "cm3leon/decoding/sampling.py"
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Planted:
-    """Text of a file, there once, what stands in its place, and the test files that notice."""
+    """Text of a file, there once; what stands in its place; which test files notice."""
 
     name: str
     path: str
@@ -32,126 +32,135 @@ PLANTED = (
         PAIRED,
         "return one.value, one.value * float(low), one.value * float(high)",
         "return one.value, float(low) / one.value, float(high) / one.value",
-        ("significance", "stats"),
+        (
+            "evaluation/statistics/test_significance.py",
+            "evaluation/statistics/test_intervals.py",
+        ),
     ),
     Planted(
         "influence-not-centred",
         STATS,
         "return found - found.mean()",
         "return found",
-        ("stats", "significance"),
+        (
+            "evaluation/statistics/test_intervals.py",
+            "evaluation/statistics/test_significance.py",
+        ),
     ),
     Planted(
         "ratio-interval-narrower",
         PAIRED,
         "low, high = np.exp(mean_interval(one.influence_P / one.value, LEVEL))",
         "low, high = np.exp(mean_interval(0.8 * one.influence_P / one.value, LEVEL))",
-        ("significance", "stats"),
+        (
+            "evaluation/statistics/test_significance.py",
+            "evaluation/statistics/test_intervals.py",
+        ),
     ),
     Planted(
         "half-samples-of-odd-n",
         STATS,
         "return float(np.sqrt(half / (count - half)))",
         "return 1.0",
-        ("stats",),
+        ("evaluation/statistics/test_intervals.py",),
     ),
     Planted(
         "seeds-excess-not-divided",
         STATS,
         "excess = max(0.0, float(np.var(values, ddof=1)) - drawn) / sets",
         "excess = max(0.0, float(np.var(values, ddof=1)) - drawn)",
-        ("stats",),
+        ("evaluation/statistics/test_intervals.py",),
     ),
     Planted(
         "kid-subset-of-all",
         "cm3leon/evaluation/metrics/kid.py",
         "(max(2, smaller // 2) if exact else SUBSET) if subset_size is None",
         "smaller if subset_size is None",
-        ("kernel",),
+        ("evaluation/metrics/test_kid.py",),
     ),
     Planted(
         "gate-alarm-at-0.05",
         "cm3leon/reports/regress.py",
         "ALARM = 0.001 ",
         "ALARM = 0.05 ",
-        ("regress",),
+        ("reports/test_regress.py",),
     ),
     Planted(
         "gate-error-of-one-side",
         "cm3leon/reports/regress.py",
         '(1 / len(old["per_seed"]) + 1 / len(new["per_seed"]))',
         '(1 / len(new["per_seed"]))',
-        ("regress",),
+        ("reports/test_regress.py",),
     ),
     Planted(
         "gate-counters-of-records",
         "cm3leon/reports/regress.py",
         "verdict = WORSE if new > old else BETTER if new < old else OPEN\n            found",
         "verdict = OPEN\n            found",
-        ("regress",),
+        ("reports/test_regress.py",),
     ),
     Planted(
         "rfid-without-tokenizer",
         "benchmarks/evaluate/fid.py",
         '"rfid": (tokenizer.decode(tokenizer.encode(part)) for part in pieces(real_NSS3)),',
         '"rfid": (part for part in pieces(real_NSS3)),',
-        ("fid",),
+        ("benchmarks/evaluate/test_fid.py",),
     ),
     Planted(
         "prompts-digest-without-captions",
         "benchmarks/protocols/prompts.py",
         "fields = prompt.id, prompt.image_id, prompt.caption",
         "fields = prompt.id, prompt.image_id",
-        ("prompts",),
+        ("benchmarks/protocols/test_prompts.py",),
     ),
     Planted(
         "best-weights-three-steps-apart",
         "cm3leon/reports/benches/decoding.py",
         'if value["low"] >= -1 and value["high"] <= 1:',
         'if value["low"] >= -3 and value["high"] <= 3:',
-        ("verdicts",),
+        ("reports/test_verdicts.py",),
     ),
     Planted(
         "size-by-points",
         "cm3leon/reports/paper/claims.py",
         'if one and other and other["high"] < one["low"]:',
         'if large_run.record["value"] < small_run.record["value"]:',
-        ("verdicts",),
+        ("reports/test_verdicts.py",),
     ),
     Planted(
         "one-training-seed-resolves",
         "cm3leon/reports/benches/pretraining.py",
         'resolved = len(record["protocol"]["seeds"]) > 1',
         "resolved = True",
-        ("verdicts",),
+        ("reports/test_verdicts.py",),
     ),
     Planted(
         "unseen-from-3700",
         "benchmarks/ablations/retrieval_scores.py",
         "for entity in entities()[SEEN_ENTITIES:])",
         "for entity in entities()[SEEN_ENTITIES - 100 :])",
-        ("ablate_retrieval",),
+        ("benchmarks/ablations/test_retrieval_scores.py",),
     ),
     Planted(
         "overall-with-entity",
         "benchmarks/evaluate/composition.py",
         "six = share_K[: len(TASKS)]",
         "six = share_K[: len(TASKS) + 1]",
-        ("judged",),
+        ("benchmarks/evaluate/test_composition.py",),
     ),
     Planted(
         "no-redraws",
         "cm3leon/sequence/masking.py",
         "REDRAWS = 16 ",
         "REDRAWS = 0 ",
-        ("objective",),
+        ("sequence/test_masking.py",),
     ),
     Planted(
         "top-p-boundary",
         "cm3leon/decoding/sampling.py",
         "last_B1 = (summed_BN < mass).sum(-1, keepdim=True)",
         "last_B1 = (summed_BN <= mass).sum(-1, keepdim=True)",
-        ("decode",),
+        ("decoding/test_sampling.py",),
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
