@@ -20,22 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cm3leon.data.sources import Part, Skipped
+from cm3leon.data.sources import Item, Part, Skipped
 from cm3leon.errors import UserError
 from cm3leon.images import crop_square
 
 AT_ONCE = 8  # parts handed to a process in one piece
-
-
-class Form(NamedTuple):
-    """What is wanted of a picture: the square of so many pixels, and what `crop` makes for CLIP.
-
-    `crop` goes to other processes, so it is a function of a module or a `partial` of one. None: no
-    CLIP looks at it.
-    """
-
-    size: int
-    crop: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Ready(NamedTuple):
@@ -47,18 +36,32 @@ class Ready(NamedTuple):
     picture: np.ndarray | None
 
 
+class Form(NamedTuple):
+    """What is wanted of a document's picture: the square of so many pixels, and what `crop` makes
+    for CLIP.
+
+    `crop` goes to other processes, so it is a function of a module or a `partial` of one. None: no
+    CLIP looks at it.
+    """
+
+    size: int
+    crop: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __call__(self, item: Item) -> Ready:
+        """A document in this form."""
+        picture = None if self.crop is None else self.crop(item.image)
+        return Ready(item.id, item.captions, crop_square(item.image, self.size), picture)
+
+
 def whole(image_HW3: np.ndarray) -> np.ndarray:
     """A picture as it is, for a CLIP that says nothing of its crop."""
     return image_HW3
 
 
-def load(part: Part, form: Form) -> tuple[str, Ready | Skipped]:
-    """(digest, document) of a part."""
+def load(part: Part, form: Callable) -> tuple:
+    """(digest, what `form` makes of the loaded part, or Skipped)."""
     digest, item = part.load()
-    if isinstance(item, Skipped):
-        return digest, item
-    picture = None if form.crop is None else form.crop(item.image)
-    return digest, Ready(item.id, item.captions, crop_square(item.image, form.size), picture)
+    return digest, item if isinstance(item, Skipped) else form(item)
 
 
 class Readers:
@@ -78,8 +81,8 @@ class Readers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def load(self, parts: Iterable[Part], form: Form) -> Iterator[tuple[str, Ready | Skipped]]:
-        """(digest, document) of each part, in order.
+    def load(self, parts: Iterable[Part], form: Callable) -> Iterator[tuple]:
+        """As the function `load`, of each part, in order; `form` goes to the processes.
 
         Raises UserError when a process died.
         """
@@ -102,7 +105,7 @@ class Readers:
             ) from None
 
 
-def _load_all(parts: list[Part], form: Form) -> list:
+def _load_all(parts: list[Part], form: Callable) -> list:
     return [load(part, form) for part in parts]
 
 

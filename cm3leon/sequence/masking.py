@@ -51,6 +51,7 @@ def rotate(
     spans: Sequence[Span],
     vocabulary: Vocabulary,
     config: ObjectiveConfig | None = None,
+    places: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move n spans of a row int [T] behind it: ids int64 and loss weights float32, both [T + 3n].
 
@@ -62,14 +63,17 @@ def rotate(
     - a sentinel's is that of its span's start times `sentinel_weight`, in the row and in the tail
       alike (A17): CM3 gives mask tokens 0, as the place of a mask carries no information, and
       the sentinel that opens a tail span follows from what stands before it.
-    Raises UserError for spans that are empty, out of order or outside the row, for more spans than
-    sentinels, and for rows that are rotated already.
+    With `places`, float32 [T], these are the weights of the row's tokens where they stand, instead
+    of 1 and `document_weight`. Raises UserError for spans that are empty, out of order or outside
+    the row, for more spans than sentinels, and for rows that are rotated already.
     """
     config = config or DEFAULT
     ids = np.asarray(ids, dtype=np.int64)
     end = _end(ids, vocabulary)
     _check_spans(ids, spans, end, vocabulary)
-    return _rotate(ids, spans, end, vocabulary, config)
+    if places is None:
+        places = _place_weights(ids, end, vocabulary, config)
+    return _rotate(ids, spans, end, vocabulary, config, places.copy())
 
 
 def unrotate(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
@@ -131,7 +135,9 @@ def mask_samples(
         ids = np.asarray(sample, dtype=np.int64)
         segments = _runs(ids, vocabulary, False)
         spans = _draw(ids, segments, vocabulary, config, generator)
-        rows.append(_rotate(ids, spans, _end(ids, vocabulary), vocabulary, config))
+        end = _end(ids, vocabulary)
+        weights = _place_weights(ids, end, vocabulary, config)
+        rows.append(_rotate(ids, spans, end, vocabulary, config, weights))
         counts.update(_rates(ids, segments, spans, vocabulary))
     return rows, dict(counts)
 
@@ -218,9 +224,8 @@ def _clip(span: Span, regions: list[Span]) -> Span | None:
     return best if best[0] < best[1] else None
 
 
-def _rotate(ids, spans, end, vocabulary, config) -> tuple[np.ndarray, np.ndarray]:
-    """`rotate` without its checks; `end` is the row's length without padding."""
-    weights = _place_weights(ids, end, vocabulary, config)
+def _rotate(ids, spans, end, vocabulary, config, weights) -> tuple[np.ndarray, np.ndarray]:
+    """`rotate` without its checks; `end` is the row's length without padding. Keeps `weights`."""
     if not spans:
         weights[:1] = 0  # nothing predicts the first token
         return ids.copy(), weights

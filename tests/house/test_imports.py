@@ -29,7 +29,8 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     "pipeline": BELOW | {"engine", "decoding", "retrieval"},
     "loading": BELOW | {"engine", "data", "decoding", "retrieval", "clip", "pipeline"},
     "rerank": {"clip", "pipeline", "decoding"},
-    "training": BELOW | {"data", "retrieval", "world", "clip", "loading"},
+    "tasks": BELOW | {"data", "world"},
+    "training": BELOW | {"tasks"} | {"data", "retrieval", "world", "clip", "loading"},
     "interop": BELOW | {"decoding", "retrieval", "loading"},
     "evaluation.statistics": set(),
     "evaluation.metrics": {"world"},
@@ -37,7 +38,7 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     "reports": {"evaluation.statistics"},
     "cli": BELOW
     | {"data", "decoding", "engine", "interop", "loading", "pipeline", "retrieval", "training"}
-    | {"world", "clip", "rerank"},
+    | {"world", "clip", "rerank", "tasks"},
 }
 BETWEEN = {  # package -> what it may import besides itself
     "cm3leon": set(),
