@@ -148,6 +148,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as pages in site/, warnings as errors; opens from a disk."""
+    install(session, "dev")
+    session.run("mkdocs", "build", *session.posargs, env=quiet() | {"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""
     session.install("uv")
