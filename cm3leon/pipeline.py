@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from cm3leon.config import RetrievalConfig, to_dict
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.image_infill import EditGuidance, Hole, fill_holes
+from cm3leon.decoding.config import DecodeConfig, EditGuidance
+from cm3leon.decoding.image_infill import Hole, fill_holes
 from cm3leon.decoding.images import generate_images
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
 from cm3leon.engine.int8 import kind
@@ -108,12 +109,12 @@ class System:
         """Image codes int64 [B, N] with these documents before each prompt."""
         pairs = list(zip(prompts, documents, strict=True))
         conditional = [self.prompt(caption, before) for caption, before in pairs]
-        free = None
+        unconditional = None
         if self.decode.streams == 2:  # else the conditional stream stands alone (Eq. 2)
             vocabulary, reading = self.vocabulary, self.decode.free
-            free = [build_free_prompt(before, vocabulary, reading) for before in documents]
+            unconditional = [build_free_prompt(before, vocabulary, reading) for before in documents]
         noise = uniforms(seeds, self.tokens)  # one uniform a token, from the sample's own seed
-        return generate_images(self.model, self.vocabulary, conditional, free, noise, self.decode)
+        return generate_images(self.decoder(), conditional, unconditional, noise)
 
     def prompt(self, caption: str, documents: Sequence) -> np.ndarray:
         """Ids int64 [T]: `<eos> documents <break> caption <break>`, with room left for N codes."""
@@ -179,11 +180,11 @@ class System:
             for gaps, picture, found in zip(pieces, codes, before, strict=True)
         ]
         size = max(1, self.batch_size // (beam.width if beam else 1))
-        options = (decode, beam, most, self.batch_size)
+        decoder = replace(self.decoder(self.batch_size), decode=decode)
         texts: list[str] = []
         for at in slices(len(rows), size, refill):
             part = rows[at]
-            found = fill_gaps(self.model, self.vocabulary, part, seeds[at], *options)
+            found = fill_gaps(decoder, part, seeds[at], beam, most)
             filled = zip(part, found, strict=True)
             texts += [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
         return texts
@@ -202,7 +203,7 @@ class System:
         """The pictures' codes int64 [B, N] with the hidden ones, bool [B, N], drawn anew.
 
         Under `self.decode`, or two weights of `edit`; a caption may be None. Retrieved documents
-        stand before a caption as in `draw`. Methods, tries: `inpaint.fill_holes`; `refill` as
+        stand before a caption as in `draw`. Methods, tries: `image_infill.fill_holes`; `refill` as
         in `caption`.
         """
         found = iter(self.documents([caption for caption in captions if caption is not None]))
@@ -212,10 +213,10 @@ class System:
             text_ids = None if caption is None else tuple(self.text.encode(caption))
             before = () if caption is None else tuple(next(found))
             holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
-        options = (self.decode, method, edit, tries, self.batch_size)
+        options = (method, edit, tries)
         drawn = []
         for at in slices(len(holes), max(1, self.batch_size // max(1, tries)), refill):
-            drawn += fill_holes(self.model, self.vocabulary, holes[at], seeds[at], *options)
+            drawn += fill_holes(self.decoder(self.batch_size), holes[at], seeds[at], *options)
         return torch.as_tensor(np.array(drawn, np.int64).reshape(-1, self.tokens))
 
     def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
@@ -256,6 +257,10 @@ class System:
                 return self
             raise UserError(f"{self.name} was trained without retrieval; draw without documents")
         return replace(self, retriever=self.retriever.with_config(config))
+
+    def decoder(self, slots: int | None = None) -> Decoder:
+        """The model and how it is drawn from, `slots` samples at once (None: all)."""
+        return Decoder(self.model, self.vocabulary, self.decode, slots)
 
     @property
     def config(self) -> dict:

@@ -14,6 +14,7 @@ from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig
 from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.images import generate_images
+from cm3leon.decoding.loop import Decoder
 from cm3leon.engine import cpu_sample
 from cm3leon.evaluation.metrics.frechet import frechet_distance, moments
 from cm3leon.model.transformer import Transformer, parameter_count
@@ -119,9 +120,10 @@ def test_draw_pictures(benchmark, model):
     prompts = [draws.integers(0, 500, 150) for _ in range(BATCH)]
     free = [np.concatenate([prompt[:140], prompt[:3]]) for prompt in prompts]
     uniforms = draws.random((BATCH, 64))
-    drawing = (model, VOCABULARY, prompts, free, uniforms, DecodeConfig(guidance=3.0))
-    generate_images(*drawing, counters)
+    decoder = Decoder(model, VOCABULARY, DecodeConfig(guidance=3.0))
+    generate_images(replace(decoder, counters=counters), prompts, free, uniforms)
     tokens = counters["prefill_tokens"] + counters["step_tokens"]
     counters["flops"] = 2 * parameter_count(SIZE) * tokens
     benchmark.extra_info.update(counters)
+    drawing = decoder, prompts, free, uniforms
     benchmark.pedantic(generate_images, drawing, rounds=3, warmup_rounds=1)

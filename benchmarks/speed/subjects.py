@@ -185,16 +185,16 @@ class Drawing:
         """Codes int64 [batch, tokens] on the host: whoever has them waited for the device."""
         from cm3leon.decoding.config import DecodeConfig
         from cm3leon.decoding.images import generate_images
+        from cm3leon.decoding.loop import Decoder
         from cm3leon.seeds import uniforms
         from cm3leon.sequence.documents import Vocabulary
 
         decode = DecodeConfig(guidance=self.guidance, temperature=1.0, top_p=self.top_p)
         vocabulary = Vocabulary.from_config(self.subject.config.vocabulary)
-        prompts, free = self.prompts
+        prompts, unconditional = self.prompts
         uniforms_BN = uniforms(range(self.batch), self.subject.tokens)[:, :tokens]
-        codes_BN = generate_images(
-            self.model, vocabulary, prompts, free, uniforms_BN, decode, self.counters
-        )
+        decoder = Decoder(self.model, vocabulary, decode, counters=self.counters)
+        codes_BN = generate_images(decoder, prompts, unconditional, uniforms_BN)
         return codes_BN.cpu().numpy()
 
     def way(self) -> str:

@@ -206,7 +206,7 @@ class Infill:
         return 0
 
     def _edit(self):
-        from cm3leon.decoding.image_infill import EditGuidance
+        from cm3leon.decoding.config import EditGuidance
 
         given = {"image": self.image_guidance, "text": self.text_guidance}
         given = {name: value for name, value in given.items() if value is not None}

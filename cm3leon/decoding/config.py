@@ -66,6 +66,23 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
+class EditGuidance:
+    """Three streams and two weights instead of `decode.guidance` (`sampling.guide_edit`).
+
+    `image` strengthens the codes before the hidden ones, `text` the caption; 1 and 1 are the
+    conditional stream alone, and `text` alone is guidance by that weight.
+    """
+
+    image: float = 1.0
+    text: float = 1.0
+
+    def __post_init__(self):
+        for name in ("image", "text"):
+            value = getattr(self, name)
+            check(math.isfinite(value), f"{name} guidance", "be finite", value)
+
+
+@dataclass(frozen=True)
 class DecodeChanges:
     """Settings of drawing to change; what is left out stays as the system has it."""
 

@@ -7,29 +7,23 @@ Three ways to ask the model, all of which it was trained for:
   that what follows is seen; known codes inside the span are put in by force.
 - "spans": every run of hidden codes is a span of its own, so that all known codes are seen.
 
-Shapes: S streams, B samples, R of them still in the cache, N codes of a picture, M planned places,
-G codes a side of the picture, V image codes.
+Shapes: S streams, B samples, N codes of a picture, M planned places, G codes a side of the picture.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cm3leon.config import ModelConfig, check
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.loop import Streams, limits
-from cm3leon.decoding.sampling import combine, guide_edit
+from cm3leon.config import check
+from cm3leon.decoding.config import EditGuidance
+from cm3leon.decoding.images import DRAW, Plan, draw_plans
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text_infill import apart, opened
-from cm3leon.engine.cpu_sample import choose
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence.documents import (
     Document,
@@ -37,29 +31,10 @@ from cm3leon.sequence.documents import (
     build_free_prompt,
     build_prompt,
     build_sample,
-    image_codes,
 )
 from cm3leon.sequence.masking import Span
-from cm3leon.sequence.positions import place_prompt
 
 METHODS = ("forward", "span", "spans")
-DRAW = -1  # in a plan: a code to be drawn
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`prompt` int64 [T]; what follows it, `planned` int64 [M]: an id or DRAW. `hidden` says how
-    many codes <mask:i> hides where neither these nor a whole picture tell.
-    """
-
-    prompt: np.ndarray
-    planned: np.ndarray
-    hidden: dict[int, int] = field(default_factory=dict)
-
-    def places(self, vocabulary: Vocabulary, config: ModelConfig) -> np.ndarray:
-        """Where prompt and planned ids stand, int64 [T + M]; errors as in `positions.place`."""
-        ids_M = np.where(self.planned == DRAW, vocabulary.image_start, self.planned)
-        return place_prompt(self.prompt, ids_M, vocabulary, config, self.hidden)
 
 
 @dataclass(frozen=True)
@@ -170,42 +145,20 @@ class Hole:
         return np.concatenate([prompt, [vocabulary.eom, vocabulary.mask(1)]]), 1
 
 
-@dataclass(frozen=True)
-class EditGuidance:
-    """Three streams and two weights instead of `decode.guidance` (`decode.guide_edit`).
-
-    `image` strengthens the codes before the hidden ones, `text` the caption; 1 and 1 are the
-    conditional stream alone, and `text` alone is guidance by that weight.
-    """
-
-    image: float = 1.0
-    text: float = 1.0
-
-    def __post_init__(self):
-        for name in ("image", "text"):
-            value = getattr(self, name)
-            check(math.isfinite(value), f"{name} guidance", "be finite", value)
-
-
 def fill_holes(
-    model: Transformer,
-    vocabulary: Vocabulary,
+    decoder: Decoder,
     holes: Sequence[Hole],
     seeds: Sequence[int],
-    decode: DecodeConfig,
     method: str = "forward",
     edit: EditGuidance | None = None,
     tries: int = 1,
-    slots: int | None = None,
-    counters: dict[str, int] | None = None,
 ) -> list[np.ndarray]:
     """The pictures' codes, B of int64 [N], with the hidden ones drawn, the others as given.
 
     One uniform a place from the picture's own seed. With `tries` K each hole is drawn K times and
     the one kept after which the model finds the known codes likeliest, caption and all: so what
     is drawn forward fits what follows it too. Guidance and contrast as in `generate_images`; with
-    `edit` instead three streams, "forward" only, as are tries. At most `slots` tries are drawn at
-    once (None: all); one that is done makes room for the next. `counters` as in `Streams`. Raises
+    `edit` instead three streams, "forward" only, as are tries, of which each is a sample. Raises
     UserError for counts that do not match, another method, and a picture that does not fit the
     context.
     """
@@ -219,126 +172,32 @@ def fill_holes(
         many = [holes[row] for row in rows for _ in range(tries)]
         own = [derive(seeds[row], "try", k) if k else seeds[row]
                for row in rows for k in range(tries)]  # fmt: skip
-        plans_SB = _plans(vocabulary, many, decode, method, edit, rest=tries > 1)
-        drawn, scores = _draw(model, vocabulary, plans_SB, own, decode, edit, slots, counters)
-        best = np.array(scores).reshape(-1, tries).argmax(1) + np.arange(len(rows)) * tries
+        plans_SB = _plans(decoder, many, method, edit, rest=tries > 1)
+        noise_BM = uniforms(own, max(len(plan.planned) for plan in plans_SB[0]))
+        codes_BM, scores_B = draw_plans(decoder, plans_SB, noise_BM, edit, scored=tries > 1)
+        codes_BM = codes_BM.cpu().numpy()
+        best = scores_B.view(-1, tries).argmax(1).cpu().numpy() + np.arange(len(rows)) * tries
+        planned = [plans_SB[0][at].planned for at in best]
         return [
-            holes[row].filled(image_codes(drawn[at], vocabulary))
-            for row, at in zip(rows, best, strict=True)
+            holes[row].filled(codes_BM[at, : len(ids)][ids == DRAW])
+            for row, at, ids in zip(rows, best, planned, strict=True)
         ]
 
     return apart([hole.text_ids is None for hole in holes], fill)
 
 
-def _plans(vocabulary, holes, decode, method, edit, rest: bool) -> list[list[Plan]]:
+def _plans(decoder, holes, method, edit, rest: bool) -> list[list[Plan]]:
     """Each stream's plans: with the caption; without; and, to edit, without what is before.
 
     All holes have a caption, or none has: then guidance and contrast have nothing to compare.
     """
+    vocabulary, decode = decoder.vocabulary, decoder.decode
     plans_SB = [[hole.plan(vocabulary, method, rest) for hole in holes]]
     if edit or (holes[0].text_ids is not None and decode.streams == 2):
         plans_SB.append([hole.free(vocabulary, method, decode.free, rest) for hole in holes])
     if edit:
         plans_SB.append([hole.blind(vocabulary, decode.free, rest) for hole in holes])
     return plans_SB
-
-
-def _draw(
-    model, vocabulary, plans_SB, seeds, decode, edit, slots, counters
-) -> tuple[list[list[int]], list[float]]:
-    """Ids drawn for each sample, and log p of the known codes among its planned places."""
-    counts_B = np.array([len(plan.planned) for plan in plans_SB[0]])
-    samples, most = len(seeds), int(counts_B.max())
-    prompts_SB = [[plan.prompt for plan in plans] for plans in plans_SB]
-    if (limits(model, vocabulary, prompts_SB, samples, most) < counts_B).any():
-        raise UserError(
-            f"a picture, its caption and documents do not fit the context of "
-            f"{model.config.context} tokens; shorten the caption or use fewer documents"
-        )
-    images = (vocabulary.image_start, vocabulary.image_end)
-    places_SB = [[plan.places(vocabulary, model.config) for plan in plans] for plans in plans_SB]
-    rows = Streams(model, prompts_SB, places_SB, most, *images, slots, counters=counters)
-    noise_BM = torch.as_tensor(uniforms(seeds, most), device=rows.device)
-    planned_SB = [[plan.planned for plan in plans] for plans in plans_SB]
-    planned_SBM = torch.as_tensor(_padded(planned_SB, most, vocabulary.pad), device=rows.device)
-    behind_SB = [
-        [at[-len(ids) :] for at, ids in zip(*both, strict=True)]
-        for both in zip(places_SB, planned_SB, strict=True)
-    ]
-    places_SBM = torch.as_tensor(_padded(behind_SB, most, 0), device=rows.device)
-    holes = [_Drawn(int(count)) for count in counts_B]
-    new_R = np.arange(len(rows.sample_R))  # whose next place is to be filled
-    ids_SR = torch.zeros((rows.count, len(new_R)), dtype=torch.int64, device=rows.device)
-    stand_SR = torch.zeros_like(ids_SR)
-    while True:
-        samples_R, at_R = rows.sample_R[new_R], torch.as_tensor(new_R, device=rows.device)
-        places_R = [min(holes[sample].places, most - 1) for sample in samples_R]
-        logits = [logits_RV[at_R] for logits_RV in rows.logits]
-        planned_SR = planned_SBM[:, samples_R, places_R]
-        chosen_R = choose(_mix(logits, decode, edit), noise_BM[samples_R, places_R], decode)
-        chosen_R = chosen_R + vocabulary.image_start
-        ids_SR[:, at_R] = planned_SR.where(planned_SR != DRAW, chosen_R)
-        stand_SR[:, at_R] = places_SBM[:, samples_R, places_R]
-        known_R = _known(logits[0], planned_SR[0], vocabulary)
-        ids_R = chosen_R.where(planned_SR[0] == DRAW, DRAW)
-        for sample, token, gain in zip(samples_R, ids_R.tolist(), known_R.tolist(), strict=True):
-            holes[sample].add(token, gain)
-        rows.ended_R = np.array([holes[sample].ended for sample in rows.sample_R])
-        new_R = rows.refill()
-        if len(new_R):
-            continue
-        if rows.ended_R.all():
-            return [hole.ids for hole in holes], [hole.score for hole in holes]
-        left_R = torch.as_tensor(rows.shrink(), device=rows.device)
-        ids_SR, stand_SR = ids_SR[:, left_R], stand_SR[:, left_R]
-        rows.step(ids_SR.flatten(), stand_SR.flatten())
-        new_R = np.arange(ids_SR.shape[1])
-
-
-class _Drawn:
-    """What has been drawn of one sample, and how likely its known codes are."""
-
-    def __init__(self, count: int):
-        self.count, self.places = count, 0
-        self.ids: list[int] = []
-        self.score = 0.0
-
-    def add(self, token: int, gain: float) -> None:
-        """Go one place on, with its drawn id or DRAW where it was known, unless all is done."""
-        if not self.ended:
-            self.places += 1
-            self.score += gain
-            if token != DRAW:
-                self.ids.append(token)
-
-    @property
-    def ended(self) -> bool:
-        """Whether all places are done."""
-        return self.places == self.count
-
-
-def _padded(rows_SB: Sequence[Sequence[np.ndarray]], most: int, filler: int) -> np.ndarray:
-    """Ragged rows as one array, int64 [S, B, M]."""
-    padded_SBM = np.full((len(rows_SB), len(rows_SB[0]), most), filler, np.int64)
-    for stream, rows in enumerate(rows_SB):
-        for at, row in enumerate(rows):
-            padded_SBM[stream, at, : len(row)] = row
-    return padded_SBM
-
-
-def _mix(logits: list[Tensor], decode: DecodeConfig, edit: EditGuidance | None) -> Tensor:
-    """The streams as one distribution over image codes, [R, V]."""
-    if edit:
-        return guide_edit(*logits, edit.image, edit.text)
-    return combine(logits[0], logits[1] if len(logits) == 2 else None, decode)
-
-
-def _known(logits_RV: Tensor, planned_R: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Log p of a planned image code, [R]; 0 where there is none."""
-    codes_R = planned_R - vocabulary.image_start
-    known_R = (codes_R >= 0) & (codes_R < vocabulary.image_size)
-    places_R1 = codes_R.where(known_R, 0)[:, None]
-    return logits_RV.double().log_softmax(-1).gather(-1, places_R1)[:, 0].where(known_R, 0)
 
 
 def hidden_by_box(box: Sequence[int], size: int, grid: int) -> np.ndarray:

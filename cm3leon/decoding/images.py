@@ -1,192 +1,164 @@
-"""The one KV-cached loop: prompts and one uniform a token -> image codes.
+"""Image codes out of the model: whole pictures, and the open places of plans.
 
-Guidance needs two streams of every sample, with the query's text and without it. Both run in one
-batch, conditional rows first, and every drawn token is appended to both.
-Axes: B samples, R rows of the batch (B a stream), T tokens of a prompt, N image tokens, V codes.
+Axes: S streams, B samples, R of them in the cache, N image tokens of a picture, M planned places,
+V image codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.sampling import combine
+from cm3leon.config import ModelConfig
+from cm3leon.decoding.config import EditGuidance
+from cm3leon.decoding.loop import Decoder, Rows, Written, generate
+from cm3leon.decoding.sampling import mix
 from cm3leon.engine.cpu_sample import choose
 from cm3leon.errors import UserError
-from cm3leon.model.kv_cache import Cache
-from cm3leon.model.transformer import Transformer
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.positions import place_prompt
 
+DRAW = -1  # in a plan: a code to be drawn
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`prompt` int64 [T]; what follows it, `planned` int64 [M]: an id or DRAW. `hidden` says how
+    many codes <mask:i> hides where neither these nor a whole picture tell.
+    """
+
+    prompt: np.ndarray
+    planned: np.ndarray
+    hidden: dict[int, int] = field(default_factory=dict)
+
+    def places(self, vocabulary: Vocabulary, config: ModelConfig) -> np.ndarray:
+        """Where prompt and planned ids stand, int64 [T + M]; errors as in `positions.place`."""
+        ids_M = np.where(self.planned == DRAW, vocabulary.image_start, self.planned)
+        return place_prompt(self.prompt, ids_M, vocabulary, config, self.hidden)
+
 
 def generate_images(
-    model: Transformer,
-    vocabulary: Vocabulary,
+    decoder: Decoder,
     prompts: Sequence[np.ndarray],
-    free_prompts: Sequence[np.ndarray] | None,
+    unconditional: Sequence[np.ndarray] | None,
     uniforms_BN: np.ndarray,
-    decode: DecodeConfig,
-    counters: dict[str, int] | None = None,
 ) -> Tensor:
     """Draw N image codes after each prompt: int64 [B, N], 0-based, on the model's device.
 
-    `prompts` and their text-free twins `free_prompts` are int64 [T], ragged; `uniforms_BN` is
+    `prompts` and their text-free twins `unconditional` are int64 [T], ragged; `uniforms_BN` is
     float64 in [0, 1). Only image ids can be drawn. With `decode.guidance == 1`, or without
-    `free_prompts`, one stream runs and neither guidance nor contrast has a part in the result.
+    `unconditional`, one stream runs and neither guidance nor contrast has a part in the result.
     A row is decided by its prompts and uniforms: in float32 the other rows of the batch move its
     logits by rounding only.
 
-    `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens"
-    (places of the batch, padding included) and "forward_calls".
     Raises UserError, before any work, for counts or sizes that do not match and for a prompt that
     leaves no room for N tokens in the context or in the model's places.
     """
-    uniforms_BN = torch.as_tensor(uniforms_BN, dtype=torch.float64)
-    guided = free_prompts is not None and decode.streams == 2
-    streams = [prompts, free_prompts] if guided else [prompts]
-    _check(model, vocabulary, streams, uniforms_BN)
-    if not uniforms_BN.numel():
-        return torch.zeros(uniforms_BN.shape, dtype=torch.int64)
-    device = model.token_embedding.weight.device
-    counters = {} if counters is None else counters
-    codes_NB = _loop(model, vocabulary, streams, uniforms_BN.to(device), decode, guided, counters)
-    return torch.stack(codes_NB, dim=1)
-
-
-def pad(prompts: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
-    """Ragged prompts -> (ids int64 [R, T] padded on the right, lengths int64 [R])."""
-    lengths_R = torch.tensor([len(prompt) for prompt in prompts])
-    ids_RT = torch.full((len(prompts), int(lengths_R.max())), filler, dtype=torch.int64)
-    for row, prompt in zip(ids_RT, prompts, strict=True):
-        row[: len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-    return ids_RT, lengths_R
-
-
-def _loop(
-    model: Transformer,
-    vocabulary: Vocabulary,
-    streams: Sequence[Sequence[np.ndarray]],
-    uniforms_BN: Tensor,
-    decode: DecodeConfig,
-    guided: bool,
-    counters: dict[str, int],
-) -> list[Tensor]:
-    # The head is computed for image ids alone, which is `decode.restrict` without its cost.
-    images = (vocabulary.image_start, vocabulary.image_end)
-    count = uniforms_BN.shape[1]
-    cache, logits_RV = _read_prompts(model, vocabulary, streams, count, images, counters)
-    codes_NB = []
-    for index in range(count):
-        if index:
-            ids_B = codes_NB[-1] + vocabulary.image_start
-            logits_RV = model.step(ids_B.repeat(2 if guided else 1), cache, *images)
-            _count(counters, "step_tokens", cache.batch)
-        cond_BV, free_BV = logits_RV.chunk(2) if guided else (logits_RV, None)
-        logits_BV = combine(cond_BV, free_BV, decode)
-        codes_NB.append(choose(logits_BV, uniforms_BN[:, index], decode))
-    return codes_NB
-
-
-def _read_prompts(
-    model: Transformer,
-    vocabulary: Vocabulary,
-    streams: Sequence[Sequence[np.ndarray]],
-    count: int,
-    images: tuple[int, int],
-    counters: dict[str, int],
-) -> tuple[Cache, Tensor]:
-    """The filled cache of all rows, with room for the codes, and the logits [R, V] after prompts.
-
-    Read once is what the streams of a sample begin with, which is its documents, and whatever
-    several samples have in common as a whole: these documents, or the prompt.
-    """
-    codes_N = np.full(count, vocabulary.image_start)
-    prompts = [row for stream in streams for row in stream]
-    places = [place_prompt(row, codes_N, vocabulary, model.config) for row in prompts]
-    rows = [np.stack([row, at[: len(row)]]) for row, at in zip(prompts, places, strict=True)]
-    pairs = [rows[at :: len(streams[0])] for at in range(len(streams[0]))]  # of a sample
-    cuts = [common_start(pair) for pair in pairs] * len(streams)
-    heads = [row[:, :cut] for row, cut in zip(rows, cuts, strict=True)]
-    tails = [row[:, cut:] for row, cut in zip(rows, cuts, strict=True)]
-    different, prompt_of_R = unique(rows)
-    which_P = [prompt_of_R.index(one) for one in range(len(different))]  # a row of each prompt
-    longest = max(map(len, prompts))
-    few = model.cache(len(different), longest + (count - 1 if len(different) == len(rows) else 0))
-    if all(cuts):
-        firsts, first_of_R = unique(heads)
-        shared, _ = _read(model, firsts, vocabulary.pad, None, counters, images)
-        few.copy(shared, torch.tensor([first_of_R[row] for row in which_P]))
-    else:  # a prompt of one token has no beginning to share
-        tails = rows
-    ends = [tails[row] for row in which_P]
-    _, logits_PV = _read(model, ends, vocabulary.pad, few, counters, images)
-    few.go_on(torch.tensor([places[row][-count] for row in which_P]))
-    if len(different) == len(rows):
-        return few, logits_PV
-    cache = model.cache(len(rows), longest + count - 1)
-    prompt_of_R = torch.tensor(prompt_of_R)
-    cache.copy(few, prompt_of_R)
-    return cache, logits_PV[prompt_of_R.to(logits_PV.device)]
-
-
-def _read(model, rows, filler: int, cache: Cache | None, counters, images) -> tuple[Cache, Tensor]:
-    """Read ragged rows, ids over places [2, T], behind what a cache holds, or into a new one."""
-    ids_BT, lengths_B = pad([ids for ids, _ in rows], filler)
-    positions_BT, _ = pad([places for _, places in rows], 0)
-    _count(counters, "prefill_tokens", ids_BT.numel())
-    ids_BT = ids_BT.to(model.token_embedding.weight.device)
-    if cache is not None:
-        return cache, model.extend(ids_BT, lengths_B, cache, *images, positions_BT)
-    cache = model.cache(len(rows), ids_BT.shape[1])
-    return cache, model.prefill(ids_BT, lengths_B, cache, *images, positions_BT)
-
-
-def common_start(rows: Sequence[np.ndarray]) -> int:
-    """Tokens with which all rows [.., T] begin; the last token of none is among them."""
-    most = min(row.shape[-1] for row in rows) - 1
-    first = np.atleast_2d(rows[0])[:, :most]
-    equal = [(first == np.atleast_2d(row)[:, :most]).all(0) for row in rows[1:]]
-    differ = np.flatnonzero(~np.logical_and.reduce(equal)) if equal else ()
-    return int(differ[0]) if len(differ) else most
-
-
-def unique(rows: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """The different rows in order of appearance, and which of them each row is."""
-    places: dict[bytes, int] = {}
-    which = [places.setdefault(np.asarray(row, np.int64).tobytes(), len(places)) for row in rows]
-    return [rows[which.index(place)] for place in range(len(places))], which
-
-
-def _check(model, vocabulary, streams: list, uniforms_BN: Tensor) -> None:
+    uniforms_BN = np.asarray(uniforms_BN)
     if uniforms_BN.ndim != 2:
         raise UserError(
             f"uniforms must have shape [samples, tokens], got {list(uniforms_BN.shape)}"
         )
-    samples, count = uniforms_BN.shape
-    for name, stream in zip(("prompts", "free_prompts"), streams, strict=False):
-        if len(stream) != samples:
-            raise UserError(
-                f"uniforms of {samples} samples need {samples} {name}, got {len(stream)}"
-            )
-        for index, prompt in enumerate(stream):
-            if not 1 <= len(prompt) <= model.config.context - count:
-                raise UserError(
-                    f"{name}[{index}] has {len(prompt)} tokens; with {count} image tokens it must "
-                    f"have 1 to {model.config.context - count} (model.context "
-                    f"{model.config.context})"
-                )
-    if vocabulary.size != model.vocabulary_size:
+    open_N = np.full(uniforms_BN.shape[1], DRAW)
+    streams = decoder.streams(prompts, unconditional)
+    plans_SB = [[Plan(prompt, open_N) for prompt in stream] for stream in streams]
+    return draw_plans(decoder, plans_SB, uniforms_BN)[0]
+
+
+def draw_plans(
+    decoder: Decoder,
+    plans_SB: Sequence[Sequence[Plan]],
+    uniforms_BM: np.ndarray,
+    edit: EditGuidance | None = None,
+    scored: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Codes int64 [B, M], 0-based, right wherever a plan says DRAW; and, if `scored`, log p in nats
+    of each sample's planned codes in its first stream, float64 [B].
+
+    The plans of a sample's streams, conditional first, draw at the same places. `uniforms_BM` are
+    one a place, drawn or not. Streams are mixed by `decoder.decode`, three by `edit`. Errors as in
+    `generate_images`.
+    """
+    vocabulary, config = decoder.vocabulary, decoder.model.config
+    samples, most = uniforms_BM.shape
+    prompts_SB = [[plan.prompt for plan in plans] for plans in plans_SB]
+    limits_B = decoder.limits(prompts_SB, samples, most)
+    if not samples:
+        return torch.zeros((0, most), dtype=torch.int64), torch.zeros(0)
+    counts_B = np.array([len(plan.planned) for plan in plans_SB[0]])
+    if (limits_B < counts_B).any():
+        at = int((limits_B < counts_B).argmax())
         raise UserError(
-            f"the vocabulary has {vocabulary.size} ids but the model {model.vocabulary_size}; "
-            "use the one it was trained with"
+            f"prompt {at} has {max(len(row[at]) for row in prompts_SB)} tokens; with "
+            f"{counts_B[at]} image tokens behind it this does not fit the context of "
+            f"{config.context} tokens; shorten the caption or use fewer documents"
         )
+    places_SB = [[plan.places(vocabulary, config) for plan in plans] for plans in plans_SB]
+    images = (vocabulary.image_start, vocabulary.image_end)
+    rows = Rows(decoder, prompts_SB, places_SB, most, images)
+    codes = _Codes(decoder, rows.device, counts_B, uniforms_BM, edit)
+    if scored or any((plan.planned != DRAW).any() for plan in plans_SB[0]):
+        planned_SB = [[plan.planned for plan in plans] for plans in plans_SB]
+        behind_SB = [[at[-n:] for at, n in zip(row, counts_B, strict=True)] for row in places_SB]
+        codes.follow(planned_SB, behind_SB, scored)
+    generate(rows, codes)
+    return codes.drawn_BM[:, :most], codes.scores_BM.sum(1)
 
 
-def _count(counters: dict[str, int], name: str, places: int) -> None:
-    """One forward call over so many places of the batch."""
-    for key, value in ((name, places), ("forward_calls", 1)):
-        counters[key] = counters.get(key, 0) + value
+class _Codes:
+    """Draws the open places of plans; ids planned for the others are put in by force."""
+
+    def __init__(self, decoder, device, counts_B, uniforms_BM, edit):
+        self.decode, self.edit = decoder.decode, edit
+        self.images = decoder.vocabulary.image_start, decoder.vocabulary.image_size
+        self.counts_B, self.most = counts_B, uniforms_BM.shape[1]
+        # One place more than any plan has, for those that have ended and wait for the others.
+        noise_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
+        self.noise_BM = F.pad(noise_BM, (0, 1)).to(device)
+        self.drawn_BM = torch.zeros(self.noise_BM.shape, dtype=torch.int64, device=device)
+        self.scores_BM = torch.zeros_like(self.noise_BM)
+        self.planned_SBM, self.scored = None, False
+
+    def follow(self, planned_SB, places_SB, scored: bool) -> None:
+        """Let the streams have these ids and places, ragged [M]."""
+        device, shape = self.noise_BM.device, (len(planned_SB), *self.noise_BM.shape)
+        self.scored = scored
+        self.planned_SBM = torch.as_tensor(_padded(planned_SB, shape), device=device)
+        self.places_SBM = torch.as_tensor(_padded(places_SB, shape), device=device)
+
+    def __call__(self, samples, given, logits: Sequence[Tensor]) -> Written:
+        """The next place of these samples."""
+        at = np.minimum(given, self.most)
+        mixed_RV = mix(logits, self.decode, self.edit)
+        codes_R = choose(mixed_RV, self.noise_BM[samples, at], self.decode)
+        self.drawn_BM[samples, at] = codes_R
+        ids_R, ended_R = codes_R + self.images[0], self.counts_B[samples] <= at + 1
+        if self.planned_SBM is None:
+            return Written(ids_R, ended_R)
+        planned_SR = self.planned_SBM[:, samples, at]
+        if self.scored:
+            self.scores_BM[samples, at] = self._score(logits[0], planned_SR[0])
+        ids_SR = planned_SR.where(planned_SR != DRAW, ids_R)
+        return Written(ids_SR, ended_R, self.places_SBM[:, samples, at])
+
+    def _score(self, logits_RV: Tensor, planned_R: Tensor) -> Tensor:
+        """Log p of a planned image code, [R]; 0 where there is none."""
+        start, size = self.images
+        codes_R = planned_R - start
+        known_R = (codes_R >= 0) & (codes_R < size)
+        places_R1 = codes_R.where(known_R, 0)[:, None]
+        return logits_RV.double().log_softmax(-1).gather(-1, places_R1)[:, 0].where(known_R, 0)
+
+
+def _padded(rows_SB: Sequence[Sequence[np.ndarray]], shape: tuple[int, ...]) -> np.ndarray:
+    """Ragged rows as one array, int64 [S, B, M], with 0, which is no image code, behind them."""
+    padded_SBM = np.zeros(shape, np.int64)
+    for stream, rows in enumerate(rows_SB):
+        for at, row in enumerate(rows):
+            padded_SBM[stream, at, : len(row)] = row
+    return padded_SBM

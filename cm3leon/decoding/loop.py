@@ -1,7 +1,10 @@
-"""Several streams of the same samples in one cache, which leave when they are done.
+"""The one KV-cached loop: prompts in any number of streams -> tokens, of text or of pictures.
 
-While samples wait, the next ones take the places of those that are done (continuous refill); after
-that the cache shrinks. What a sample is given does not depend on when it comes.
+Streams are readings of one sample: its prompt, the prompt without its condition (guidance,
+contrast), without picture and condition (editing). They stand in one cache, and what is drawn for a
+sample is appended to each of them. What streams and samples share is read once. A sample that ends
+makes room for the next (continuous refill); when none waits the cache shrinks. What a sample is
+given depends neither on when it comes nor on what stands beside it.
 
 Axes: S streams, B samples in all, R samples in the cache, W rows of each in a stream (beams),
 X = S * R * W rows of the cache, stream by stream; V ids of the range whose logits are wanted.
@@ -9,66 +12,171 @@ X = S * R * W rows of the cache, stream by stream; V ids of the range whose logi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cm3leon.config import check
-from cm3leon.decoding.images import pad, unique
+from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.model.kv_cache import Cache
 from cm3leon.model.transformer import Transformer
 from cm3leon.sequence.documents import Vocabulary
 
 AHEAD = 4  # waiting prompts are read by this part of the slots: few calls, little memory
+ALL = slice(None)
 
 
-class Streams:
-    """The read prompts of S streams, and `logits`: what follows each row, S tensors [R * W, V].
+@dataclass(frozen=True)
+class Decoder:
+    """A model and how it is drawn from: what every way of decoding is given.
+
+    At most `slots` samples are in the cache at once (None: all). `counters`, if given, is increased
+    by the work done: "prefill_tokens" and "step_tokens" (places of the batch, padding included),
+    "idle_tokens" (those of steps whose sample had ended) and "forward_calls".
+    """
+
+    model: Transformer
+    vocabulary: Vocabulary
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    slots: int | None = None
+    counters: dict[str, int] | None = None
+
+    def __post_init__(self):
+        check(self.slots is None or self.slots >= 1, "slots", "be at least 1", self.slots)
+        if self.vocabulary.size != self.model.vocabulary_size:
+            raise UserError(
+                f"the vocabulary has {self.vocabulary.size} ids but the model "
+                f"{self.model.vocabulary_size}; use the one it was trained with"
+            )
+
+    def streams(self, prompts: Sequence, unconditional: Sequence | None) -> list[Sequence]:
+        """The streams to run: the unconditional one only where it has a part in the result."""
+        if unconditional is None or self.decode.streams == 1:
+            return [prompts]
+        return [prompts, unconditional]
+
+    def limits(
+        self, prompts_SB: Sequence[Sequence[np.ndarray]], samples: int, most: int
+    ) -> np.ndarray:
+        """Tokens each sample may get, int64 [B]: `most`, or what its longest prompt leaves of the
+        context. Raises UserError for counts that do not match and a prompt that leaves nothing.
+        """
+        check(most >= 1, "most", "be at least 1", most)
+        context = self.model.config.context
+        for stream in prompts_SB:
+            if len(stream) != samples:
+                raise UserError(f"{samples} samples need {samples} prompts, got {len(stream)}")
+            for index, prompt in enumerate(stream):
+                if not 1 <= len(prompt) < context:
+                    raise UserError(
+                        f"prompt {index} has {len(prompt)} tokens and must have 1 to {context - 1} "
+                        f"(model.context {context}) for something to follow; shorten the text or "
+                        "use fewer documents"
+                    )
+        lengths_SB = np.array([[len(row) for row in stream] for stream in prompts_SB], np.int64)
+        return np.minimum(context - lengths_SB.max(0), most)
+
+
+class Written(NamedTuple):
+    """What comes next in the rows of R samples: `ids` int64 [R * W], or [S, R * W] where streams
+    differ; `ended` bool [R]. `places` [S, R * W] say where the ids stand, None: behind the token
+    before. Row w of a sample goes on from its row `parents[r, w]`, int64 [R, W]; None: its own.
+    """
+
+    ids: Tensor
+    ended: np.ndarray
+    places: Tensor | None = None
+    parents: np.ndarray | None = None
+
+
+# (samples, tokens each has been given, logits of each stream [R * W, V]) -> what comes next.
+# The first two are an int64 [R] each, or `ALL` and one int while all samples are in step.
+Writer = Callable[[np.ndarray | slice, np.ndarray | int, Sequence[Tensor]], Written]
+
+
+def generate(rows: Rows, write: Writer) -> None:
+    """Let `write` choose tokens until all samples have ended; who has ended may be asked again."""
+    new = ALL  # places in the cache whose next token is to be chosen
+    while True:
+        rows.put(new, write(*rows.asked(new)))
+        if rows.ended_R.any():
+            new = rows.refill()
+            if len(new):
+                continue
+            if rows.ended_R.all():
+                return
+            rows.shrink()
+        rows.step()
+        new = ALL
+
+
+class Rows:
+    """The samples in the cache: their streams' logits, and what is to be appended next.
 
     `prompts_SB` are int64 [T], ragged; `places_SB`, of T + 1 or more, say where a prompt's tokens
     stand and the one that follows (`positions.place_prompt`). No sample gets more than `most`
-    tokens. V are the ids [start, end). At most `slots` samples (None: all) are in the cache at
-    once; `sample_R` says which. The loop that draws sets `ended_R`. Prompts that are equal, places
-    too, are read once.
-
-    `counters`, if given, is increased by the work done: "prefill_tokens" and "step_tokens" (places
-    of the batch, padding included), "idle_tokens" (those of steps whose sample had ended) and
-    "forward_calls".
+    tokens. V are the ids of `ids`, [start, end).
     """
 
     def __init__(
         self,
-        model: Transformer,
+        decoder: Decoder,
         prompts_SB: Sequence[Sequence[np.ndarray]],
         places_SB: Sequence[Sequence[np.ndarray]],
         most: int,
-        start: int,
-        end: int,
-        slots: int | None = None,
+        ids: tuple[int, int],
         width: int = 1,
-        counters: dict[str, int] | None = None,
     ):
-        check(slots is None or slots >= 1, "slots", "be at least 1", slots)
-        self.model, self.range, self.width = model, (start, end), width
-        self.device = model.token_embedding.weight.device
-        self.prompts_SB, self.places_SB, self.count = prompts_SB, places_SB, len(prompts_SB)
+        self.model, self.ids, self.width = decoder.model, ids, width
+        self.device = decoder.model.token_embedding.weight.device
+        self.prompts_SB, self.places_SB, self.streams = prompts_SB, places_SB, len(prompts_SB)
         self.samples = len(prompts_SB[0])
-        self.counters = {} if counters is None else counters
+        self.counters = {} if decoder.counters is None else decoder.counters
         longest = max(len(row) for stream in prompts_SB for row in stream)
-        self.capacity = min(longest + most, model.config.context)
-        self.sample_R = np.arange(min(self.samples, slots or self.samples))
-        self.ended_R = np.zeros(len(self.sample_R), bool)
-        self.slots = len(self.sample_R)
+        self.capacity = min(longest + most - 1, decoder.model.config.context)
+        self.slots = min(self.samples, decoder.slots or self.samples)
+        self.sample_R = np.arange(self.slots)
+        self.given_R = np.zeros(self.slots, np.int64)  # tokens of each
+        self.ended_R = np.zeros(self.slots, bool)
+        self.in_step = self.slots == self.samples  # all are here, in order and equally far
         self.next = self.read = self.slots  # the first sample that waits, that is not yet read
-        self._begin()
+        cache, logits_PV, which_SA = self._read(self.sample_R, self.capacity)
+        which_X = which_SA.repeat(width, 1).ravel()
+        self._go_on_with(cache, which_X)
+        self.logits = logits_PV[self._tensor(which_X)].chunk(self.streams)
 
-    @property
-    def full(self) -> bool:
-        """Whether the cache has no place for another token: only samples that go on may stay."""
-        return self.cache.longest == self.cache.capacity
+    def asked(self, new: np.ndarray | slice) -> tuple:
+        """What a writer is told of the samples in these places."""
+        if new is not ALL:
+            rows_R = self._tensor(self._rows(new, streams=1))
+            logits = [logits_RV[rows_R] for logits_RV in self.logits]
+            return self.sample_R[new], self.given_R[new], logits
+        if self.in_step:
+            return ALL, int(self.given_R[0]), self.logits
+        return self.sample_R, self.given_R, self.logits
+
+    def put(self, new: np.ndarray | slice, written: Written) -> None:
+        """Take what was written for the samples in these places."""
+        self.given_R[new] += 1
+        if new is ALL:
+            self.written, self.ended_R = written, written.ended
+            return
+        rows_R, old = self._tensor(self._rows(new, streams=1)), self.written
+        self.ended_R[new] = written.ended
+        ids = [self._by_stream(one.ids).clone() for one in (old, written)]
+        ids[0][:, rows_R] = ids[1]
+        places, parents = old.places, old.parents
+        if places is not None:
+            places = places.clone()
+            places[:, rows_R] = written.places
+        if parents is not None:
+            parents[new] = written.parents
+        self.written = Written(ids[0], self.ended_R, places, parents)
 
     @torch.inference_mode()
     def refill(self) -> np.ndarray:
@@ -87,59 +195,52 @@ class Streams:
         few_X = self._tensor(which_SA.repeat(self.width, 1).ravel())
         self.cache.put(rows_X, self.ahead, few_X)
         logits_XV = torch.cat(self.logits).index_copy(0, rows_X, self.ahead_PV[few_X])
-        self.logits = list(logits_XV.chunk(self.count))
+        self.logits = logits_XV.chunk(self.streams)
         self.sample_R[places] = np.arange(self.next, self.next + len(places))
-        self.ended_R[places] = False
+        self.ended_R[places], self.given_R[places] = False, 0
         self.next += len(places)
         return places
 
-    def shrink(self) -> np.ndarray:
-        """Let ended samples leave once they are half of all, or the cache is full; the places
-        int64 [R] of those that stay.
-        """
-        left_R = np.flatnonzero(~self.ended_R)
-        if 2 * len(left_R) > len(self.ended_R) and not (self.full and self.ended_R.any()):
-            return np.arange(len(self.ended_R))
-        self.take(left_R)
-        return left_R
+    @torch.inference_mode()
+    def shrink(self) -> None:
+        """Let ended samples leave once they are half of all, or the cache is full."""
+        left = np.flatnonzero(~self.ended_R)
+        full = self.cache.longest == self.cache.capacity
+        if len(left) == len(self.ended_R) or (2 * len(left) > len(self.ended_R) and not full):
+            return
+        self._go_on_with(self.cache, self._rows(left))
+        rows_R = self._tensor(self._rows(left, streams=1))
+        ids, _, places, parents = self.written
+        self.written = Written(
+            self._by_stream(ids)[:, rows_R],
+            self.ended_R[left],
+            None if places is None else places[:, rows_R],
+            None if parents is None else parents[left],
+        )
+        self.sample_R, self.given_R = self.sample_R[left], self.given_R[left]
+        self.ended_R, self.in_step = self.written.ended, False
 
     @torch.inference_mode()
-    def take(self, places: np.ndarray) -> None:
-        """Go on with the samples in these places, in this order; one may be taken twice."""
-        self._copy(self._rows(places), self.cache)
-        rows_R = self._tensor(self._rows(places)[: len(places) * self.width])
-        self.logits = [logits_RV[rows_R] for logits_RV in self.logits]
-        self.sample_R, self.ended_R = self.sample_R[places], self.ended_R[places]
-
-    @torch.inference_mode()
-    def reorder(self, parents_RW: np.ndarray, newest: int) -> None:
-        """Row w of each sample goes on from its row `parents_RW[r, w]`; call `step` next.
-
-        The rows of a sample differ in at most their `newest` last tokens.
-        """
-        own_RW = np.arange(len(parents_RW))[:, None] * self.width + parents_RW
-        rows_SRW = own_RW + np.arange(self.count)[:, None, None] * own_RW.size
-        self.cache.reorder(self._tensor(rows_SRW.ravel()), newest)
-
-    @torch.inference_mode()
-    def step(self, ids_X: Tensor, places_X: Tensor | None = None) -> None:
-        """Append one id to every row, at these places; left out: behind the one before it."""
-        if self.full:
+    def step(self) -> None:
+        """Append to every row what was written for it."""
+        if self.cache.longest == self.cache.capacity:
             self.cache.settle()
-        if places_X is not None:
-            self.cache.go_on(places_X)
-        logits_XV = self.model.step(ids_X.to(self.device), self.cache, *self.range)
-        self.logits = list(logits_XV.chunk(self.count))
+        ids, _, places, parents = self.written
+        if parents is not None:
+            self._reorder(parents)
+        if places is not None:
+            self.cache.go_on(places.flatten())
+        ids_X = self._by_stream(ids).flatten().to(self.device)
+        self.logits = self.model.step(ids_X, self.cache, *self.ids).chunk(self.streams)
         self._count("step_tokens", len(ids_X))
-        self._count("idle_tokens", int(self.ended_R.sum()) * self.count * self.width)
+        self._count("idle_tokens", int(self.ended_R.sum()) * self.streams * self.width)
         self._count("forward_calls", 1)
 
-    def _begin(self) -> None:
-        """Read the first samples into the cache they stay in."""
-        few, logits_PV, which_SA = self._read(self.sample_R, self.capacity)
-        places_X = which_SA.repeat(self.width, 1).ravel()
-        self._copy(places_X, few)
-        self.logits = list(logits_PV[self._tensor(places_X)].chunk(self.count))
+    def _reorder(self, parents_RW: np.ndarray) -> None:
+        """Let every row go on from its parent, which holds the same but for what it was given."""
+        own_RW = np.arange(len(parents_RW))[:, None] * self.width + parents_RW
+        rows_SRW = own_RW + np.arange(self.streams)[:, None, None] * own_RW.size
+        self.cache.reorder(self._tensor(rows_SRW.ravel()), int(self.given_R.max()) - 1)
 
     def _read_ahead(self) -> None:
         """Read the next of the samples that wait into a cache of their own."""
@@ -152,37 +253,67 @@ class Streams:
     ) -> tuple[Cache, Tensor, np.ndarray]:
         """Read the different prompts P of these samples: a cache, the logits [P, V] after each, and
         which of them the samples have, int64 [S, A].
-        """
-        rows = []
-        for prompts_B, places_B in zip(self.prompts_SB, self.places_SB, strict=True):
-            for sample in samples_A:
-                prompt = prompts_B[sample]
-                # Where what follows stands is the last column; its id is not known yet.
-                places = places_B[sample][: len(prompt) + 1]
-                rows.append(np.stack([np.append(prompt, 0), places]))
-        few, which = unique(rows)
-        ids_PT, lengths_P = pad([row[0, :-1] for row in few], 0)
-        positions_PT, _ = pad([row[1, :-1] for row in few], 0)
-        cache = self.model.cache(len(few), capacity or ids_PT.shape[1])
-        asked = (lengths_P, cache, *self.range, positions_PT)
-        logits_PV = self.model.prefill(ids_PT.to(self.device), *asked)
-        cache.go_on(torch.tensor([row[1, -1] for row in few]))
-        self._count("prefill_tokens", ids_PT.numel())
-        self._count("forward_calls", 1)
-        return cache, logits_PV, np.array(which).reshape(self.count, -1)
 
-    def _rows(self, places: np.ndarray) -> np.ndarray:
-        """The rows of the cache, int64 [X], of the samples in these places."""
+        What all streams of a sample begin with, such as its documents, is read once for them, and
+        once for all samples that have it.
+        """
+        rows = [self._row(stream, sample) for stream in range(self.streams) for sample in samples_A]
+        firsts, which_R = unique(rows)
+        whole = [rows[at][:, :-1] for at in firsts]
+        cuts = self._cuts(rows, len(samples_A))
+        heads = [row[:, : cuts[at]] for row, at in zip(whole, firsts, strict=True)]
+        tails = [row[:, cuts[at] :] for row, at in zip(whole, firsts, strict=True)]
+        longest = max(row.shape[1] for row in whole)
+        alone = len(firsts) == len(rows) * self.width
+        cache = self.model.cache(len(firsts), capacity if capacity and alone else longest)
+        if cuts.all():
+            few, which_P = unique(heads)
+            shared = self.model.cache(len(few), max(heads[at].shape[1] for at in few))
+            self._into(shared, self.model.prefill, [heads[at] for at in few])
+            cache.copy(shared, self._tensor(np.array(which_P)))
+            logits_PV = self._into(cache, self.model.extend, tails)
+        else:
+            logits_PV = self._into(cache, self.model.prefill, whole)
+        cache.go_on(torch.tensor([rows[at][1, -1] for at in firsts]))
+        return cache, logits_PV, np.array(which_R).reshape(self.streams, -1)
+
+    def _row(self, stream: int, sample: int) -> np.ndarray:
+        """A prompt over its places, int64 [2, T + 1]; the last is what follows, not yet known."""
+        prompt, places = self.prompts_SB[stream][sample], self.places_SB[stream][sample]
+        return np.stack([np.append(prompt, 0), places[: len(prompt) + 1]])
+
+    def _cuts(self, rows: Sequence[np.ndarray], samples: int) -> np.ndarray:
+        """Tokens that each row shares with the other streams of its sample, int64 [S * A]."""
+        if self.streams == 1:
+            return np.zeros(samples, np.int64)
+        prompts = [row[:, :-1] for row in rows]
+        shared = [common_start(prompts[sample::samples]) for sample in range(samples)]
+        return np.array(shared * self.streams)
+
+    def _into(self, cache: Cache, read: Callable, rows: Sequence[np.ndarray]) -> Tensor:
+        """Read ragged rows, ids over places [2, T]; the logits after each."""
+        ids_RT, lengths_R = pad([ids for ids, _ in rows], 0)
+        places_RT, _ = pad([places for _, places in rows], 0)
+        self._count("prefill_tokens", ids_RT.numel())
+        self._count("forward_calls", 1)
+        return read(ids_RT.to(self.device), lengths_R, cache, *self.ids, places_RT)
+
+    def _rows(self, places: np.ndarray, streams: int | None = None) -> np.ndarray:
+        """The rows of the cache, int64 [X], of the samples in these places, stream by stream."""
         rows_RW = places[:, None] * self.width + np.arange(self.width)
-        starts_S = np.arange(self.count) * len(self.sample_R) * self.width
+        starts_S = np.arange(streams or self.streams) * len(self.sample_R) * self.width
         return (starts_S[:, None, None] + rows_RW).ravel()
 
-    def _copy(self, places_X: np.ndarray, old: Cache) -> None:
-        """These rows of a cache as the cache to go on with."""
+    def _go_on_with(self, old: Cache, rows_X: np.ndarray) -> None:
+        """Take these rows of a cache as the cache to go on with."""
         self.cache = old
-        if not np.array_equal(places_X, np.arange(old.batch)):
-            self.cache = self.model.cache(len(places_X), self.capacity)
-            self.cache.copy(old, self._tensor(places_X))
+        if not np.array_equal(rows_X, np.arange(old.batch)):
+            self.cache = self.model.cache(len(rows_X), self.capacity)
+            self.cache.copy(old, self._tensor(rows_X))
+
+    def _by_stream(self, ids: Tensor) -> Tensor:
+        """Ids of every stream, [S, R * W]."""
+        return ids if ids.ndim == 2 else ids.expand(self.streams, -1)
 
     def _tensor(self, places: np.ndarray) -> Tensor:
         return torch.as_tensor(places, device=self.device)
@@ -191,32 +322,29 @@ class Streams:
         self.counters[name] = self.counters.get(name, 0) + more
 
 
-def limits(
-    model: Transformer,
-    vocabulary: Vocabulary,
-    prompts_SB: Sequence[Sequence[np.ndarray]],
-    samples: int,
-    most: int,
-) -> np.ndarray:
-    """Tokens each sample may get, int64 [B]: `most`, or what its longest prompt leaves of the
-    context. Raises UserError for counts that do not match and for a prompt that leaves nothing.
-    """
-    check(most >= 1, "most", "be at least 1", most)
-    context = model.config.context
-    if vocabulary.size != model.vocabulary_size:
-        raise UserError(
-            f"the vocabulary has {vocabulary.size} ids but the model {model.vocabulary_size}; "
-            "use the one it was trained with"
-        )
-    for stream in prompts_SB:
-        if len(stream) != samples:
-            raise UserError(f"{samples} samples need {samples} prompts, got {len(stream)}")
-        for index, prompt in enumerate(stream):
-            if not 1 <= len(prompt) < context:
-                raise UserError(
-                    f"prompt {index} has {len(prompt)} tokens and must have 1 to {context - 1} "
-                    f"(model.context {context}) for something to follow; shorten the text or use "
-                    "fewer documents"
-                )
-    lengths_SB = np.array([[len(row) for row in stream] for stream in prompts_SB], np.int64)
-    return np.minimum(context - lengths_SB.max(0), most)
+def pad(prompts: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
+    """Ragged prompts -> (ids int64 [R, T] padded on the right, lengths int64 [R])."""
+    lengths_R = torch.tensor([len(prompt) for prompt in prompts])
+    ids_RT = torch.full((len(prompts), int(lengths_R.max())), filler, dtype=torch.int64)
+    for row, prompt in zip(ids_RT, prompts, strict=True):
+        row[: len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
+    return ids_RT, lengths_R
+
+
+def common_start(rows: Sequence[np.ndarray]) -> int:
+    """Tokens with which all rows [.., T] begin; the last token of none is among them."""
+    most = min(row.shape[-1] for row in rows) - 1
+    first = np.atleast_2d(rows[0])[:, :most]
+    equal = [(first == np.atleast_2d(row)[:, :most]).all(0) for row in rows[1:]]
+    differ = np.flatnonzero(~np.logical_and.reduce(equal)) if equal else ()
+    return int(differ[0]) if len(differ) else most
+
+
+def unique(rows: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
+    """Where each different row comes first, in this order, and which of them each row is."""
+    known: dict[bytes, int] = {}
+    same = [
+        known.setdefault(np.asarray(row, np.int64).tobytes(), at) for at, row in enumerate(rows)
+    ]
+    firsts, which = np.unique(same, return_inverse=True)
+    return firsts.tolist(), which.tolist()

@@ -8,11 +8,12 @@ type; results are float32 or wider. Axes: B rows, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig, EditGuidance
 from cm3leon.errors import UserError
 
 FEW = 64  # likeliest tokens among which the nucleus is looked for first
@@ -142,6 +143,17 @@ def combine(cond_BV: Tensor, free_BV: Tensor | None, decode: DecodeConfig) -> Te
         return guide(cond_BV, free_BV, decode.guidance)
     expert_BV = guide(cond_BV, free_BV, decode.guidance) if decode.guided_expert else cond_BV
     return contrast(expert_BV, free_BV, decode.alpha, decode.k, decode.amateur_temperature)
+
+
+def mix(
+    streams: Sequence[Tensor], decode: DecodeConfig, edit: EditGuidance | None = None
+) -> Tensor:
+    """One, two or, of `edit`, three streams [B, V] of one step as one distribution, conditional
+    first: `combine`, or `guide_edit`.
+    """
+    if edit is not None:
+        return guide_edit(*streams, edit.image, edit.text)
+    return combine(streams[0], streams[1] if len(streams) == 2 else None, decode)
 
 
 def choose(logits_BV: Tensor, uniforms_B: Tensor, decode: DecodeConfig) -> Tensor:

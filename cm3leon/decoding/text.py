@@ -1,11 +1,11 @@
 """Text out of the model: what follows a prompt that ends with a sentinel, until its <eom>.
 
-Only text ids and <eom> can be chosen. Greedy, sampled (guidance or contrast, as `decode.py` has
-them), and beam search, which the paper does not describe for captions (A47). A row is decided by
-its own prompts and uniforms: in float32 the rest of the batch moves its logits by rounding only.
+Only text ids and <eom> can be chosen. Greedy, sampled (guidance or contrast, as `sampling.py`
+has them), and beam search, which the paper does not describe for captions (A47). A row is decided
+by its own prompts and uniforms: in float32 the rest of the batch moves its logits by rounding only.
 
-Axes: B samples, S streams, R rows of one stream, W beams of a sample, M tokens, V choices: the text
-ids, then <eom> at index `text_size`.
+Axes: B samples, S streams, R samples in the cache, W beams of a sample, X = R * W rows of a stream,
+M tokens, V choices: the text ids, then <eom> at index `text_size`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import check
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.loop import Streams, limits
-from cm3leon.decoding.sampling import combine
+from cm3leon.decoding.loop import Decoder, Rows, Written, generate
+from cm3leon.decoding.sampling import mix
 from cm3leon.engine.cpu_sample import choose
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import Transformer
-from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.positions import place_prompt, text_room
 
 
@@ -33,7 +30,7 @@ from cm3leon.sequence.positions import place_prompt, text_room
 class Continuation:
     """Text ids without their <eom>; `score` is the sum of log p in nats, <eom> included.
 
-    p is what the streams say together (`decode.combine`), before temperature, top-k and top-p.
+    p is what the streams say together (`sampling.mix`), before temperature, top-k and top-p.
     `finished` is False when `most`, the context or the places of a text cut it off before its
     <eom>.
     """
@@ -78,65 +75,35 @@ class BeamConfig:
 
 
 def continue_text(
-    model: Transformer,
-    vocabulary: Vocabulary,
+    decoder: Decoder,
     prompts: Sequence[np.ndarray],
-    free_prompts: Sequence[np.ndarray] | None,
+    unconditional: Sequence[np.ndarray] | None,
     uniforms_BM: np.ndarray,
-    decode: DecodeConfig,
-    slots: int | None = None,
-    counters: dict[str, int] | None = None,
 ) -> list[Continuation]:
     """Draw text after each prompt, with one uniform in [0, 1) a token; at most M tokens.
 
-    Prompts int64 [T], ragged; `free_prompts` are the unconditional stream of guidance or the
-    amateur's of contrast, not used when `decode.streams` is 1. A row ends with its <eom>, after M
+    Prompts int64 [T], ragged; `unconditional` are those of guidance's second stream or of
+    contrast's amateur, not used when `decode.streams` is 1. A row ends with its <eom>, after M
     tokens, or where its longer prompt and what was drawn, <eom> included, fill the context or the
-    model's places for a text.
-    Temperature 0 is greedy. At most `slots` samples are in the cache at once (None: all): a sample
-    that ends makes room for the next. `counters` as in `Streams`. Raises UserError for counts that
-    do not match, a prompt without room for a token, and weights that give NaN.
+    model's places for a text. Temperature 0 is greedy. Raises UserError for counts that do not
+    match, a prompt without room for a token, and weights that give NaN.
     """
     uniforms_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
-    streams = _streams(prompts, free_prompts, decode)
-    samples, most = uniforms_BM.shape
-    limits_B, places_SB = _limits(model, vocabulary, streams, samples, most)
+    streams = decoder.streams(prompts, unconditional)
+    limits_B, places_SB = _limits(decoder, streams, *uniforms_BM.shape)
     if not len(limits_B):
         return []
-    reach, end = int(limits_B.max()), vocabulary.eom + 1
-    rows = Streams(model, streams, places_SB, reach, 0, end, slots, counters=counters)
-    uniforms_BM = uniforms_BM.to(rows.device)
-    texts = [_Text(int(limit), vocabulary.text_size) for limit in limits_B]
-    chosen_R = torch.zeros(len(rows.sample_R), dtype=torch.int64, device=rows.device)
-    new_R = np.arange(len(chosen_R))  # places whose next token is to be drawn
-    while True:
-        logits_RV = _combined(rows, vocabulary, decode, new_R)
-        live = [texts[sample] for sample in rows.sample_R[new_R]]
-        drawn_R = [min(len(text.tokens), most - 1) for text in live]
-        found_R = choose(logits_RV, uniforms_BM[rows.sample_R[new_R], drawn_R], decode)
-        chosen_R[torch.as_tensor(new_R, device=rows.device)] = found_R
-        _append(live, logits_RV, found_R)
-        rows.ended_R = np.array([texts[sample].ended for sample in rows.sample_R])
-        new_R = rows.refill()
-        if len(new_R):
-            continue
-        if rows.ended_R.all():
-            return [_end(text.tokens, text.score, text.stop) for text in texts]
-        chosen_R = chosen_R[torch.as_tensor(rows.shrink(), device=rows.device)]
-        rows.step(_ids(chosen_R, vocabulary).repeat(rows.count))
-        new_R = np.arange(len(chosen_R))
+    write = _Texts(decoder, limits_B, uniforms_BM)
+    generate(_rows(decoder, streams, places_SB, limits_B), write)
+    return [_end(text.tokens, text.score, text.stop) for text in write.texts_B]
 
 
 def beam_text(
-    model: Transformer,
-    vocabulary: Vocabulary,
+    decoder: Decoder,
     prompts: Sequence[np.ndarray],
-    free_prompts: Sequence[np.ndarray] | None,
+    unconditional: Sequence[np.ndarray] | None,
     beam: BeamConfig,
-    decode: DecodeConfig,
     most: int,
-    slots: int | None = None,
-    counters: dict[str, int] | None = None,
 ) -> list[list[Continuation]]:
     """Up to `beam.width` continuations of each prompt of at most `most` tokens, best first.
 
@@ -145,40 +112,23 @@ def beam_text(
     are combined as `decode` says; its temperature, top-k and top-p have no part. Memory grows with
     the samples at once, `slots`, times W. The rest as in `continue_text`.
     """
-    streams = _streams(prompts, free_prompts, decode)
-    limits_B, places_SB = _limits(model, vocabulary, streams, len(prompts), most)
+    streams = decoder.streams(prompts, unconditional)
+    limits_B, places_SB = _limits(decoder, streams, len(prompts), most)
     if not len(limits_B):
         return []
-    reach, end = int(limits_B.max()), vocabulary.eom + 1
-    rows = Streams(model, streams, places_SB, reach, 0, end, slots, beam.width, counters)
-    beams = [_Beams(beam, int(limit), vocabulary.text_size) for limit in limits_B]
-    new_R = np.arange(len(rows.sample_R))
-    while True:
-        own_RW = new_R[:, None] * beam.width + np.arange(beam.width)
-        live = [beams[sample] for sample in rows.sample_R[new_R]]
-        _grow(live, _combined(rows, vocabulary, decode, own_RW.ravel()))
-        rows.ended_R = np.array([not beams[sample].alive for sample in rows.sample_R])
-        new_R = rows.refill()
-        if len(new_R):
-            continue
-        if rows.ended_R.all():
-            return [one.ranked() for one in beams]
-        rows.shrink()
-        live = [beams[sample] for sample in rows.sample_R]
-        rows.reorder(np.array([one.parents for one in live]), max(one.newest for one in live))
-        last_R = torch.tensor([token for one in live for token in one.last])
-        rows.step(_ids(last_R, vocabulary).repeat(rows.count))
-        new_R = np.arange(len(live))
+    write = _Searches(decoder, limits_B, beam)
+    generate(_rows(decoder, streams, places_SB, limits_B, beam.width), write)
+    return [one.ranked() for one in write.beams_B]
 
 
-def _limits(model, vocabulary, streams, samples: int, most: int) -> tuple[np.ndarray, list]:
+def _limits(decoder: Decoder, streams, samples: int, most: int) -> tuple[np.ndarray, list]:
     """Tokens each sample may get, int64 [B], and where its prompts and the text behind them stand,
     stream by stream.
     """
-    limits_B, config = limits(model, vocabulary, streams, samples, most), model.config
+    limits_B, config = decoder.limits(streams, samples, most), decoder.model.config
     any_text = 0
     places_SB = [
-        [place_prompt(prompt, any_text, vocabulary, config) for prompt in stream]
+        [place_prompt(prompt, any_text, decoder.vocabulary, config) for prompt in stream]
         for stream in streams
     ]
     rooms_SB = np.array([[text_room(at[-1], config) for at in row] for row in places_SB], np.int64)
@@ -190,24 +140,73 @@ def _limits(model, vocabulary, streams, samples: int, most: int) -> tuple[np.nda
     return np.minimum(limits_B, rooms_SB.min(0)), places_SB
 
 
-def _append(live: list[_Text], logits_RV: Tensor, found_R: Tensor) -> None:
-    """Every text takes what was drawn for it."""
-    gains_R = logits_RV.double().log_softmax(-1).gather(-1, found_R[:, None])[:, 0]
-    for text, token, gain in zip(live, found_R.tolist(), gains_R.tolist(), strict=True):
-        text.add(token, gain)
+def _rows(decoder: Decoder, streams, places_SB, limits_B, width: int = 1) -> Rows:
+    """The rows of these prompts, with logits of all ids up to <eom>."""
+    ids = 0, decoder.vocabulary.eom + 1
+    return Rows(decoder, streams, places_SB, int(limits_B.max()), ids, width)
 
 
-def _grow(live: list[_Beams], logits_RV: Tensor) -> None:
-    """Every sample takes the best extensions of its rows."""
-    gains_RV = logits_RV.double().log_softmax(-1)
-    scores_R = torch.tensor([score for one in live for score in one.scores], dtype=torch.float64)
-    totals_RV = scores_R.to(gains_RV.device)[:, None] + gains_RV
-    if totals_RV.isnan().any():
-        raise UserError("logits hold NaN, so no text can be found; check the weights")
-    best_BW, at_BW = totals_RV.view(len(live), -1).topk(live[0].beam.width)
-    for one, totals, places in zip(live, best_BW.tolist(), at_BW.tolist(), strict=True):
-        if one.alive:
-            one.grow(totals, places)
+class _Choices:
+    """The text ids and <eom>, between the vocabulary and V choices."""
+
+    def __init__(self, decoder: Decoder):
+        self.decode = decoder.decode
+        self.text_size, self.eom = decoder.vocabulary.text_size, decoder.vocabulary.eom
+
+    def mixed(self, logits: Sequence[Tensor]) -> Tensor:
+        """The streams as one distribution over text ids and <eom>, [R, V]."""
+        few = [torch.cat([one[:, : self.text_size], one[:, self.eom :]], 1) for one in logits]
+        return mix(few, self.decode)
+
+    def ids(self, chosen_R: Tensor) -> Tensor:
+        """Choices as ids of the vocabulary."""
+        return chosen_R.where(chosen_R != self.text_size, self.eom)
+
+
+class _Texts(_Choices):
+    """Draws the next token of each text."""
+
+    def __init__(self, decoder: Decoder, limits_B: np.ndarray, uniforms_BM: Tensor):
+        super().__init__(decoder)
+        self.uniforms_BM = uniforms_BM.to(decoder.model.token_embedding.weight.device)
+        texts = [_Text(int(limit), self.text_size) for limit in limits_B]
+        self.texts_B = np.array(texts, dtype=object)
+
+    def __call__(self, samples, given, logits: Sequence[Tensor]) -> Written:
+        """The next token of these samples."""
+        logits_RV = self.mixed(logits)
+        at = np.minimum(given, self.uniforms_BM.shape[1] - 1)  # of those that have ended any
+        found_R = choose(logits_RV, self.uniforms_BM[samples, at], self.decode)
+        gains_R = logits_RV.double().log_softmax(-1).gather(-1, found_R[:, None])[:, 0]
+        texts = self.texts_B[samples]
+        for text, token, gain in zip(texts, found_R.tolist(), gains_R.tolist(), strict=True):
+            text.add(token, gain)
+        return Written(self.ids(found_R), np.array([text.ended for text in texts]))
+
+
+class _Searches(_Choices):
+    """Lets the beams of each sample grow by a token."""
+
+    def __init__(self, decoder: Decoder, limits_B: np.ndarray, beam: BeamConfig):
+        super().__init__(decoder)
+        beams = [_Beams(beam, int(limit), self.text_size) for limit in limits_B]
+        self.width, self.beams_B = beam.width, np.array(beams, dtype=object)
+
+    def __call__(self, samples, given, logits: Sequence[Tensor]) -> Written:
+        """The best extensions of the rows of these samples."""
+        live = self.beams_B[samples]
+        gains_XV = self.mixed(logits).double().log_softmax(-1)
+        scores_X = torch.tensor([s for one in live for s in one.scores], dtype=torch.float64)
+        totals_XV = scores_X.to(gains_XV.device)[:, None] + gains_XV
+        if totals_XV.isnan().any():
+            raise UserError("logits hold NaN, so no text can be found; check the weights")
+        best_RW, at_RW = totals_XV.view(len(live), -1).topk(self.width)
+        for one, totals, places in zip(live, best_RW.tolist(), at_RW.tolist(), strict=True):
+            if one.alive:
+                one.grow(totals, places)
+        last_X = torch.tensor([token for one in live for token in one.last])
+        ended_R = np.array([not one.alive for one in live])
+        return Written(self.ids(last_X), ended_R, parents=np.array([one.parents for one in live]))
 
 
 class _Text:
@@ -262,11 +261,6 @@ class _Beams:
         return self.scores[0] > -math.inf
 
     @property
-    def newest(self) -> int:
-        """Tokens in which the rows of the cache may differ: all drawn but the last."""
-        return max(0, len(self.texts[0]) - 1)
-
-    @property
     def last(self) -> list[int]:
         """The newest token of every row; of a dead row any."""
         return [text[-1] if text else 0 for text in self.texts]
@@ -276,30 +270,6 @@ class _Beams:
         return sorted(self.ended, key=self.beam.rank, reverse=True)
 
 
-def _combined(
-    rows: Streams, vocabulary: Vocabulary, decode: DecodeConfig, new_R: np.ndarray
-) -> Tensor:
-    """The streams of these rows as one distribution over text ids and <eom>, [R, V]."""
-    places_R = torch.as_tensor(new_R, device=rows.device)
-    logits = [
-        torch.cat([one[:, : vocabulary.text_size], one[:, vocabulary.eom :]], 1)[places_R]
-        for one in rows.logits
-    ]
-    return combine(logits[0], logits[1] if rows.count == 2 else None, decode)
-
-
-def _ids(chosen_R: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Choices as ids of the vocabulary."""
-    return chosen_R.where(chosen_R != vocabulary.text_size, vocabulary.eom)
-
-
 def _end(tokens: list[int], score: float, stop: int) -> Continuation:
     finished = tokens[-1] == stop
     return Continuation(tuple(tokens[:-1] if finished else tokens), score, finished)
-
-
-def _streams(prompts, free_prompts, decode: DecodeConfig) -> list:
-    """The streams to run: the free one only where it has a part in the result."""
-    if free_prompts is None or decode.streams == 1:
-        return [prompts]
-    return [prompts, free_prompts]

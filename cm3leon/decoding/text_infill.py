@@ -17,9 +17,9 @@ import numpy as np
 
 from cm3leon.config import check
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig, Continuation, beam_text, continue_text
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence.documents import FREE_READINGS, Document, Text, Vocabulary, build_sample
 from cm3leon.sequence.masking import Span, rotate
@@ -127,34 +127,31 @@ def _after_gap(piece: str, text: TextTokenizer) -> tuple[int, ...]:
 
 
 def fill_gaps(
-    model: Transformer,
-    vocabulary: Vocabulary,
+    decoder: Decoder,
     captions: Sequence[Gaps],
     seeds: Sequence[int],
-    decode: DecodeConfig = GREEDY,
     beam: BeamConfig | None = None,
     most: int = MOST,
-    slots: int | None = None,
-    counters: dict[str, int] | None = None,
 ) -> list[list[Continuation]]:
     """What each gap of each caption hides, in order; of at most `most` tokens each.
 
     Sampled with one uniform a token from the caption's own seed, or the best of a beam search,
     which needs no seeds. Several gaps are filled one after the other, each knowing those before it,
     as in a training sample of several spans. Where the picture is hidden one stream stands alone:
-    guidance and contrast have nothing to compare. At most `slots` rows, of a beam search its width
-    for each caption, are worked on at once (None: all); a caption that ends makes room for the
-    next. `counters` as in `Streams`; errors as in `text_decode`.
+    guidance and contrast have nothing to compare. At most `decoder.slots` rows, of a beam search
+    its width for each caption, are worked on at once; errors as in `continue_text`.
     """
     check(len(seeds) == len(captions), "seeds", f"be one a caption ({len(captions)})", len(seeds))
+    if decoder.slots and beam:
+        decoder = replace(decoder, slots=max(1, decoder.slots // beam.width))
 
     def fill(rows: list[int]) -> list[list[Continuation]]:
         part, own = [captions[row] for row in rows], [seeds[row] for row in rows]
-        streams = [[one.prompt(vocabulary) for one in part]]
-        if decode.streams == 2 and part[0].codes is not None:
-            streams.append([one.free(vocabulary, decode.free) for one in part])
-        search = (own, decode, beam, most, slots, counters)
-        return _fill(model, vocabulary, part, streams, *search)
+        streams = [[one.prompt(decoder.vocabulary) for one in part]]
+        if decoder.decode.streams == 2 and part[0].codes is not None:
+            reading = decoder.decode.free
+            streams.append([one.free(decoder.vocabulary, reading) for one in part])
+        return _fill(decoder, part, streams, own, beam, most)
 
     return apart([one.codes is None for one in captions], fill)
 
@@ -169,27 +166,21 @@ def apart(kinds: Sequence[bool], fill: Callable[[list[int]], Sequence]) -> list:
     return found
 
 
-def _fill(model, vocabulary, captions, streams, seeds, decode, beam, most, slots, counters):
+def _fill(decoder, captions, streams, seeds, beam, most) -> list[list[Continuation]]:
     """`fill_gaps` of captions with these prompts, stream by stream."""
-    if slots and beam:
-        slots = max(1, slots // beam.width)
     found: list[list[Continuation]] = [[] for _ in captions]
     for gap in range(max(one.count for one in captions)):
         left = [row for row, one in enumerate(captions) if one.count > gap]
-        prompts, free = [*([stream[row] for row in left] for stream in streams), None][:2]
+        prompts, without = [*([stream[row] for row in left] for stream in streams), None][:2]
         if beam:
-            asked = (prompts, free, beam, decode, most, slots, counters)
-            best = beam_text(model, vocabulary, *asked)
-            spans = [ranked[0] for ranked in best]
+            spans = [best[0] for best in beam_text(decoder, prompts, without, beam, most)]
         else:
             own = [seeds[row] if gap == 0 else derive(seeds[row], "gap", gap) for row in left]
-            noise = uniforms(own, most)
-            asked = (prompts, free, noise, decode, slots, counters)
-            spans = continue_text(model, vocabulary, *asked)
+            spans = continue_text(decoder, prompts, without, uniforms(own, most))
         for row, span in zip(left, spans, strict=True):
             found[row].append(span)
             if captions[row].count > gap + 1:
-                behind = [*span.ids, vocabulary.eom, vocabulary.mask(gap + 1)]
+                behind = [*span.ids, decoder.vocabulary.eom, decoder.vocabulary.mask(gap + 1)]
                 for stream in streams:
                     stream[row] = np.concatenate([stream[row], behind])
     return found

@@ -10,15 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.image_infill import (
-    DRAW,
-    METHODS,
-    EditGuidance,
-    Hole,
-    fill_holes,
-    hidden_by_box,
-)
+from cm3leon.decoding.config import DecodeConfig, EditGuidance
+from cm3leon.decoding.image_infill import METHODS, Hole, fill_holes, hidden_by_box
+from cm3leon.decoding.images import DRAW
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.sampling import choose, combine, guide_edit
 from cm3leon.errors import UserError
 from cm3leon.loading import load_system
@@ -146,7 +141,7 @@ def streams_of(hole, decode, method, edit=None, rest=False):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decode", DECODES, ids=str)
 def test_equals_the_plain_loop(decode, method):
-    found = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode, method)
+    found = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS, method)
     for hole, seed, codes in zip(SAME, SEEDS, found, strict=True):
         drawn, _ = plain(streams_of(hole, decode, method), uniforms([seed], 20)[0], decode)
         gone = np.array(hole.hidden)
@@ -156,7 +151,7 @@ def test_equals_the_plain_loop(decode, method):
 
 def test_editing_equals_the_plain_loop():
     decode, edit = DecodeConfig(temperature=0.9, top_p=0.95), EditGuidance(1.6, 2.5)
-    found = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode, edit=edit)
+    found = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS, edit=edit)
     for hole, seed, codes in zip(SAME, SEEDS, found, strict=True):
         plans = streams_of(hole, decode, "forward", edit)
         drawn, _ = plain(plans, uniforms([seed], 6)[0], decode, edit)
@@ -165,17 +160,17 @@ def test_editing_equals_the_plain_loop():
 
 def test_weights_of_editing():
     decode = DecodeConfig(guidance=1.0, temperature=1.0)
-    one = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode)
-    both = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode, edit=EditGuidance())
+    one = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS)
+    both = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS, edit=EditGuidance())
     assert np.array_equal(one, both)
-    guided = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, replace(decode, guidance=2.5))
-    text = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode, edit=EditGuidance(text=2.5))
+    guided = fill_holes(Decoder(MODEL, VOCABULARY, replace(decode, guidance=2.5)), SAME, SEEDS)
+    text = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS, edit=EditGuidance(text=2.5))
     assert np.array_equal(guided, text) and not np.array_equal(guided, one)
 
 
 def test_the_best_of_tries_is_kept():
     decode = DecodeConfig(guidance=1.5, temperature=1.2)
-    found = fill_holes(MODEL, VOCABULARY, SAME, SEEDS, decode, tries=4)
+    found = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS, tries=4)
     kept = []
     for hole, seed, codes in zip(SAME, SEEDS, found, strict=True):
         plans = streams_of(hole, decode, "forward", rest=True)
@@ -190,33 +185,34 @@ def test_the_best_of_tries_is_kept():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_picture_depends_on_nothing_beside_it(method):
     decode = DecodeConfig(guidance=1.5, temperature=1.0)
-    together = fill_holes(MODEL, VOCABULARY, SAME * 3, SEEDS * 3, decode, method)
+    together = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME * 3, SEEDS * 3, method)
     for row, (hole, seed) in enumerate(zip(SAME, SEEDS, strict=True)):
-        alone = fill_holes(MODEL, VOCABULARY, [hole], [seed], decode, method)
+        alone = fill_holes(Decoder(MODEL, VOCABULARY, decode), [hole], [seed], method)
         assert alone[0].tolist() == together[row].tolist() == together[row + 8].tolist()
-    ragged = [fill_holes(MODEL, VOCABULARY, [hole], [1], decode, method) for hole in HOLES]
+    ragged = [fill_holes(Decoder(MODEL, VOCABULARY, decode), [hole], [1], method) for hole in HOLES]
     assert [len(codes) for (codes,) in ragged] == [len(hole.codes) for hole in HOLES]
-    other_lengths = fill_holes(MODEL, VOCABULARY, HOLES, [1] * 4, decode, method)
+    other_lengths = fill_holes(Decoder(MODEL, VOCABULARY, decode), HOLES, [1] * 4, method)
     assert all(map(np.array_equal, other_lengths, [codes for (codes,) in ragged]))
 
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_refill_cannot_be_seen(tries):
     decode, counters = DecodeConfig(guidance=1.5, temperature=1.0), {}
-    wanted = fill_holes(MODEL, VOCABULARY, HOLES * 3, range(12), decode, tries=tries)
+    wanted = fill_holes(Decoder(MODEL, VOCABULARY, decode), HOLES * 3, range(12), tries=tries)
     for slots in (1, 2, 5):
-        asked = (HOLES * 3, range(12), decode, "forward", None, tries, slots, counters)
-        assert all(map(np.array_equal, fill_holes(MODEL, VOCABULARY, *asked), wanted))
+        decoder = Decoder(MODEL, VOCABULARY, decode, slots, counters)
+        found = fill_holes(decoder, HOLES * 3, range(12), tries=tries)
+        assert all(map(np.array_equal, found, wanted))
     assert counters["step_tokens"] > counters["idle_tokens"] >= 0
 
 
 @pytest.mark.parametrize("decode", DECODES[3:], ids=str)
 def test_no_caption_beside_captions(decode):
     """Contrast of a stream with itself would be even over its best: such a row has one stream."""
-    together = fill_holes(MODEL, VOCABULARY, HOLES, [1, 2, 3, 4], decode)
+    together = fill_holes(Decoder(MODEL, VOCABULARY, decode), HOLES, [1, 2, 3, 4])
     assert HOLES[2].text_ids is None
     plain_decode = replace(decode, strategy="guide", guidance=1.0)
-    (alone,) = fill_holes(MODEL, VOCABULARY, HOLES[2:3], [3], plain_decode)
+    (alone,) = fill_holes(Decoder(MODEL, VOCABULARY, plain_decode), HOLES[2:3], [3])
     assert alone.tolist() == together[2].tolist()
 
 
@@ -227,11 +223,11 @@ def test_a_hidden_picture_is_drawing_it():
 
     decode = DecodeConfig(guidance=2.0, temperature=1.0)
     holes = [Hole((0,) * 6, (True,) * 6, text) for text in ((1, 2), (3,), (4, 5, 6))]
-    found = fill_holes(MODEL, VOCABULARY, holes, [1, 2, 3], decode)
+    found = fill_holes(Decoder(MODEL, VOCABULARY, decode), holes, [1, 2, 3])
     prompts = [build_prompt(hole.text_ids, [], VOCABULARY) for hole in holes]
     free = [build_free_prompt([], VOCABULARY)] * 3
     noise = uniforms([1, 2, 3], 6)
-    drawn = generate_images(MODEL, VOCABULARY, prompts, free, noise, decode)
+    drawn = generate_images(Decoder(MODEL, VOCABULARY, decode), prompts, free, noise)
     assert np.array_equal(drawn, found)
 
 
@@ -256,8 +252,8 @@ def test_boxes_that_are_none(box):
 
 
 def call(**other):
-    told = dict(holes=SAME, seeds=SEEDS, decode=DECODES[1]) | other
-    return fill_holes(MODEL, VOCABULARY, **told)
+    told = dict(holes=SAME, seeds=SEEDS) | other
+    return fill_holes(Decoder(MODEL, VOCABULARY, DECODES[1]), **told)
 
 
 BIG = [Hole((0,) * 28, (True,) * 28, (1, 2, 3))]
@@ -268,7 +264,9 @@ MISTAKES = {
     "method 'span' takes one try": lambda: call(method="span", tries=2),
     "method 'spans' takes one try": lambda: call(method="spans", edit=EditGuidance()),
     "image guidance must be finite, got nan": lambda: EditGuidance(image=float("nan")),
-    "do not fit the context of 32 tokens": lambda: call(holes=BIG, seeds=[1]),
+    "28 image tokens behind it this does not fit the context of 32": lambda: call(
+        holes=BIG, seeds=[1]
+    ),
     "hidden must hide at least one code": lambda: Hole((1, 2), (False, False)),
     "hidden must have one value a code": lambda: Hole((1, 2), (True,)),
 }

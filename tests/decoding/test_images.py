@@ -13,7 +13,8 @@ import torch
 
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.images import common_start, generate_images, pad, unique
+from cm3leon.decoding.images import generate_images
+from cm3leon.decoding.loop import Decoder, common_start, pad, unique
 from cm3leon.decoding.sampling import contrast, draw, guide, restrict, temperature, top_p
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
@@ -86,7 +87,7 @@ def plain(model, prompt, free, uniforms_N, decode: DecodeConfig) -> list[int]:
     ids=str,
 )
 def test_equals_the_plain_loop(model, decode):
-    found = generate_images(model, VOCABULARY, PROMPTS[:5], FREE[:5], UNIFORMS[:5], decode)
+    found = generate_images(Decoder(model, VOCABULARY, decode), PROMPTS[:5], FREE[:5], UNIFORMS[:5])
     wanted = [plain(model, *row, decode) for row in zip(PROMPTS[:5], FREE, UNIFORMS, strict=False)]
     assert found.tolist() == wanted
     assert found.dtype == torch.int64 and found.shape == (5, COUNT)
@@ -95,21 +96,20 @@ def test_equals_the_plain_loop(model, decode):
 
 @pytest.mark.parametrize("size", [1, 7])
 def test_batch_size_cannot_be_seen(model, size):
-    together = generate_images(model, VOCABULARY, PROMPTS, FREE, UNIFORMS, DECODE)
+    together = generate_images(Decoder(model, VOCABULARY, DECODE), PROMPTS, FREE, UNIFORMS)
     apart = [
         generate_images(
-            model, VOCABULARY, PROMPTS[i : i + size], FREE[i : i + size],
-            UNIFORMS[i : i + size], DECODE,
+            Decoder(model, VOCABULARY, DECODE), PROMPTS[part], FREE[part], UNIFORMS[part]
         )
-        for i in range(0, 32, size)
-    ]  # fmt: skip
+        for part in (slice(start, start + size) for start in range(0, 32, size))
+    ]
     assert torch.cat(apart).tolist() == together.tolist()
 
 
 def test_order_cannot_be_seen(model):
-    together = generate_images(model, VOCABULARY, PROMPTS, FREE, UNIFORMS, DECODE)
+    together = generate_images(Decoder(model, VOCABULARY, DECODE), PROMPTS, FREE, UNIFORMS)
     backwards = generate_images(
-        model, VOCABULARY, PROMPTS[::-1], FREE[::-1], UNIFORMS[::-1].copy(), DECODE
+        Decoder(model, VOCABULARY, DECODE), PROMPTS[::-1], FREE[::-1], UNIFORMS[::-1].copy()
     )
     assert backwards.flip(0).tolist() == together.tolist()
 
@@ -117,27 +117,29 @@ def test_order_cannot_be_seen(model):
 def test_one_stream_is_weight_one(model):
     alone = replace(DECODE, guidance=1.0)
     counters = {}
-    one = generate_images(model, VOCABULARY, PROMPTS, FREE, UNIFORMS, alone, counters)
+    one = generate_images(
+        Decoder(model, VOCABULARY, alone, counters=counters), PROMPTS, FREE, UNIFORMS
+    )
     assert counters["step_tokens"] == 32 * (COUNT - 1)
-    bare = generate_images(model, VOCABULARY, PROMPTS, None, UNIFORMS, DECODE)
-    twins = generate_images(model, VOCABULARY, PROMPTS, PROMPTS, UNIFORMS, DECODE)
+    bare = generate_images(Decoder(model, VOCABULARY, DECODE), PROMPTS, None, UNIFORMS)
+    twins = generate_images(Decoder(model, VOCABULARY, DECODE), PROMPTS, PROMPTS, UNIFORMS)
     assert one.tolist() == bare.tolist() == twins.tolist()
-    guided = generate_images(model, VOCABULARY, PROMPTS, FREE, UNIFORMS, DECODE)
+    guided = generate_images(Decoder(model, VOCABULARY, DECODE), PROMPTS, FREE, UNIFORMS)
     assert guided.tolist() != one.tolist()
 
 
 def test_weight_zero_is_the_free_stream(model):
     zero = generate_images(
-        model, VOCABULARY, PROMPTS, FREE, UNIFORMS, replace(DECODE, guidance=0.0)
+        Decoder(model, VOCABULARY, replace(DECODE, guidance=0.0)), PROMPTS, FREE, UNIFORMS
     )
-    free = generate_images(model, VOCABULARY, FREE, None, UNIFORMS, DECODE)
+    free = generate_images(Decoder(model, VOCABULARY, DECODE), FREE, None, UNIFORMS)
     assert zero.tolist() == free.tolist()
 
 
 def test_inputs_are_left_alone(model):
     prompts, free = [row.copy() for row in PROMPTS[:3]], [row.copy() for row in FREE[:3]]
     noise, weights = UNIFORMS[:3].copy(), [weight.clone() for weight in model.parameters()]
-    generate_images(model, VOCABULARY, prompts, free, noise, DECODE)
+    generate_images(Decoder(model, VOCABULARY, DECODE), prompts, free, noise)
     for before, after in zip([*PROMPTS[:3], *FREE[:3]], [*prompts, *free], strict=True):
         np.testing.assert_array_equal(before, after)
     np.testing.assert_array_equal(noise, UNIFORMS[:3])
@@ -147,8 +149,11 @@ def test_inputs_are_left_alone(model):
 def test_work_is_counted_exactly(model):
     counters = {"forward_calls": 100}
     prompts, free = [np.arange(5), np.arange(9)], [np.arange(2), np.arange(3)]
-    generate_images(model, VOCABULARY, prompts, free, UNIFORMS[:2], DECODE, counters)
-    assert counters == {
+    generate_images(
+        Decoder(model, VOCABULARY, DECODE, counters=counters), prompts, free, UNIFORMS[:2]
+    )
+    counted = {name: counters[name] for name in ("prefill_tokens", "step_tokens", "forward_calls")}
+    assert counted == {
         "prefill_tokens": 2 * 2 + 4 * 7,  # beginnings 0 and 0 1, then what follows them
         "step_tokens": 4 * (COUNT - 1),
         "forward_calls": 100 + COUNT + 1,
@@ -161,7 +166,9 @@ def test_what_prompts_share_is_read_once(model):
     prompts = [np.concatenate([documents, caption]) for caption in captions] * 3
     free = [np.concatenate([documents, [20]])] * 6
     noise = UNIFORMS[:6]
-    found = generate_images(model, VOCABULARY, prompts, free, noise, DECODE, counters)
+    found = generate_images(
+        Decoder(model, VOCABULARY, DECODE, counters=counters), prompts, free, noise
+    )
     # One beginning for all, then three different ends for the six samples of two streams.
     assert counters["prefill_tokens"] == 10 + 3 * 3
     wanted = [plain(model, *row, DECODE) for row in zip(prompts, free, noise, strict=True)]
@@ -171,19 +178,21 @@ def test_what_prompts_share_is_read_once(model):
 def test_a_prompt_of_one_token(model):
     one, codes = [np.array([7])], []
     for free in ([np.array([7])], [np.array([3, 4])]):
-        codes.append(generate_images(model, VOCABULARY, one, free, UNIFORMS[:1], DECODE))
+        codes.append(generate_images(Decoder(model, VOCABULARY, DECODE), one, free, UNIFORMS[:1]))
         assert codes[-1][0].tolist() == plain(model, one[0], free[0], UNIFORMS[0], DECODE)
 
 
 def test_the_context_can_be_filled_to_the_last_token(model):
     full = [np.arange(32 - COUNT)]
-    codes = generate_images(model, VOCABULARY, full, FREE[:1], UNIFORMS[:1], DECODE)
+    codes = generate_images(Decoder(model, VOCABULARY, DECODE), full, FREE[:1], UNIFORMS[:1])
     assert codes[0].tolist() == plain(model, full[0], FREE[0], UNIFORMS[0], DECODE)
 
 
 def test_nothing_to_draw(model):
     counters = {}
-    none = generate_images(model, VOCABULARY, [], [], uniforms([], COUNT), DECODE, counters)
+    none = generate_images(
+        Decoder(model, VOCABULARY, DECODE, counters=counters), [], [], uniforms([], COUNT)
+    )
     assert none.shape == (0, COUNT) and none.dtype == torch.int64 and counters == {}
 
 
@@ -191,7 +200,7 @@ def test_bfloat16_draws_image_codes(model):
     half = Transformer(CONFIG)
     half.load_state_dict(model.state_dict())
     codes = generate_images(
-        half.bfloat16(), VOCABULARY, PROMPTS[:3], FREE[:3], UNIFORMS[:3, :3], DECODE
+        Decoder(half.bfloat16(), VOCABULARY, DECODE), PROMPTS[:3], FREE[:3], UNIFORMS[:3, :3]
     )
     assert codes.shape == (3, 3) and codes.min() >= 0 and codes.max() < 40
 
@@ -207,22 +216,21 @@ def test_common_starts():
     assert common_start([np.array([1, 2]), np.array([1, 2])]) == 1  # the last token is left
     assert common_start([np.array([1, 2, 3])]) == 2
     assert common_start([np.array([1]), np.array([1, 2])]) == 0
-    some, which = unique([rows[0], rows[1], rows[0]])
-    assert [row.tolist() for row in some] == [[1, 2, 3, 4], [1, 2, 9]] and which == [0, 1, 0]
+    assert unique([rows[0], rows[1], rows[0], rows[1]]) == ([0, 1], [0, 1, 0, 1])
 
 
 def call(model, prompts=PROMPTS[:2], free=FREE[:2], noise=UNIFORMS[:2], vocabulary=VOCABULARY):
-    return generate_images(model, vocabulary, prompts, free, noise, DECODE)
+    return generate_images(Decoder(model, vocabulary, DECODE), prompts, free, noise)
 
 
 LONG, EMPTY = [np.arange(21), np.arange(3)], [np.arange(0), np.arange(3)]
 BAD_CALLS = {
-    r"prompts\[0\] has 21 tokens; with 12 image tokens it must have 1 to 20 \(model.context 32\)": (
+    "prompt 0 has 21 tokens; with 12 image tokens behind it this does not fit the context of 32": (
         dict(prompts=LONG)
     ),
-    r"free_prompts\[0\] has 0 tokens": dict(free=EMPTY),
-    "uniforms of 2 samples need 2 prompts, got 3": dict(prompts=PROMPTS[:3]),
-    "uniforms of 2 samples need 2 free_prompts, got 1": dict(free=FREE[:1]),
+    r"prompt 0 has 0 tokens and must have 1 to 31 \(model.context 32\)": dict(free=EMPTY),
+    "2 samples need 2 prompts, got 3": dict(prompts=PROMPTS[:3]),
+    "2 samples need 2 prompts, got 1": dict(free=FREE[:1]),
     r"uniforms must have shape \[samples, tokens\], got \[12\]": dict(noise=UNIFORMS[0]),
     r"uniforms must lie in \[0, 1\), got 1.5": dict(noise=UNIFORMS[:2] * 0 + 1.5),
     "the vocabulary has 96 ids but the model 80": dict(vocabulary=Vocabulary(40, 40, 6, 16)),

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from cm3leon.config import ModelConfig, VocabularyConfig
-from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.image_infill import DRAW, METHODS, EditGuidance, Hole, Plan, fill_holes
-from cm3leon.decoding.images import generate_images, pad
+from cm3leon.decoding.config import DecodeConfig, EditGuidance
+from cm3leon.decoding.image_infill import METHODS, Hole, fill_holes
+from cm3leon.decoding.images import DRAW, Plan, generate_images
+from cm3leon.decoding.loop import Decoder, pad
 from cm3leon.decoding.sampling import choose, combine, guide_edit
 from cm3leon.decoding.text import BeamConfig, beam_text, continue_text
 from cm3leon.decoding.text_infill import Gaps, fill_gaps
@@ -104,12 +105,13 @@ def test_pictures_equal_the_plain_loop(kind, reading):
     model, noise = MODELS[kind], uniforms(range(len(QUERIES)), CODES)
     prompts = [build_prompt(query.segments[0].ids, before, VOCABULARY) for query, before in QUERIES]
     free = [build_free_prompt(before, VOCABULARY, reading) for _, before in QUERIES]
-    found = generate_images(model, VOCABULARY, prompts, free, noise, DECODE).tolist()
+    decoder = Decoder(model, VOCABULARY, DECODE)
+    found = generate_images(decoder, prompts, free, noise).tolist()
     assert found == plain(model, [prompts, free], noise, DECODE)
     for row in (0, 3, 7):
         own = slice(row, row + 1)
-        asked = (prompts[own], free[own], noise[own], DECODE)
-        assert generate_images(model, VOCABULARY, *asked).tolist() == found[own]
+        alone = generate_images(decoder, prompts[own], free[own], noise[own])
+        assert alone.tolist() == found[own]
     assert len({tuple(codes) for codes in found}) == len(QUERIES)
 
 
@@ -206,7 +208,7 @@ PROMPT = build_prompt([1], [], VOCABULARY)
 
 def draw(prompt, count: int = CODES):
     noise = uniforms([1], count)
-    return generate_images(MODELS["grid"], VOCABULARY, [prompt], None, noise, DECODE)
+    return generate_images(Decoder(MODELS["grid"], VOCABULARY, DECODE), [prompt], None, noise)
 
 
 def read(positions):
@@ -282,8 +284,8 @@ def test_texts_equal_the_rows_of_training(kind, reading, beam):
     """Captioning and gaps with none to three documents; refilled, and alone."""
     model, decode = MODELS[kind], replace(DECODE, free=reading)
     seeds = list(range(len(CAPTIONS)))
-    found = fill_gaps(model, VOCABULARY, CAPTIONS, seeds, decode, beam, most=12)
-    few = fill_gaps(model, VOCABULARY, CAPTIONS, seeds, decode, beam, most=12, slots=6)
+    found = fill_gaps(Decoder(model, VOCABULARY, decode), CAPTIONS, seeds, beam, 12)
+    few = fill_gaps(Decoder(model, VOCABULARY, decode, slots=6), CAPTIONS, seeds, beam, 12)
     assert [[span.ids for span in spans] for spans in few] == [
         [span.ids for span in spans] for spans in found
     ]
@@ -299,7 +301,7 @@ def test_texts_equal_the_rows_of_training(kind, reading, beam):
             if beam is None:
                 noise = torch.tensor(uniforms([own], 12)[0][: len(ids)])
                 assert choose(logits, noise, decode).tolist() == ids
-    alone = fill_gaps(model, VOCABULARY, CAPTIONS[3:4], seeds[3:4], decode, beam, most=12)
+    alone = fill_gaps(Decoder(model, VOCABULARY, decode), CAPTIONS[3:4], seeds[3:4], beam, 12)
     assert [span.ids for span in alone[0]] == [span.ids for span in found[3]]
 
 
@@ -309,10 +311,12 @@ def test_a_text_ends_where_its_places_end(kind):
     model = MODELS[kind]
     prompts = [gaps(2, tuple(range(k)), ()).prompt(VOCABULARY) for k in range(7)]
     noise = np.full((7, 20), 0.01)  # never <eom>, the last of all choices
-    found = continue_text(model, VOCABULARY, prompts, None, noise, replace(DECODE, guidance=1.0))
+    found = continue_text(
+        Decoder(model, VOCABULARY, replace(DECODE, guidance=1.0)), prompts, None, noise
+    )
     rooms = [20] * 7 if kind == "row" else [9 - k for k in range(7)]
     assert [span.tokens for span in found] == rooms and not any(one.finished for one in found)
-    beams = beam_text(model, VOCABULARY, prompts, None, BeamConfig(2), DECODE, 20)
+    beams = beam_text(Decoder(model, VOCABULARY, DECODE), prompts, None, BeamConfig(2), 20)
     assert all(one.tokens <= room for own, room in zip(beams, rooms, strict=True) for one in own)
 
 
@@ -377,13 +381,13 @@ def test_pictures_with_holes_equal_the_rows_of_training(kind, reading, method):
     model, decode = MODELS[kind], replace(DECODE, free=reading)
     method, edit = ("forward", EditGuidance(3.0, 2.0)) if method == "edit" else (method, None)
     seeds = list(range(len(HOLES)))
-    found = fill_holes(model, VOCABULARY, HOLES, seeds, decode, method, edit)
-    few = fill_holes(model, VOCABULARY, HOLES, seeds, decode, method, edit, slots=2)
+    found = fill_holes(Decoder(model, VOCABULARY, decode), HOLES, seeds, method, edit)
+    few = fill_holes(Decoder(model, VOCABULARY, decode, slots=2), HOLES, seeds, method, edit)
     assert np.array_equal(few, found)
     for one, seed, codes in zip(HOLES, seeds, found, strict=True):
         again = drawn_again(model, one, codes, uniforms([seed], 20)[0], method, decode, edit)
         assert codes[np.array(one.hidden)].tolist() == again
-    alone = fill_holes(model, VOCABULARY, HOLES[1:2], seeds[1:2], decode, method, edit)
+    alone = fill_holes(Decoder(model, VOCABULARY, decode), HOLES[1:2], seeds[1:2], method, edit)
     assert alone[0].tolist() == found[1].tolist()
 
 
@@ -393,6 +397,6 @@ def test_a_whole_picture_hidden_is_drawing_it(kind):
     prompts = [build_prompt(one.text_ids, one.documents, VOCABULARY) for one in holes]
     free = [build_free_prompt(one.documents, VOCABULARY) for one in holes]
     noise = uniforms(range(5), CODES)
-    drawn = generate_images(MODELS[kind], VOCABULARY, prompts, free, noise, DECODE)
-    found = fill_holes(MODELS[kind], VOCABULARY, holes, range(5), DECODE, tries=1)
+    drawn = generate_images(Decoder(MODELS[kind], VOCABULARY, DECODE), prompts, free, noise)
+    found = fill_holes(Decoder(MODELS[kind], VOCABULARY, DECODE), holes, range(5), tries=1)
     assert np.array_equal(found, drawn)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.sampling import choose, combine
 from cm3leon.decoding.text import BeamConfig, Continuation, beam_text, continue_text
 from cm3leon.errors import UserError
@@ -94,7 +95,7 @@ def same(found: Continuation, wanted: Continuation) -> bool:
 
 @pytest.mark.parametrize("decode", DECODES, ids=str)
 def test_equals_the_plain_loop(decode):
-    found = continue_text(MODEL, VOCABULARY, PROMPTS, FREE, UNIFORMS, decode)
+    found = continue_text(Decoder(MODEL, VOCABULARY, decode), PROMPTS, FREE, UNIFORMS)
     wanted = [plain(*row, decode) for row in zip(PROMPTS, FREE, UNIFORMS, strict=True)]
     assert all(map(same, found, wanted)), (found, wanted)
     assert len({one.ids for one in found}) > 8  # a model worth testing
@@ -102,23 +103,25 @@ def test_equals_the_plain_loop(decode):
 
 def test_rows_end_in_every_way():
     """By <eom>, by the count and by the context: the tests above see all three."""
-    found = continue_text(MODEL, VOCABULARY, PROMPTS, FREE, UNIFORMS, SAMPLED)
+    found = continue_text(Decoder(MODEL, VOCABULARY, SAMPLED), PROMPTS, FREE, UNIFORMS)
     cut = [len(one.ids) for one in found if not one.finished]
     assert any(one.finished for one in found) and MOST in cut and min(cut) < MOST
 
 
 def test_no_row_sees_the_rest_of_its_batch():
     decode = DECODES[3]
-    together = continue_text(MODEL, VOCABULARY, PROMPTS, FREE, UNIFORMS, decode)
+    decoder = Decoder(MODEL, VOCABULARY, decode)
+    together = continue_text(decoder, PROMPTS, FREE, UNIFORMS)
     for size in (1, 5):
         apart = [
-            continue_text(MODEL, VOCABULARY, PROMPTS[a : a + size], FREE[a : a + size],
-                          UNIFORMS[a : a + size], decode)
-            for a in range(0, 17, size)
-        ]  # fmt: skip
+            continue_text(decoder, PROMPTS[part], FREE[part], UNIFORMS[part])
+            for part in (slice(start, start + size) for start in range(0, 17, size))
+        ]
         assert all(map(same, itertools.chain(*apart), together))
     order = [*range(16, -1, -1)]
-    back = continue_text(MODEL, VOCABULARY, PROMPTS[::-1], FREE[::-1], UNIFORMS[order], decode)
+    back = continue_text(
+        Decoder(MODEL, VOCABULARY, decode), PROMPTS[::-1], FREE[::-1], UNIFORMS[order]
+    )
     assert all(map(same, back[::-1], together))
 
 
@@ -144,16 +147,18 @@ def test_refill_cannot_be_seen(decode):
     steps = {}
     for slots in (1, 7, 32, None):
         counters = steps[slots] = {}
-        asked = (prompts, free, noise, decode, slots, counters)
-        assert all(map(same, continue_text(MODEL, VOCABULARY, *asked), wanted))
+        decoder = Decoder(MODEL, VOCABULARY, decode, slots, counters)
+        assert all(map(same, continue_text(decoder, prompts, free, noise), wanted))
     fed = sum(len(one.ids) - (not one.finished) for one in wanted) * decode.streams
     for counters in steps.values():
         assert counters["step_tokens"] - counters["idle_tokens"] == fed
     assert steps[1]["idle_tokens"] == 0 < steps[None]["idle_tokens"]
     assert steps[32] == steps[None]
-    batches = [continue_text(MODEL, VOCABULARY, prompts[at : at + 7], free[at : at + 7],
-                             noise[at : at + 7], decode, counters=steps.setdefault("off", {}))
-               for at in range(0, 32, 7)]  # fmt: skip
+    decoder = Decoder(MODEL, VOCABULARY, decode, counters=steps.setdefault("off", {}))
+    batches = [
+        continue_text(decoder, prompts[part], free[part], noise[part])
+        for part in (slice(start, start + 7) for start in range(0, 32, 7))
+    ]
     assert all(map(same, itertools.chain(*batches), wanted))
     assert steps[7]["idle_tokens"] < steps["off"]["idle_tokens"]
 
@@ -161,9 +166,11 @@ def test_refill_cannot_be_seen(decode):
 @pytest.mark.parametrize("beam", [BeamConfig(1), BeamConfig(3)], ids=str)
 def test_refill_of_beams_cannot_be_seen(beam):
     prompts, free = with_documents(12)
-    wanted = beam_text(MODEL, VOCABULARY, prompts, free, beam, DECODES[2], 8)
+    wanted = beam_text(Decoder(MODEL, VOCABULARY, DECODES[2]), prompts, free, beam, 8)
     for slots in (1, 5):
-        found = beam_text(MODEL, VOCABULARY, prompts, free, beam, DECODES[2], 8, slots)
+        found = beam_text(
+            Decoder(MODEL, VOCABULARY, DECODES[2], slots=slots), prompts, free, beam, 8
+        )
         for ours, theirs in zip(found, wanted, strict=True):
             assert all(map(same, ours, theirs)) and len(ours) == len(theirs)
 
@@ -172,7 +179,8 @@ def test_weights_of_the_streams():
     def texts(prompts, free, guidance):
         decode = replace(SAMPLED, guidance=guidance)
         return [
-            one.ids for one in continue_text(MODEL, VOCABULARY, prompts, free, UNIFORMS, decode)
+            one.ids
+            for one in continue_text(Decoder(MODEL, VOCABULARY, decode), prompts, free, UNIFORMS)
         ]
 
     short = [prompt[:9] for prompt in PROMPTS]
@@ -213,7 +221,7 @@ def plain_beam(prompt, free, beam: BeamConfig, decode, most: int) -> list[Contin
 @pytest.mark.parametrize("beam", BEAMS, ids=str)
 def test_beams_equal_the_plain_search(beam, decode):
     prompts, free = PROMPTS[:6], FREE[:6]
-    found = beam_text(MODEL, VOCABULARY, prompts, free, beam, decode, 6)
+    found = beam_text(Decoder(MODEL, VOCABULARY, decode), prompts, free, beam, 6)
     for row, (prompt, without) in enumerate(zip(prompts, free, strict=True)):
         wanted = plain_beam(prompt, without, beam, decode, 6)
         assert len(found[row]) == len(wanted) == beam.width
@@ -223,9 +231,9 @@ def test_beams_equal_the_plain_search(beam, decode):
 @pytest.mark.parametrize("decode", [DECODES[0], DECODES[2], DECODES[6]], ids=str)
 def test_a_beam_of_one_is_greedy(decode):
     greedy = continue_text(
-        MODEL, VOCABULARY, PROMPTS, FREE, UNIFORMS, replace(decode, temperature=0)
+        Decoder(MODEL, VOCABULARY, replace(decode, temperature=0)), PROMPTS, FREE, UNIFORMS
     )
-    beams = beam_text(MODEL, VOCABULARY, PROMPTS, FREE, BeamConfig(1), decode, MOST)
+    beams = beam_text(Decoder(MODEL, VOCABULARY, decode), PROMPTS, FREE, BeamConfig(1), MOST)
     assert all(len(one) == 1 and same(one[0], two) for one, two in zip(beams, greedy, strict=True))
 
 
@@ -250,7 +258,7 @@ def test_a_beam_of_everything_is_exhaustive(beam):
     prompt = np.array([1, 2, vocabulary.mask(0)])
     most, choices = 3, 4
     beam = replace(beam, width=choices**most)
-    (found,) = beam_text(model, vocabulary, [prompt], None, beam, GREEDY, most)
+    (found,) = beam_text(Decoder(model, vocabulary, GREEDY), [prompt], None, beam, most)
     wanted = sorted(every_text(model, vocabulary, prompt, most), key=beam.rank, reverse=True)
     assert len(found) == len(wanted) == 1 + 3 + 9 + 27
     assert all(map(same, found, wanted))
@@ -259,9 +267,10 @@ def test_a_beam_of_everything_is_exhaustive(beam):
 
 def test_wider_beams_find_likelier_sums():
     plain_sum = BeamConfig(alpha=0.0)
+    decoder = Decoder(MODEL, VOCABULARY, GREEDY)
     best = [
         [max(one, key=plain_sum.rank).score for one in
-         beam_text(MODEL, VOCABULARY, PROMPTS, None, replace(plain_sum, width=width), GREEDY, 5)]
+         beam_text(decoder, PROMPTS, None, replace(plain_sum, width=width), 5)]
         for width in (1, 30)
     ]  # fmt: skip
     assert np.mean(best[1]) > np.mean(best[0])
@@ -279,15 +288,19 @@ def test_penalties(tokens, score, alpha):
 
 def test_beams_do_not_see_the_batch_and_repeat_prompts():
     beam = BeamConfig(3)
-    together = beam_text(MODEL, VOCABULARY, PROMPTS[:5] * 2, FREE[:5] * 2, beam, DECODES[2], 8)
+    together = beam_text(
+        Decoder(MODEL, VOCABULARY, DECODES[2]), PROMPTS[:5] * 2, FREE[:5] * 2, beam, 8
+    )
     for row in range(5):
-        (alone,) = beam_text(MODEL, VOCABULARY, [PROMPTS[row]], [FREE[row]], beam, DECODES[2], 8)
+        (alone,) = beam_text(
+            Decoder(MODEL, VOCABULARY, DECODES[2]), [PROMPTS[row]], [FREE[row]], beam, 8
+        )
         assert all(map(same, alone, together[row])) and all(map(same, alone, together[row + 5]))
 
 
 def test_nothing_asked_for():
-    assert continue_text(MODEL, VOCABULARY, [], [], np.zeros((0, 3)), GREEDY) == []
-    assert beam_text(MODEL, VOCABULARY, [], None, BeamConfig(), GREEDY, 3) == []
+    assert continue_text(Decoder(MODEL, VOCABULARY, GREEDY), [], [], np.zeros((0, 3))) == []
+    assert beam_text(Decoder(MODEL, VOCABULARY, GREEDY), [], None, BeamConfig(), 3) == []
 
 
 LONG = [np.zeros(CONTEXT, np.int64)] * 2
@@ -304,7 +317,9 @@ MISTAKES = {
 def test_mistakes_get_one_line(message):
     told = dict(prompts=PROMPTS[:2], noise=UNIFORMS[:2], vocabulary=VOCABULARY) | MISTAKES[message]
     with pytest.raises(UserError, match=message) as caught:
-        continue_text(MODEL, told["vocabulary"], told["prompts"], None, told["noise"], SAMPLED)
+        continue_text(
+            Decoder(MODEL, told["vocabulary"], SAMPLED), told["prompts"], None, told["noise"]
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -325,6 +340,6 @@ def test_broken_weights_are_reported():
     broken = random_model(12)
     broken.blocks[1].up.weight.data[0, 0] = torch.nan
     with pytest.raises(UserError, match="NaN"):
-        beam_text(broken, VOCABULARY, PROMPTS[:2], None, BeamConfig(2), GREEDY, 3)
+        beam_text(Decoder(broken, VOCABULARY, GREEDY), PROMPTS[:2], None, BeamConfig(2), 3)
     with pytest.raises(UserError, match="NaN"):
-        continue_text(broken, VOCABULARY, PROMPTS[:2], None, UNIFORMS[:2], GREEDY)
+        continue_text(Decoder(broken, VOCABULARY, GREEDY), PROMPTS[:2], None, UNIFORMS[:2])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig, beam_text
 from cm3leon.decoding.text_infill import GREEDY, Gaps, fill_gaps, find_gaps, opened
 from cm3leon.errors import UserError
@@ -88,7 +89,7 @@ SEEDS = [5, 6, 7, 8, 9]
 @pytest.mark.parametrize("decode", DECODES, ids=str)
 def test_equals_the_plain_loop(decode):
     """Gap after gap, each with what was found before it; cut texts included."""
-    found = fill_gaps(MODEL, VOCABULARY, JOBS, SEEDS, decode, most=3)
+    found = fill_gaps(Decoder(MODEL, VOCABULARY, decode), JOBS, SEEDS, most=3)
     for job, seed, spans in zip(JOBS, SEEDS, found, strict=True):
         own = decode
         rows = [job.prompt(VOCABULARY), job.free(VOCABULARY, decode.free)]
@@ -103,27 +104,33 @@ def test_equals_the_plain_loop(decode):
 
 def test_beams_fill_gaps_and_nothing_hangs_on_the_batch():
     beam, decode = BeamConfig(3), DecodeConfig(guidance=1.5, temperature=0.0)
-    found = fill_gaps(MODEL, VOCABULARY, JOBS, SEEDS, decode, beam, most=4)
+    found = fill_gaps(Decoder(MODEL, VOCABULARY, decode), JOBS, SEEDS, beam, 4)
     rows = [[JOBS[1].prompt(VOCABULARY)], [JOBS[1].free(VOCABULARY)]]
-    assert same(found[1][0], beam_text(MODEL, VOCABULARY, *rows, beam, decode, 4)[0][0])
+    assert same(found[1][0], beam_text(Decoder(MODEL, VOCABULARY, decode), *rows, beam, 4)[0][0])
     for job, seed, spans in zip(JOBS, SEEDS, found, strict=True):
-        (alone,) = fill_gaps(MODEL, VOCABULARY, [job], [seed], decode, beam, most=4)
+        (alone,) = fill_gaps(Decoder(MODEL, VOCABULARY, decode), [job], [seed], beam, 4)
         assert all(map(same, alone, spans))
 
 
 @pytest.mark.parametrize("beam", [None, BeamConfig(2)], ids=["sampled", "beam"])
 def test_refill_cannot_be_seen(beam):
     decode, counters = DECODES[3], {}
-    wanted = fill_gaps(MODEL, VOCABULARY, JOBS * 3, range(15), decode, beam, most=4)
+    wanted = fill_gaps(Decoder(MODEL, VOCABULARY, decode), JOBS * 3, range(15), beam, 4)
     for slots in (1, 2, 6):
-        found = fill_gaps(MODEL, VOCABULARY, JOBS * 3, range(15), decode, beam, 4, slots, counters)
+        found = fill_gaps(
+            Decoder(MODEL, VOCABULARY, decode, slots=slots, counters=counters),
+            JOBS * 3,
+            range(15),
+            beam,
+            4,
+        )
         for ours, theirs in zip(found, wanted, strict=True):
             assert all(map(same, ours, theirs)) and len(ours) == len(theirs)
     assert counters["step_tokens"] > counters["idle_tokens"] >= 0
 
 
 def test_filled_texts():
-    spans = fill_gaps(MODEL, VOCABULARY, JOBS, SEEDS, most=3)
+    spans = fill_gaps(Decoder(MODEL, VOCABULARY, GREEDY), JOBS, SEEDS, most=3)
     for job, found in zip(JOBS, spans, strict=True):
         text = job.filled(found)
         assert len(text) == sum(map(len, job.pieces)) + sum(len(span.ids) for span in found)
