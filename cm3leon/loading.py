@@ -9,7 +9,7 @@ import torch
 
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict
-from cm3leon.data import token_cache as caches
+from cm3leon.data import shards
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.engine.int8 import with_weights
 from cm3leon.errors import UserError
@@ -113,7 +113,7 @@ def placed(bank: Path, trained: str | None) -> dict[str, Path]:
     """Where documents ("tokens") and, for what `cm3leon index` made, their "index" are; `trained`:
     the cache of the training.
     """
-    if (bank / caches.ABOUT).is_file() or not (bank / banks.ABOUT).is_file():
+    if (bank / shards.ABOUT).is_file() or not (bank / banks.ABOUT).is_file():
         return {"tokens": bank}
     cache = banks.read_about(bank).get("cache") or trained
     if not isinstance(cache, str) or not Path(cache).is_dir():

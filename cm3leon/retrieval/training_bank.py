@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cm3leon.data import shards
 from cm3leon.data import token_cache as caches
 from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
@@ -37,7 +38,7 @@ def find_bank(folder: Path, queries: TokenCache) -> Place:
     wanted = queries.about["clip_sha256"]
     if wanted is None:
         raise UserError(f"{queries.folder} was encoded without a CLIP; encode it again with one")
-    if (folder / caches.ABOUT).is_file():
+    if (folder / shards.ABOUT).is_file():
         place, about = Place(folder), caches.read_about(folder)
         for part in ("text_sha256", "vq_sha256"):
             if about.get(part) != queries.about[part]:
