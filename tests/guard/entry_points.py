@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from baselines import clip as clip_recipe
+from baselines import features as feature_recipe
+from baselines import tokenizers
 from benchmarks import (
     ablate_decoding,
     ablate_retrieval,
@@ -26,7 +29,9 @@ from benchmarks import (
 from benchmarks import codes as codes_bench
 from benchmarks.ablations import decoding_settings
 from benchmarks.evaluate import pinned, scenes_fid
+from cm3leon.cli.main import main
 from cm3leon.clip import load_clip
+from cm3leon.config import VQConfig
 from cm3leon.decoding.image_infill import EditGuidance, hidden_by_box
 from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY
@@ -37,6 +42,9 @@ from cm3leon.loading import load_system
 from cm3leon.pipeline import System
 from cm3leon.rerank import Reranked
 from cm3leon.seeds import torch_default
+from cm3leon.tokenizers.folder import save_tokenizer
+from cm3leon.tokenizers.text import TextTokenizer
+from cm3leon.tokenizers.vq import VQ
 from cm3leon.world.scenes import scene
 from tests.benchmarks.test_equal_compute import pair
 from tests.benchmarks.test_fid_coco import write_all_baselines
@@ -217,3 +225,58 @@ def write_coco_files(folder: Path) -> None:
 def features(images: np.ndarray) -> np.ndarray:
     """Features of pictures by the shipped network, float [B, D]."""
     return extract(load_features("scenes"), [images], len(images), "features")
+
+
+# Trainings -------------------------------------------------------------------------------------
+
+
+def command(*words: str) -> int:
+    """`cm3leon WORDS` in this process: its exit code."""
+    return main(list(words))
+
+
+def write_image_tokenizer(home: Path) -> None:
+    """An image tokenizer of random weights in `home`/vq: 32 pixels, 4 x 4 of 64 codes."""
+    config = VQConfig(
+        resolution=32, channels=8, multipliers=(1, 1, 1, 1), attention=(), z_channels=8,
+        codebook_size=64, code_dim=8,
+    )  # fmt: skip
+    with torch_default(0, "guard", "vq"):
+        save_tokenizer(home / "vq", config, VQ(config).state_dict(), {"licence": "none"})
+
+
+def text_ids(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as the ids of a tokenizer."""
+    tokenizer = TextTokenizer.load(folder)
+    return [list(tokenizer.encode(text)) for text in texts]
+
+
+def train_part(part: str, folder: Path) -> list[Path]:
+    """A few steps of the recipe of a shipped part in small; the folders of its logs."""
+    run, few = folder / "run", {"save_every": 100, "eval_every": 10, "log_every": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        if part == "vq":
+            loss = replace(tokenizers.VQ_LOSS, plain_steps=6, freeze_step=16)
+            patch.setattr(tokenizers, "VQ_LOSS", loss)
+            patch.setattr(tokenizers, "VQ_SHAPE", replace(tokenizers.VQ_SHAPE, codebook_size=64))
+            patch.setattr(tokenizers, "MERGE_PICTURES", 100)
+            held_out = tokenizers.held_out_pictures
+            patch.setattr(tokenizers, "held_out_pictures", lambda: held_out(8))
+            last = replace(tokenizers.VQ_DECODER, steps=4, batch=4, warmup=2, **few)
+            patch.setattr(tokenizers, "VQ_DECODER", last)
+            config = replace(tokenizers.VQ_TRAIN, steps=20, batch=4, warmup=4, **few)
+            tokenizers.train_vq(run, folder / "vq", "cpu", config)
+            return [run, run / tokenizers.DECODER_FOLDER]
+        few |= {"precision": "float32"}
+        if part == "features":
+            config = replace(feature_recipe.TRAIN, steps=10, batch=4, warmup=4, **few)
+            feature_recipe.train_features(run, folder / "features", "cpu", config)
+            return [run]
+        shape = replace(clip_recipe.CLIP_SHAPE, width=16, heads=2, image_layers=1, text_layers=1)
+        patch.setattr(clip_recipe, "CLIP_SHAPE", replace(shape, text_size=300))
+        patch.setattr(clip_recipe, "TEXT_PICTURES", 60)
+        patch.setattr(clip_recipe, "HELD_OUT", 12)
+        first = replace(clip_recipe.FIRST, steps=10, batch=6, warmup=3, **few)
+        second = replace(clip_recipe.SECOND, steps=10, batch=6, warmup=3, **few)
+        clip_recipe.train_clip(run, folder, "cpu", first, second)
+        return [run, run.with_name(f"{run.name}-documents")]

@@ -6,6 +6,7 @@ The fixture `golden` holds what is kept for one test; `pytest --write-goldens` w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "goldens"
 SHOWN = 12  # differences named
+NUMBERS = re.compile(r"\[[^][{}\"]*\]")  # a list of them: on one line
 DIGITS = 9  # significant ones of a number that are kept
 
 
@@ -34,6 +36,7 @@ class Golden:
         """Keep this from now on."""
         kept = self._read() | {self.name: rounded(found)}
         text = json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False)
+        text = NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
         self.path.write_text(text + "\n", encoding="utf-8")
 
     def check(self, found, rel: float = 0.0, absolute: float = 0.0) -> None:
