@@ -105,7 +105,7 @@ class Run:
     extra: dict = field(default_factory=dict)
     cells: dict = field(default_factory=dict)  # part -> cell -> settings, for the protocol
     facts: dict = field(default_factory=dict)
-    warnings: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
     counters: dict = field(default_factory=lambda: {"drawn": 0, "reused": 0})
 
     @property
@@ -144,7 +144,7 @@ def measure(run: Run, protocol: dict, phases: core.Phases) -> core.Measurement:
         n=run.plan.pool_prompts,
         interval=interval,
         extra=run.extra,
-        warnings=run.warnings,
+        missing=run.missing,
         protocol=run.facts | {"cells": run.cells},
         counters=run.counters,
         device=run.system.device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cm3leon.evaluation.measures import declared
 from cm3leon.reports.records.store import SCHEMA_VERSION, digest, validate
 
 
@@ -36,6 +37,7 @@ def record(value=12.345, name="scenes-s", **changes) -> dict:
         "per_seed": [value],
         "samples": None,
         "extra": extra,
+        "missing": [],
         "source": "measured",
         "code": {"commit": "a" * 40, "dirty": False},
         "environment": {
@@ -51,6 +53,7 @@ def record(value=12.345, name="scenes-s", **changes) -> dict:
         "sha256": None,
         **changes,
     }  # fmt: skip
+    made = {"measures": declared(made["extra"]), **made}
     validate(made)  # what reports read is what the harness writes
     return made
 

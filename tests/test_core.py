@@ -19,6 +19,7 @@ import pytest
 from benchmarks.harness import core
 from benchmarks.harness.core import Bench, Interval, Measurement, NothingMeasured, Phases
 from cm3leon.errors import UserError
+from cm3leon.evaluation.measures import Measure, Missing
 from cm3leon.reports.records import store
 
 
@@ -242,6 +243,23 @@ def test_a_file_system_without_links_saves_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", none)
     record, first = core.run(bench(), Noise, folder=tmp_path)
     assert core.load(first) == record == core.load(core.save(record, tmp_path))
+
+
+def test_numbers_say_what_they_are(tmp_path):
+    """A benchmark's own measures and networks stand in the record; an unknown number is told."""
+    own = [Measure("lift", "lift", "cm", "higher")]
+    given = {"extra": {"a.lift": 1.0, "a.fid": 2.0, "a.odd": 3.0}, "by": {"a.fid": "net"}}
+    lacks = [Missing("KID", "more pictures")]
+    one = bench(measurement(**given, measures=own, missing=lacks))
+    record, path = core.run(one, Noise, folder=tmp_path)
+    assert record["measures"] == {
+        "lift": {"title": "lift", "unit": "cm", "better": "higher"},
+        "fid": {"title": "FID", "unit": "", "better": "lower", "by": "net"},
+        "odd": {"title": "odd", "unit": "", "better": "none"},
+    }
+    assert record["missing"] == [{"measure": "KID", "needs": "more pictures"}]
+    assert "no measure is declared for a.odd: better in no direction" in record["warnings"]
+    assert core.load(path) == record
 
 
 def test_bench_knows_two_directions():

@@ -109,8 +109,8 @@ def pool(run, asked, features: Features, phases) -> None:
     ways = strategies(run.system, fids["surface"], fids["nucleus"], run.plan)
     prompts, samples = asked.prompts[: run.plan.pool_prompts], run.plan.pool_samples
     clip = load_clip(run.options.rerank_clip)
-    judge, said = judge_beside(clip.sha256)
-    run.warnings += said
+    judge, missing = judge_beside(clip.sha256)
+    run.missing += missing
     run.facts["rerank_clip_sha256"] = clip.sha256
     cells, drawn = {}, {}
     for name, decode in ways.items():

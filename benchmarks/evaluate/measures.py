@@ -7,7 +7,7 @@
                                                  --cmmd-weights, --clip-weights, or the variables
                                                  that `cm3leon doctor` names
 
-What is not measured is said in one line with the file or option that it needs. A network that is
+What is not measured is named with the file or option that it needs. A network that is
 not the usual one of a number gives the number another name.
 
 Shapes: N pictures, K sets (one a sampling seed), D features.
@@ -31,6 +31,7 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.features.cache import Kept, features_of
 from cm3leon.evaluation.features.network import Features, load_features
 from cm3leon.evaluation.features.statistics import Statistics
+from cm3leon.evaluation.measures import Missing
 from cm3leon.interop.known_weights import KNOWN, find
 from cm3leon.seeds import generator
 
@@ -41,7 +42,6 @@ RFID_PICTURES = 5_000  # reference pictures that go through the image tokenizer
 SPLITS = 10  # parts of the Inception score
 NEIGHBOUR = 3  # of precision and recall
 LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
-MEASURED, LACKING = "measured: ", "not measured: "  # how these lines of a record's warnings begin
 TOWER = "open_clip:"
 
 
@@ -127,10 +127,10 @@ def find_named(beside: Beside, given: str | None) -> Named | None:
     return Named(beside, f"{TOWER}{head}" if tower else head, Path(file))
 
 
-def lacking(beside: Beside) -> str:
-    """The line that says how a number would have been measured."""
+def lacking(beside: Beside) -> Missing:
+    """How a number would have been measured."""
     variable = f" or {KNOWN[beside.known].variable}" if beside.known else ""
-    return f"{LACKING}{beside.title}: name {beside.file} by {option_of(beside)}{variable}"
+    return Missing(beside.title, f"{beside.file} by {option_of(beside)}{variable}")
 
 
 # of the features that FID has
@@ -323,33 +323,36 @@ def text_beside(taken: Taken, captions: Sequence[str]) -> tuple[dict[str, object
 
 def numbers_beside(
     takens: Sequence[Taken], among: np.ndarray | None, captions: Sequence[str]
-) -> tuple[dict[str, object], list[str]]:
-    """The numbers of all networks named, and a line on each."""
+) -> tuple[dict[str, object], dict[str, str], list[str]]:
+    """The numbers of all networks named, number -> its network, and what is to be said of them."""
     ways = {"fd_dinov2": frechet_beside, "cmmd": kernel_beside}
-    found, said = {}, []
+    found, by, said = {}, {}, []
     for taken in takens:
         named = taken.named
         if named.beside.key in ways:
-            found |= ways[named.beside.key](taken, among)
+            numbers = ways[named.beside.key](taken, among)
         else:
-            scores, remarks = text_beside(taken, captions)
-            found, said = found | scores, said + remarks
+            numbers, remarks = text_beside(taken, captions)
+            said += remarks
         weights = f"{named.path.name}, SHA-256 {taken.features.digest[:12]}"
-        said.append(f"{MEASURED}{named.key} by {taken.features.name} ({weights})")
-    return found, said
+        found, by = (
+            found | numbers,
+            by | dict.fromkeys(numbers, f"{taken.features.name} ({weights})"),
+        )
+    return found, by, said
 
 
-def missing(extra: Mapping, real: bool, features: Features, tokenizer: bool) -> list[str]:
-    """A line on each number of FID's own features that there is none of."""
+def missing(extra: Mapping, real: bool, features: Features, tokenizer: bool) -> list[Missing]:
+    """What each number of FID's own features needs that there is none of."""
     pictures = "the real pictures, not --reference alone" if not real else "more pictures"
-    lines = {
-        "kid": f"KID: it needs {pictures}",
-        "precision": f"precision and recall: they need {pictures}",
-        "inception_score": "Inception score: "
-        + ("it needs more pictures" if features.logits else f"{features.name} has no classes"),
-        "floor": "floor: "
-        + ("every real picture has a prompt" if real else f"it needs {pictures}"),
-        "rfid": "rFID: "
-        + (f"it needs {pictures}" if tokenizer else "the system has no image tokenizer"),
+    needs = {
+        "kid": ("KID", pictures),
+        "precision": ("precision and recall", pictures),
+        "inception_score": (
+            "Inception score",
+            "more pictures" if features.logits else f"a network with classes, not {features.name}",
+        ),
+        "floor": ("floor", "real pictures without a prompt" if real else pictures),
+        "rfid": ("rFID", pictures if tokenizer else "a system with an image tokenizer"),
     }
-    return [f"{LACKING}{line}" for key, line in lines.items() if key not in extra]
+    return [Missing(*told) for key, told in needs.items() if key not in extra]

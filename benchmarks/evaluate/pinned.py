@@ -37,6 +37,7 @@ from cm3leon.evaluation.features.statistics import (
     export_statistics,
     import_statistics,
 )
+from cm3leon.evaluation.measures import Missing
 
 SIZES = (5_000, 10_000, 20_000)  # prompts, of which the distance is told too
 NONE = 1e-3  # a Fréchet distance that no two sets of pictures have
@@ -123,9 +124,8 @@ def measure(
     with phases("statistics beside"):
         captions = [prompt.caption for prompt in task.prompts]
         among = None if next(iter(references)) == "all" else task.own_N
-        others, said = measures.numbers_beside(takens, among, captions)
+        others, by, said = measures.numbers_beside(takens, among, captions)
         found["extra"] |= others
-    said += not_measured(job, found["extra"], real, features, system)
     said += own_pictures(found)
     with phases("report"):
         if job.written is not None:  # beside the tables of this very run
@@ -133,6 +133,8 @@ def measure(
         write_grid(job.written, task.prompts, drawn[0])
     return core.Measurement(
         **found,
+        by=by,
+        missing=not_measured(job, found["extra"], real, features, system),
         n=len(task.prompts),
         samples=samples(task, real, fakes),
         warnings=warnings(job, task, features, real, references, drawn) + said,
@@ -206,8 +208,10 @@ def take(
     return measures.Taken(named, features, real, fakes)
 
 
-def not_measured(job: Job, extra: dict, real: Kept | None, features: Features, system) -> list[str]:
-    """One line on each number that the record lacks."""
+def not_measured(
+    job: Job, extra: dict, real: Kept | None, features: Features, system
+) -> list[Missing]:
+    """Every number that the record lacks."""
     tokenizer = getattr(system, "vq", None) is not None
     said = measures.missing(extra, real is not None, features, tokenizer)
     done = {named.beside.key for named in find_named(job)}

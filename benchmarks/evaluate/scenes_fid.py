@@ -137,7 +137,7 @@ def measure(
         extra |= scale(main, features, system)
     with phases("report"):
         write_grid(options.reports / "fid_coco", main.prompts, main.drawn[arm][0])
-        near, said = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
+        near, missing = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
     spread = dict(measured[main.name][arm].spread)
     per_seed = fid.per_seed(main.others_MD, main.judged[arm].features_KND)
     return core.Measurement(
@@ -148,7 +148,8 @@ def measure(
         per_seed=per_seed,
         samples=samples(splits),
         extra=extra | {f"{main.name}.{arm}.{key}": value for key, value in near.items()},
-        warnings=[*warnings(splits, features), *said],
+        missing=missing,
+        warnings=warnings(splits, features),
         protocol=found(splits, features),
         counters=counters(splits),
         device=getattr(system, "device", None),

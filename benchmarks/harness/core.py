@@ -28,6 +28,14 @@ from pathlib import Path
 
 from cm3leon.cli.main import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.evaluation.measures import (
+    MEASURES,
+    Measure,
+    Missing,
+    declared,
+    find_measure,
+    undeclared,
+)
 from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
 from cm3leon.reports import OUT as OUT
 from cm3leon.reports.records import store
@@ -82,7 +90,7 @@ class Bench:
     name: str
     version: int
     unit: str
-    better: str  # "lower" or "higher"
+    better: str  # "lower" or "higher", as in evaluation/measures.py
     protocol: Mapping
     measure: Callable  # (system, protocol: dict, phases: Phases) -> Measurement
 
@@ -113,6 +121,9 @@ class Measurement:
     per_seed: Sequence[float] = ()
     samples: Mapping = field(default_factory=dict)  # arrays of single samples, kept beside it
     extra: Mapping = field(default_factory=dict)
+    measures: Sequence[Measure] = ()  # of numbers that the table of measures does not know
+    by: Mapping[str, str] = field(default_factory=dict)  # number -> the network that measured it
+    missing: Sequence[Missing] = ()
     warnings: Sequence[str] = ()
     protocol: Mapping = field(default_factory=dict)  # facts found on the way: digests, counts
     tokens: int | None = None
@@ -231,6 +242,8 @@ def build_record(
         "per_seed": measurement.per_seed,
         "samples": None,
         "extra": {name: _extra(value) for name, value in measurement.extra.items()},
+        "measures": measures_of(measurement),
+        "missing": measurement.missing,
         "source": "measured",
         "code": code_state(),
         "environment": environment_of(measurement.device),
@@ -241,7 +254,7 @@ def build_record(
             "peak_memory_bytes": phases.peak_memory_bytes(),
             "counters": measurement.counters,
         },
-        "warnings": measurement.warnings,
+        "warnings": [*measurement.warnings, *unknown(measurement)],
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "run": None,
         "sha256": None,
@@ -249,6 +262,21 @@ def build_record(
     record = plain(record)
     validate(record)
     return record
+
+
+def measures_of(measurement: Measurement) -> dict[str, dict]:
+    """What the numbers of `extra` are, as a record keeps it."""
+    found = declared(measurement.extra, measurement.measures)
+    for number, network in measurement.by.items():
+        end, _ = find_measure(number, (*measurement.measures, *MEASURES))
+        found[end] |= {"by": network}
+    return found
+
+
+def unknown(measurement: Measurement) -> list[str]:
+    """A line where no table says what a number is."""
+    names = undeclared(measurement.extra, measurement.measures)
+    return [f"no measure is declared for {', '.join(names)}: better in no direction"] * bool(names)
 
 
 def stamped(record: Mapping) -> dict:

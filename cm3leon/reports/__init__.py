@@ -83,6 +83,12 @@ def key_of(record: Mapping, name: str) -> str | None:
     return next((one for one in names if one in record["extra"]), None)
 
 
+def remarks(record: Mapping) -> list[str]:
+    """What a reader must know before quoting a record: its warnings, then what it lacks."""
+    lacks = [f"not measured: {one['measure']}: {one['needs']}" for one in record["missing"]]
+    return [*record["warnings"], *lacks]
+
+
 def main_arm(record: Mapping) -> str | None:
     """Split and arm of the headline (`natural.documents2`) where a record holds several."""
     split = record.get("protocol", {}).get("headline")

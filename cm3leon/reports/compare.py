@@ -19,14 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cm3leon.evaluation.measures import NONE
 from cm3leon.reports import called, extra, guarded, main_arm, own
-from cm3leon.reports.benches.latency import PEERS
 from cm3leon.reports.records.store import (
     RESULTS,
     ReportError,
     column,
     device,
     is_trial,
+    measure_of,
     read,
     read_files,
     weight,
@@ -36,15 +37,6 @@ from cm3leon.reports.tables import Table, number, span
 LEVEL = 0.95
 BETTER, WORSE, OPEN = "better", "worse", "no difference resolved"
 NO_INTERVAL, NOT_COMPARABLE = "no interval", "not comparable"
-LOWER = (  # extras for which less is better
-    *("fid", "fid_own", "kid", "fid_infinity", "fid_prompts", "fd_dinov2", "cmmd"),
-    *("fid_over_documents0", "impossible"),
-    *("seconds_per_image", "seconds_per_batch", "decode_ms", "first_call_s", "peak_memory_gib"),
-)
-CONTEXT = (  # of the protocol, not of the system
-    *("floor", "rfid", "ceiling", "kid_std"),
-    *("rfid_own", "ceiling_own"),
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Row:
     b: float
     difference: tuple[float, float | None, float | None]
     verdict: str
+    better: str  # "lower" or "higher", as both records say
     paired: bool = False
     p: float | None = None  # adjusted for the number of measures
     smallest: float | None = None  # difference that would have been found four times in five
@@ -67,6 +60,7 @@ class Comparison:
 
     made: tuple[tuple[str, str, str], ...]  # (what, in A, in B)
     rows: tuple[Row, ...]
+    left_out: int = 0  # numbers of both that are better in no direction
     why_not: str = ""  # filled when the runs do not compare
 
 
@@ -75,10 +69,11 @@ def compare(a: Mapping, b: Mapping, samples: tuple | None = None) -> Comparison:
     made = tuple(differences(a, b))
     if column(a) != column(b):
         what = sorted({line[0] for line in made if line[0].split(".")[0] in _MUST_AGREE})
-        return Comparison(made, (), f"they differ in {', '.join(what)}")
-    names = ["value", *(name for name in a["extra"] if name in b["extra"] and not context(name))]
+        return Comparison(made, (), why_not=f"they differ in {', '.join(what)}")
+    both = ["value", *(name for name in a["extra"] if name in b["extra"])]
+    names = [name for name in both if _better(name, a, b) != NONE]
     rows = [_row(name, a, b, samples) for name in names]
-    return Comparison(made, tuple(_judged(rows, a)))
+    return Comparison(made, tuple(_judged(rows)), len(both) - len(names))
 
 
 def differences(a: Mapping, b: Mapping) -> list[tuple[str, str, str]]:
@@ -90,19 +85,10 @@ def differences(a: Mapping, b: Mapping) -> list[tuple[str, str, str]]:
     return [(name, _shown(x), _shown(y)) for name, x, y in sides if x != y]
 
 
-def direction(measure: str, record: Mapping) -> str:
-    """ "lower" or "higher": which way the measure is better."""
-    if measure == "value":
-        return record["better"]
-    name = measure.rsplit(".", 1)[-1]
-    for peer in PEERS:  # timed beside
-        name = name.removesuffix(f"_{peer}")
-    return "lower" if name in LOWER or name.startswith("fid_at_") else "higher"
-
-
-def context(measure: str) -> bool:
-    """Whether an extra tells of the protocol, not of the system."""
-    return measure.rsplit(".", 1)[-1] in CONTEXT
+def _better(name: str, a: Mapping, b: Mapping) -> str:
+    """Which way a number is better, as both records say; in no direction where they disagree."""
+    said = {measure_of(one, name).better for one in (a, b)}
+    return said.pop() if len(said) == 1 else NONE
 
 
 def verdict_of(difference: float, p: float | None, better: str, level: float = LEVEL) -> str:
@@ -124,10 +110,11 @@ def _row(name: str, a: Mapping, b: Mapping, samples: tuple | None) -> Row:
     if not paired:
         apart = _unpaired(*sides)
     value, low, high = apart
+    better = _better(name, a, b)
     if low is None:
-        return Row(name, *values, apart, NO_INTERVAL)
+        return Row(name, *values, apart, NO_INTERVAL, better)
     p = difference_p(value, low, high, LEVEL)
-    return Row(name, *values, apart, "", paired, p, smallest_effect(low, high, LEVEL))
+    return Row(name, *values, apart, "", better, paired, p, smallest_effect(low, high, LEVEL))
 
 
 def _unpaired(a: Mapping, b: Mapping) -> tuple[float, float | None, float | None]:
@@ -188,7 +175,7 @@ def _shares(right_N, asked_N):
         return np.where(asked_N > 0, right_N / np.maximum(asked_N, 1), np.nan)
 
 
-def _judged(rows: list[Row], record: Mapping) -> list[Row]:
+def _judged(rows: list[Row]) -> list[Row]:
     """Rows with p adjusted for their number, and verdicts."""
     from cm3leon.evaluation.statistics.significance import benjamini_hochberg
 
@@ -197,8 +184,7 @@ def _judged(rows: list[Row], record: Mapping) -> list[Row]:
     out = []
     for row in rows:
         p = None if row.p is None else float(next(adjusted))
-        better = direction(row.measure, record)
-        out.append(replace(row, p=p, verdict=verdict_of(row.difference[0], p, better)))
+        out.append(replace(row, p=p, verdict=verdict_of(row.difference[0], p, row.better)))
     return out
 
 
@@ -256,26 +242,33 @@ def tables(found: Comparison, a: Mapping, b: Mapping) -> list[Table]:
     made = Table(("differs in", *names), found.made or (("nothing", "", ""),), "What differs")
     if found.why_not:
         return [made]
-    rows = tuple(_cells(row, a["unit"]) for row in found.rows)
+    rows = tuple(_cells(row, a) for row in found.rows)
     paired = any(row.paired for row in found.rows)
     notes = (
         f"B - A with 95% interval, {'paired over prompts' if paired else 'runs independent'}; "
         "verdicts of B at a false-discovery rate of 5% over all rows",
         "could have seen: the difference found in four of five such runs",
+        *[f"{found.left_out} numbers left out: better in no direction"] * bool(found.left_out),
     )
-    headers = ("measure", "A", "B", "B - A", "interval", "could have seen", "verdict")
+    headers = (
+        *("measure", "unit", "better"),
+        *("A", "B", "B - A", "interval", "could have seen", "verdict"),
+    )
     return [
         made,
-        Table(headers, rows, "Measures", notes, numbers=frozenset({1, 2, 3, 5})),
+        Table(headers, rows, "Measures", notes, numbers=frozenset({3, 4, 5, 7})),
         _times(a, b),
     ]
 
 
-def _cells(row: Row, unit: str) -> tuple[str, ...]:
+def _cells(row: Row, record: Mapping) -> tuple[str, ...]:
     value, low, high = row.difference
     smallest = "-" if row.smallest is None else number(row.smallest)
     cells = (number(row.a), number(row.b), number(value), span(value, low, high) or "-", smallest)
-    return (unit if row.measure == "value" else row.measure, *cells, row.verdict)
+    name, unit = row.measure, measure_of(record, row.measure).unit
+    if name == "value":
+        name, unit = unit, ""
+    return (name, unit, row.better, *cells, row.verdict)
 
 
 def _times(a: Mapping, b: Mapping) -> Table:

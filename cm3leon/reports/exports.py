@@ -16,9 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from cm3leon.evaluation.measures import HIGHER, NONE, Measure
 from cm3leon.reports import OUT, called, extra, guarded, newest, own, write_atomic
-from cm3leon.reports.compare import context, direction
-from cm3leon.reports.records.store import RESULTS, NothingThere, is_trial, read_all, speaking
+from cm3leon.reports.records.store import (
+    RESULTS,
+    NothingThere,
+    is_trial,
+    measure_of,
+    read_all,
+    speaking,
+)
 
 EEE_VERSION = "0.3.0"
 NAME = "cm3leon"
@@ -44,7 +51,7 @@ def to_lm_eval(records: Sequence[Mapping]) -> dict:
         "versions": {task: one["version"] for task, one in tasks.items()},
         "n-shot": dict.fromkeys(tasks, 0),
         "higher_is_better": {
-            task: {name: _higher(name, one) for name in _measures(one)}
+            task: {name: _measure(name, one).better == HIGHER for name in _measures(one)}
             for task, one in tasks.items()
         },
         "n-samples": {
@@ -118,17 +125,17 @@ def _metrics(record: Mapping) -> dict:
 
 def _measures(record: Mapping) -> dict[str, dict]:
     """Unit or extra -> {value, low, high} of what tells the system's worth."""
-    extras = {name: extra(record, name) for name in record["extra"] if not context(name)}
-    return {record["unit"]: own(record), **extras}
+    worth = [name for name in record["extra"] if measure_of(record, name).better != NONE]
+    return {record["unit"]: own(record), **{name: extra(record, name) for name in worth}}
 
 
-def _higher(name: str, record: Mapping) -> bool:
-    measure = "value" if name == record["unit"] else name
-    return direction(measure, record) == "higher"
+def _measure(name: str, record: Mapping) -> Measure:
+    """What a number is, by the name it has here."""
+    return measure_of(record, "value" if name == record["unit"] else name)
 
 
 def _result(name: str, record: Mapping) -> dict:
-    entry = _measures(record)[name]
+    entry, measure = _measures(record)[name], _measure(name, record)
     interval = record["interval"] or {"level": 0.95, "method": "bootstrap over prompts"}
     uncertainty: dict = {"num_samples": record["n"]}
     if entry["low"] is not None:
@@ -148,8 +155,9 @@ def _result(name: str, record: Mapping) -> dict:
         },
         "metric_config": {
             "metric_id": f"{NAME}.{record['bench']}.{name}",
-            "metric_name": name,
-            "lower_is_better": not _higher(name, record),
+            "metric_name": measure.title,
+            "metric_unit": measure.unit,
+            "lower_is_better": measure.better != HIGHER,
         },
         "score_details": {"score": entry["value"], "uncertainty": uncertainty},
     }

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cm3leon.reports import ROOT, called, guarded, own, read_json
-from cm3leon.reports.compare import BETTER, NO_INTERVAL, OPEN, WORSE, compare, direction
+from cm3leon.reports.compare import BETTER, NO_INTERVAL, OPEN, WORSE, compare
 from cm3leon.reports.records.store import (
     RESULTS,
     NothingThere,
@@ -179,8 +179,7 @@ def _changes(name: str, old: Mapping, new: Mapping, alike: Sequence[Mapping]) ->
             verdict = OPEN if same else NO_INTERVAL
             found.append(Finding("quality", name, row.measure, row.a, row.b, verdict))
             continue
-        lower = direction(row.measure, old) == "lower"
-        verdict = BETTER if (row.b < row.a) == lower else WORSE
+        verdict = BETTER if (row.b < row.a) == (row.better == "lower") else WORSE
         found.append(Finding("quality", name, row.measure, row.a, row.b, verdict, p))
     return found
 

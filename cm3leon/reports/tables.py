@@ -25,6 +25,7 @@ from cm3leon.reports import (
     newest,
     own,
     read_published,
+    remarks,
     write_atomic,
 )
 from cm3leon.reports.records.store import RESULTS, column, read_all
@@ -44,7 +45,6 @@ TASKS = {
     "attribution": "colour attribution",
     "overall": "overall (mean of six)",
 }
-ASIDE = ("measured: ", "not measured: ")  # lines of a record for the table of its further numbers
 LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -369,8 +369,8 @@ def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[st
     notes += [
         f"{row['model']} {row['value']:.2f}: {row['note']}" for row in quoted if _disputed(row)
     ]
-    said = {text for record in records for text in record["warnings"]}
-    return notes + sorted(f"warning: {text}" for text in said if not text.startswith(ASIDE))
+    said = {text for record in records for text in remarks(record)}
+    return notes + sorted(f"warning: {text}" for text in said)
 
 
 def _decimals(value: float) -> int:

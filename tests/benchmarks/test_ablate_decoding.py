@@ -67,13 +67,13 @@ def test_a_second_run_draws_nothing(options, record, monkeypatch):
 
 
 def test_another_clip_picks_and_is_measured(options, record, monkeypatch, tmp_path):
-    assert record["warnings"] == [clip_beside.SAME]
+    assert record["missing"] == [{"measure": "CLIP score", "needs": clip_beside.SAME}]
     assert not [name for name in record["extra"] if name.endswith(".clip") and "pool" in name]
     monkeypatch.setattr(decoding_settings, "QUICK", TINY)
     parts = ("surface", "nucleus", "pool")
     changes = dict(parts=parts, rerank_clip=str(other_clip(tmp_path / "clip")))
     again = bench.ablate_decoding(replace(options, **changes))[0]
-    assert again["protocol"]["rerank_clip"] == "another" and not again["warnings"]
+    assert again["protocol"]["rerank_clip"] == "another" and not again["missing"]
     assert again["protocol"]["rerank_clip_sha256"] != record["protocol"]["rerank_clip_sha256"]
     for name in ("temperature", "top-p", "cd-k", "mixed"):
         one = again["extra"][f"pool.{name}-n2.clip"]

@@ -251,7 +251,7 @@ def test_the_best_of_several_samples(options):
     assert record["system"]["name"] == "scenes-s+best2"
     assert record["protocol"]["samples_per_prompt"] == record["system"]["config"]["samples"] == 2
     assert "clip" not in record["extra"]  # these baselines hold no CLIP to measure with
-    assert any(line.startswith("no CLIP score: cannot read") for line in record["warnings"])
+    assert any(one["needs"].startswith("cannot read") for one in record["missing"])
     with pytest.raises(UserError, match="--samples does not apply to system noise"):
         fid_coco.fid_coco(options(system="noise", samples=2))
     with pytest.raises(UserError, match="samples must be at least 1, got 0"):

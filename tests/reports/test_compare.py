@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import core
+from cm3leon.evaluation.measures import HIGHER, Measure, declared
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import ROOT
 from cm3leon.reports.compare import (
@@ -16,7 +17,6 @@ from cm3leon.reports.compare import (
     WORSE,
     compare,
     differences,
-    direction,
     find_pair,
     find_runs,
     pairable,
@@ -56,7 +56,6 @@ def test_better_and_worse_follow_the_measure():
     near = compare(record(), record(13.0, **LATER))
     assert verdicts(near)["value"] == OPEN
     assert verdicts(near)["single"] == OPEN  # equal numbers without an interval
-    assert direction("test.documents-2.fid", record()) == "lower"
     other = record(13.0, **LATER, interval=None, spread={"images": None, "seeds": None})
     assert verdicts(compare(record(), other))["value"] == NO_INTERVAL
 
@@ -66,11 +65,39 @@ def test_verdicts_hold_over_all_measures_together():
 
     def shares(moved: int) -> dict:
         values = {f"task{k}": 0.5 + (0.0332 if k < moved else 0.0) for k in range(40)}
-        return {name: {"value": v, "low": v - 0.02, "high": v + 0.02} for name, v in values.items()}
+        ends = {name: {"value": v, "low": v - 0.02, "high": v + 0.02} for name, v in values.items()}
+        return {"extra": ends, "measures": declared(ends, [Measure("task*", "x", "share", HIGHER)])}
 
-    alone = compare(record(extra=shares(0)), record(**LATER, extra=shares(1)))
-    together = compare(record(extra=shares(0)), record(**LATER, extra=shares(40)))
+    alone = compare(record(**shares(0)), record(**LATER, **shares(1)))
+    together = compare(record(**shares(0)), record(**LATER, **shares(40)))
     assert verdicts(alone)["task0"] == OPEN and verdicts(together)["task0"] == BETTER
+
+
+def around(**values: float) -> dict:
+    return {name: {"value": v, "low": v - 0.01, "high": v + 0.01} for name, v in values.items()}
+
+
+def test_the_direction_is_the_record_s():
+    """A loss that falls is better, more copies are worse, a floor is neither."""
+    before = {"a.held_out_loss": 9.0, "a.copy_pixels": 0.1, "a.fid_with_0": 9.0, "floor": 9.0}
+    after = {"a.held_out_loss": 4.0, "a.copy_pixels": 0.6, "a.fid_with_0": 4.0, "floor": 1.0}
+    leads = {"a.fid_vs_b": 1.0, "a.held_out_gain_minus_b": 1.0, "a.fid_minus_b": 1.0}
+    one = record(extra=around(**before, **leads))
+    other = record(**LATER, extra=around(**after, **{name: 2.0 for name in leads}))
+    found = compare(one, other)
+    assert verdicts(found) == {
+        "value": OPEN, "a.held_out_loss": BETTER, "a.copy_pixels": WORSE, "a.fid_with_0": BETTER,
+        "a.fid_vs_b": BETTER, "a.held_out_gain_minus_b": BETTER, "a.fid_minus_b": WORSE,
+    }  # fmt: skip
+    assert found.left_out == 1
+    text = tables(found, one, other)[1].to_text()
+    assert "nats" in text and "1 numbers left out: better in no direction" in text
+    turned = one["measures"] | {
+        "held_out_loss": one["measures"]["copy_pixels"] | {"better": HIGHER}
+    }
+    found = compare(one | {"measures": turned}, other | {"measures": turned})
+    assert verdicts(found)["a.held_out_loss"] == WORSE  # nothing is guessed from a name
+    assert "a.held_out_loss" not in verdicts(compare(one | {"measures": turned}, other))
 
 
 def test_other_protocols_do_not_compare():

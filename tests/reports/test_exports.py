@@ -29,6 +29,10 @@ def test_lm_eval_s_keys():
     assert task["FID_stderr,none"] == pytest.approx(1 / 1.959964)
     assert task["single,none"] == 0.9 and task["single_stderr,none"] == "N/A"
     assert "floor,none" not in task
+    losses = to_lm_eval([record(extra={"a.held_out_loss": 2.0, "a.fid_with_2": 3.0, "words": 9.0})])
+    assert losses["higher_is_better"]["fid_coco@1"] == {
+        "FID": False, "a.held_out_loss": False, "a.fid_with_2": False
+    }  # fmt: skip
     assert run["higher_is_better"]["fid_coco@1"] == {
         "FID": False, "kid": False, "overall": True, "single": True
     }  # fmt: skip
@@ -63,7 +67,9 @@ def test_every_eval_ever_s_form():
         "lower": 11.345, "upper": 13.345, "confidence_level": 0.95, "method": "x"
     }  # fmt: skip
     assert len({one["evaluation_result_id"] for one in made["evaluation_results"]}) == 4
-    assert not others[-1]["metric_config"]["lower_is_better"]
+    last = others[-1]["metric_config"]
+    assert (last["metric_name"], last["metric_unit"]) == ("single object", "share")
+    assert not last["lower_is_better"]
 
     def texts(value, inside=False):  # all their additional details are text
         if isinstance(value, dict):

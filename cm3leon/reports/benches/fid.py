@@ -4,52 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cm3leon.reports import extra
-from cm3leon.reports.tables import ASIDE, Table, number, span
-
-ROWS = {  # extra of a record, or how its name begins -> (label, which way is better)
-    "fid_prompts": ("FID against the prompts' pictures", "lower"),
-    "fid_infinity": ("FID at infinitely many pictures", "lower"),
-    "kid": ("KID", "lower"),
-    "precision": ("precision", "higher"),
-    "recall": ("recall", "higher"),
-    "inception_score": ("Inception score", "higher"),
-    "fd_dinov2": ("FD-DINOv2", "lower"),
-    "cmmd": ("CMMD", "lower"),
-    "clip_score": ("CLIP score, plain cosine", "higher"),
-    "clip_score_s": ("CLIP score, 2.5 max(0, cosine)", "higher"),
-}
-NETWORKS = (
-    "fd_dinov2",
-    "cmmd",
-    "clip_score_s",
-    "clip_score",
-)  # may end in another network's name
+from cm3leon.evaluation.measures import NONE
+from cm3leon.reports import extra, remarks
+from cm3leon.reports.records.store import measure_of
+from cm3leon.reports.tables import Table, number, span
 
 
 def beside_table(record: Mapping) -> Table | None:
-    """One row a number; None for a record of no pinned protocol."""
-    lines = tuple(text for text in record["warnings"] if text.startswith(ASIDE))
-    rows = [row for key in record["extra"] if (row := _row(record, key))]
-    if not lines:
+    """One row a number that tells the system's worth; None for a record of no pinned protocol."""
+    if "protocol" not in record["protocol"]:
         return None
+    worth = [name for name in record["extra"] if measure_of(record, name).better != NONE]
     return Table(
         headers=("beside the FID", "value", "interval", "better"),
-        rows=tuple(rows),
+        rows=tuple(_row(record, name) for name in worth),
         caption=f"Further numbers of {record['system']['name']} (n={record['n']:,})",
-        notes=lines,
+        notes=(*networks(record), *remarks(record)[len(record["warnings"]) :]),
         numbers=frozenset({1}),
     )
 
 
-def _row(record: Mapping, key: str) -> tuple[str, ...] | None:
-    """The cells of an extra, None for one of another table."""
-    label, better = ROWS.get(key, ("", ""))
-    for name in NETWORKS:
-        if not label and key.startswith(f"{name}_"):
-            label, better = ROWS[name]
-            label = f"{label} ({key.removeprefix(f'{name}_')})"
-    if not label:
-        return None
-    value, low, high = (extra(record, key)[part] for part in ("value", "low", "high"))
-    return label, number(value), span(value, low, high), better
+def networks(record: Mapping) -> list[str]:
+    """A line on each measure that has a network of its own."""
+    measures = record["measures"].values()
+    return [f"{one['title']} by {one['by']}" for one in measures if "by" in one]
+
+
+def _row(record: Mapping, name: str) -> tuple[str, ...]:
+    value, low, high = (extra(record, name)[part] for part in ("value", "low", "high"))
+    measure = measure_of(record, name)
+    return measure.title, number(value), span(value, low, high), measure.better

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cm3leon.reports import extra, newest, own
+from cm3leon.reports import extra, newest, own, remarks
 from cm3leon.reports.records.store import column, read_all
 from cm3leon.reports.tables import Table, features_name, number, span
 
@@ -25,7 +25,7 @@ def rfid_table(records: Sequence[Mapping]) -> Table:
     """A row for each record of one protocol; the last stands out."""
     last = records[-1]
     notes = [f"{last['protocol']['pictures']}; features: {features_name(last)}"]
-    notes += sorted({f"warning: {text}" for record in records for text in record["warnings"]})
+    notes += sorted({f"warning: {text}" for record in records for text in remarks(record)})
     return Table(
         headers=(
             "tokenizer", "codes", "tokens", "rFID", "95 % interval", "PSNR dB", "SSIM",

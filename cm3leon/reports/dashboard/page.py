@@ -17,7 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from cm3leon.reports import OUT, PUBLISHED, called, guarded, own, read_published, write_atomic
+from cm3leon.reports import (
+    OUT,
+    PUBLISHED,
+    called,
+    guarded,
+    own,
+    read_published,
+    remarks,
+    write_atomic,
+)
 from cm3leon.reports.benches.latency import latency_plot
 from cm3leon.reports.benches.retrieval import retrieval_plots
 from cm3leon.reports.dashboard import inline
@@ -121,7 +130,7 @@ def row(run: Run, page_folder: Path, folder: Path) -> dict:
         "n": f"{record['n']:,}",
         "commit": commit(record),
         "full_commit": record["code"]["commit"] + (" +" if record["code"]["dirty"] else ""),
-        "warnings": record["warnings"],
+        "warnings": remarks(record),
         "link": quote(link),
         "path": f"{folder.resolve().name}/{where.as_posix()}",
     }
@@ -131,7 +140,7 @@ def brief(run: Run) -> str:
     """What changed in a few words: names of the first two changes, how many more, warnings."""
     names = [text.split(" ")[0] for text in run.changes]
     more = f" +{len(names) - 2}" if len(names) > 2 else ""
-    count = len(run.record["warnings"])
+    count = len(remarks(run.record))
     warned = [f"{count} warning{'s' if count > 1 else ''}"] if count else []
     return "; ".join([", ".join(names[:2]) + more] * bool(names) + warned)
 

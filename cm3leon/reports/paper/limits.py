@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cm3leon.reports import remarks
 from cm3leon.reports.paper.model import Parts, code, count, plain, prose
 from cm3leon.reports.paper.results import Inputs, Run, at
 from cm3leon.reports.records.store import device
@@ -103,7 +104,7 @@ def _quoted(inputs: Inputs) -> Parts:
 
 
 def _warnings(runs: Sequence[Run]) -> list[Parts]:
-    said = {text: run for run in runs for text in run.record["warnings"]}
+    said = {text: run for run in runs for text in remarks(run.record)}
     return [
         prose("*Warning* of {path}: {text}.", path=code(run.path), text=plain(text.rstrip(".")))
         for text, run in said.items()

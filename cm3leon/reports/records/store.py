@@ -15,15 +15,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from cm3leon.evaluation.measures import Measure, declared, find_measure, of_number
 from cm3leon.reports import HOME
 
 RESULTS = HOME / "results"
 SCHEMA = Path(__file__).with_name("record.schema.json")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TRIAL = "a trial"  # how a warning begins that says so
 KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
 
@@ -111,6 +113,7 @@ def migrate(record: dict, name: str = "record") -> dict:
         raise ReportError(
             f"{name}: schema_version is {version!r}, known are {known}; update cm3leon"
         )
+    check_finite(record, name)
     while version != SCHEMA_VERSION:
         record = STEPS[version](dict(record))
         version = record["schema_version"]
@@ -128,7 +131,35 @@ def _from_2(record: dict) -> dict:
     return record | {"schema_version": 3, "run": None, "sha256": None}
 
 
-STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1, 2: _from_2}
+def _from_3(record: dict) -> dict:
+    """Version 4 says of every number what it is, and what is missing; before, lines of `warnings`
+    did. A digest is checked as it was written, then made anew.
+    """
+    whole = record.get("sha256") is None or record["sha256"] == digest_of(record)
+    extra, said = record.get("extra"), record.get("warnings")
+    record["measures"] = declared(extra if isinstance(extra, Mapping) else ())
+    record["missing"], record["schema_version"] = [], 4
+    if isinstance(said, list) and all(isinstance(line, str) for line in said):
+        record["warnings"] = [line for line in said if not _is_data(line, record)]
+    return record | {"sha256": digest_of(record)} if whole and record.get("sha256") else record
+
+
+def _is_data(line: str, record: dict) -> bool:
+    """Whether a warning of version 3 tells what version 4 keeps as data; then it is kept so."""
+    if found := OLD_LINES["by"].fullmatch(line):
+        end, _ = find_measure(found["number"]) or (found["number"], None)
+        if end in record["measures"]:
+            record["measures"][end]["by"] = found["by"]
+    elif found := OLD_LINES["missing"].fullmatch(line):
+        record["missing"].append(found.groupdict())
+    return found is not None
+
+
+OLD_LINES = {  # of warnings up to version 3
+    "by": re.compile(r"measured: (?P<number>\S+) by (?P<by>.+)"),
+    "missing": re.compile(r"(?:not measured: |no (?=CLIP score))(?P<measure>[^:]+): (?P<needs>.+)"),
+}
+STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def validate(record: Mapping, name: str = "record") -> None:
@@ -137,6 +168,9 @@ def validate(record: Mapping, name: str = "record") -> None:
     error = next(iter(sorted(_validator().iter_errors(record), key=lambda e: e.json_path)), None)
     if error is not None:
         raise ReportError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
+    for number in record["extra"]:
+        if measure_of(record, number) is None:
+            raise ReportError(f"{name}: no entry of measures says what {number} is; declare it")
     if record["protocol_digest"] != digest(record["protocol"]):
         raise ReportError(f"{name}: protocol_digest does not fit protocol; the record was edited")
     if record["sha256"] is None:  # older than digests: at least it must not contradict itself
@@ -150,6 +184,13 @@ def validate(record: Mapping, name: str = "record") -> None:
 def digest_of(record: Mapping) -> str:
     """SHA-256 of a record without its own digest."""
     return digest({key: value for key, value in record.items() if key != "sha256"})
+
+
+def measure_of(record: Mapping, number: str) -> Measure | None:
+    """What a number of a record is: `value`, or a name of `extra`."""
+    if number == "value":
+        return Measure(record["unit"], record["unit"], record["unit"], record["better"])
+    return of_number(number, record["measures"])
 
 
 def _check_ends(record: Mapping, name: str) -> None:

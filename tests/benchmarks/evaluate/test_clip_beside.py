@@ -15,6 +15,7 @@ from benchmarks.protocols.prompts import scenes_prompts
 from cm3leon import checkpoint
 from cm3leon.clip import ClipConfig, load_clip
 from cm3leon.config import from_dict
+from cm3leon.evaluation.measures import Missing
 from cm3leon.files import baselines_folder
 from cm3leon.world.scenes import scene
 
@@ -50,8 +51,9 @@ def test_another_clip_is_measured_and_the_same_is_not(other):
     each = (clip.images(np.stack(IMAGES)) * texts).sum(1)
     value, low, high = found["clip"]
     assert value == pytest.approx(each.mean(), abs=1e-5) and low < value < high and not said
-    assert score_picked(picked_by(clip.sha256), PROMPTS, DRAWN) == ({}, [SAME])
-    assert judge_beside(clip.sha256) == (None, [SAME]) and "\n" not in SAME
+    lacks = Missing("CLIP score", SAME)
+    assert score_picked(picked_by(clip.sha256), PROMPTS, DRAWN) == ({}, [lacks])
+    assert judge_beside(clip.sha256) == (None, [lacks]) and "\n" not in SAME
 
 
 def test_nothing_picked_or_no_meanings(other):

@@ -129,9 +129,10 @@ def test_numbers_are_the_pure_functions(options, tmp_path):
     assert extra["clip_score_s"]["value"] == pytest.approx(2.5 * plain.mean(), rel=1e-6)
     assert extra["clip_score"]["low"] < plain.mean() < extra["clip_score"]["high"]
     assert "12.5% of the captions filled CLIP's 77 tokens" in record["warnings"]
-    said = [text for text in record["warnings"] if text.startswith("measured: ")]
-    assert len(said) == 3 and all("(w.pt, SHA-256 6726825d0000)" in text for text in said)
-    assert not any(text.startswith("not measured") for text in record["warnings"])
+    by = {name: one["by"] for name, one in record["measures"].items() if "by" in one}
+    assert by.keys() == {"fd_dinov2", "cmmd", "clip_score", "clip_score_s"}
+    assert all("(w.pt, SHA-256 6726825d0000)" in text for text in by.values())
+    assert not record["missing"]
     fid_coco.report(options(), record)
     table = (tmp_path / "reports" / "fid_coco" / "beside.md").read_text()
     assert "FD-DINOv2" in table and "CLIP score, plain cosine" in table
@@ -152,22 +153,19 @@ def test_rfid_is_that_of_the_pictures_that_come_back(options, tmp_path):
 
 def test_what_is_not_measured_is_said_with_its_way(options, tmp_path):
     record, _ = fid_coco.fid_coco(options(), Tinted())
-    said = [text for text in record["warnings"] if text.startswith("not measured: ")]
-    assert said == [
-        "not measured: rFID: the system has no image tokenizer",
-        "not measured: FD-DINOv2: name dinov2_vitl14_pretrain.pth by --dino-weights or "
-        "CM3LEON_DINOV2",
-        "not measured: CMMD: name ViT-L-14-336px.pt by --cmmd-weights or "
-        "CM3LEON_CLIP_OPENAI_L14_336",
-        "not measured: CLIP score: name ViT-B-32.pt by --clip-weights or CM3LEON_CLIP_OPENAI",
-    ]
+    assert {one["measure"]: one["needs"] for one in record["missing"]} == {
+        "rFID": "a system with an image tokenizer",
+        "FD-DINOv2": "dinov2_vitl14_pretrain.pth by --dino-weights or CM3LEON_DINOV2",
+        "CMMD": "ViT-L-14-336px.pt by --cmmd-weights or CM3LEON_CLIP_OPENAI_L14_336",
+        "CLIP score": "ViT-B-32.pt by --clip-weights or CM3LEON_CLIP_OPENAI",
+    }
     quick, _ = fid_coco.fid_coco(options(quick=True, n=None), Tinted())
-    assert "not measured: floor: every real picture has a prompt" in quick["warnings"]
+    assert {"measure": "floor", "needs": "real pictures without a prompt"} in quick["missing"]
     (everything,) = (tmp_path / "cache" / "_reference").rglob("all.npz")
     imported, _ = fid_coco.fid_coco(options(reference=everything), Tinted())
-    needs = "it needs the real pictures, not --reference alone"
-    for name in ("KID: ", "floor: "):
-        assert f"not measured: {name}{needs}" in imported["warnings"]
+    needs = "the real pictures, not --reference alone"
+    for name in ("KID", "floor"):
+        assert {"measure": name, "needs": needs} in imported["missing"]
     assert "inception_score" in imported["extra"]
 
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from cm3leon.evaluation.measures import find_measure
 from cm3leon.reports import read_published
 from cm3leon.reports.benches.latency import (
     configurations,
@@ -15,7 +16,6 @@ from cm3leon.reports.benches.latency import (
     note,
     one_image_table,
 )
-from cm3leon.reports.compare import direction
 from cm3leon.reports.dashboard.history import read_runs
 from cm3leon.reports.dashboard.page import page
 from cm3leon.reports.details import detail_tables
@@ -205,7 +205,7 @@ def test_less_time_is_better():
                  "gain_over_llamagen"):  # fmt: skip
         own = name.removesuffix("_hf").removesuffix("_llamagen")
         wanted = "lower" if own in lower else "higher"
-        assert direction(f"12x512x8.float32.b8.{name}", made()) == wanted
+        assert find_measure(f"12x512x8.float32.b8.{name}")[1].better == wanted
 
 
 def test_a_busy_machine_is_no_regression(tmp_path):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import core
+from cm3leon.evaluation.measures import undeclared
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import ROOT, newest
 from cm3leon.reports.records.store import (
+    RESULTS,
     STEPS,
     NothingThere,
     ReportError,
@@ -21,9 +23,11 @@ from cm3leon.reports.records.store import (
     device,
     index,
     is_trial,
+    measure_of,
     migrate,
     read,
     read_all,
+    record_paths,
     speaking,
     validate,
 )
@@ -40,16 +44,56 @@ def test_frozen_records_migrate(version):
     new = migrate(old)
     validate(new)
     assert json.dumps(old) == before  # nothing is changed in place
-    kept = set(old) - {"schema_version"}
+    kept = set(old) - {"schema_version", "warnings", "sha256"}
     assert {key: new[key] for key in kept} == {key: old[key] for key in kept}
-    assert new["run"] is None is new["sha256"]
     if version == 1:
         assert new["spread"] == {"images": old["interval"], "seeds": None}
+    if version < 3:
+        assert new["run"] is None is new["sha256"]
+        assert new["warnings"] == old["warnings"] and not new["missing"]
+        assert (
+            measure_of(new, "kid").better == "lower" and measure_of(new, "floor").better == "none"
+        )
     assert migrate(new) == new
+
+
+def test_lines_of_version_3_become_data():
+    """What was cut out of warnings: networks, and numbers that are missing with their way."""
+    old = json.loads(FROZEN[3].read_text())
+    new = migrate(old)
+    told = "dinov2 (w.pt, SHA-256 6726825d0000)"
+    assert new["measures"]["fd_dinov2"] == {
+        "title": "FD-DINOv2", "unit": "", "better": "lower", "by": told
+    }  # fmt: skip
+    assert [one["measure"] for one in new["missing"]] == ["rFID", "CMMD", "CLIP score"]
+    assert new["missing"][0]["needs"] == "the system has no image tokenizer"
+    assert new["warnings"] == old["warnings"][:2] and is_trial(new)
+    beside = {"warnings": [*old["warnings"], "no CLIP score: cannot read it"], "sha256": None}
+    said = migrate(old | beside)["missing"][-1]
+    assert said == {"measure": "CLIP score", "needs": "cannot read it"}
+
+
+def test_an_edited_record_of_version_3_is_refused():
+    old = json.loads(FROZEN[3].read_text())
+    with pytest.raises(ReportError, match="sha256 does not fit the record"):
+        validate(migrate(old | {"value": old["value"] + 1}))
+
+
+def test_every_number_says_what_it_is():
+    (path, *_) = [one for one in record_paths(RESULTS, RESULTS) if "ablate_retrieval" in str(one)]
+    one = read(path)
+    dotted = record(extra={"tail.documents-2.fid_vs_threshold-0.8": 1.1})
+    assert measure_of(dotted, "tail.documents-2.fid_vs_threshold-0.8").unit == "ratio"
+    assert measure_of(one, "value").name == "entity_lift"
+    bare = record() | {"extra": {"kid": 1.0, "made_up": 2.0}}
+    with pytest.raises(ReportError, match="no entry of measures says what made_up is"):
+        validate(bare)
 
 
 def test_every_committed_record_reads():
     records = read_all()
+    for one in records:
+        assert not undeclared(one["extra"]), one["bench"]
     assert {one["bench"] for one in records} >= {"fid_coco", "ablate_retrieval"}
     assert [one["date"] for one in records] == sorted(one["date"] for one in records)
 
@@ -75,7 +119,7 @@ def test_reading_and_the_index(tmp_path):
     [
         ('{"a":', r"0\.json is no JSON"),
         ("[]", "is not of type 'object'"),
-        ("{}", "schema_version is None, known are 1, 2, 3; update cm3leon"),
+        ("{}", "schema_version is None, known are 1, 2, 3, 4; update cm3leon"),
         (json.dumps({"schema_version": 9}), "schema_version is 9, known are 1, 2"),
         (json.dumps(record()).replace("12.345", "NaN", 1), "holds NaN; measure again"),
         (json.dumps(record()).replace("12.345", "1e999", 1), "value must be finite, got inf"),
