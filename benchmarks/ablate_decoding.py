@@ -168,7 +168,7 @@ def headline(run: Run) -> tuple[float, core.Interval | None]:
 
 def load_split(run: Run, split: str, features: Features) -> Asked:
     """Captions of a split and features of its real pictures."""
-    from cm3leon.evaluation.metrics.frechet import Reference
+    from cm3leon.evaluation.statistics.frechet import Reference
 
     real = np.concatenate(list(batches(Rendered("coco", split, range(REFERENCE), features.size))))
     real_ND = extract(features, np.array_split(real, 16), len(real), f"features of {split}")
@@ -184,7 +184,7 @@ class Asked:
 
     split: str
     prompts: Sequence[Prompt]
-    reference: object  # cm3leon.evaluation.metrics.frechet.Reference
+    reference: object  # cm3leon.evaluation.statistics.frechet.Reference
 
 
 def report(options: Options, record: Mapping) -> None:

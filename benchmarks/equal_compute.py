@@ -170,8 +170,8 @@ def measure(
 
 def compared(ours: Drawn, twin: Drawn, kind: str, split: str, resamples: int):
     """Pairs of name and number of one split: FIDs, their ratio, differences of shares."""
-    from cm3leon.evaluation.metrics.frechet import Reference
     from cm3leon.evaluation.statistics import paired
+    from cm3leon.evaluation.statistics.frechet import Reference
 
     reference = Reference(ours.array(split, "others_MD", arm=False))
     sides = [

@@ -325,7 +325,7 @@ def pictures(
     if options.images is not None:
         return [images.from_folder(options.images, task.prompts, size)]
     return [
-        sharding.draw(group, system, task.prompts, seed, options.cache, options.batch_size)
+        images.draw_together(group, system, task.prompts, seed, options.cache, options.batch_size)
         for seed in options.seeds
     ]
 

@@ -101,7 +101,7 @@ def measure(
     from benchmarks.images.real import find_pictures
     from benchmarks.protocols.scenes import batches
     from cm3leon.evaluation.features.network import load_features
-    from cm3leon.evaluation.metrics.frechet import frechet_from_features
+    from cm3leon.evaluation.statistics.frechet import frechet_from_features
     from cm3leon.evaluation.statistics.intervals import bootstrap_interval
 
     features, size = load_features(options.features), system.vq.image_size

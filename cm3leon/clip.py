@@ -27,7 +27,7 @@ from cm3leon.config import check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.images import crop_resized, crop_square
-from cm3leon.interop.safe_load import (
+from cm3leon.safe_load import (
     check_weights_file,
     is_program,
     program_tensors,

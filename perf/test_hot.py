@@ -16,7 +16,7 @@ from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.images import generate_images
 from cm3leon.decoding.loop import Decoder
 from cm3leon.engine import cpu_sample
-from cm3leon.evaluation.metrics.frechet import frechet_distance, moments
+from cm3leon.evaluation.statistics.frechet import frechet_distance, moments
 from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.retrieval.bank import MemoryBank
 from cm3leon.retrieval.select import Query, select

@@ -246,7 +246,7 @@ def test_pictures_are_drawn_by_all(tmp_path):
     def work(rank):
         def drawing(group):
             system = Tinted()
-            found = sharding.draw(group, system, prompts, 0, tmp_path / "cache", 3)
+            found = images.draw_together(group, system, prompts, 0, tmp_path / "cache", 3)
             print(len(system.drawn), found.drawn, found.reused, len(found))
             return 0
 

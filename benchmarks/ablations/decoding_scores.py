@@ -15,9 +15,9 @@ from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.clip import Clip
 from cm3leon.evaluation.features.network import Features, extract
-from cm3leon.evaluation.metrics.frechet import Reference
 from cm3leon.evaluation.metrics.precision_recall import precision_recall, spread_of_samples
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.intervals import percentile_interval
 from cm3leon.evaluation.statistics.paired import LEVEL, Distance
 

@@ -19,8 +19,8 @@ from benchmarks.protocols.prompts import Prompt, pick, scenes_prompts
 from cm3leon import checkpoint, seeds
 from cm3leon.config import to_dict
 from cm3leon.evaluation.features.network import extract, load_features
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
 from cm3leon.evaluation.metrics.impossible import columns_of, impossible
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.pipeline import System
 from cm3leon.retrieval.retriever import Retriever, load_retriever

@@ -13,14 +13,14 @@ import numpy as np
 
 from benchmarks.ablations.retrieval_conditions import ArmSystem, Asked
 from benchmarks.evaluate.composition import ALL, answers
-from benchmarks.harness.progress import progress
 from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.evaluation.features.network import Features, extract
 from cm3leon.evaluation.metrics.composition import TASKS
 from cm3leon.evaluation.metrics.copying import copies, nearest_distance, shared_block
-from cm3leon.evaluation.metrics.frechet import Reference
+from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.paired import METHOD
 from cm3leon.images import crop_square
 from cm3leon.world.scenes import SEEN_ENTITIES, entities

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness.progress import progress
 from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.evaluation.metrics.composition import EXTRAS, TASKS, judge
+from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics.intervals import one_thread, percentile_interval, resamples_of
 from cm3leon.images import crop_square
 from cm3leon.workers import portions, side_by_side

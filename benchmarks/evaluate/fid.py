@@ -19,8 +19,8 @@ from benchmarks.harness.core import Interval
 from benchmarks.protocols.scenes import Task, batches
 from benchmarks.systems.find import Noise
 from cm3leon.evaluation.features.network import Features, extract
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.metrics.kid import kid
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.intervals import (
     FRECHET_METHOD,
     SEEDS_METHOD,

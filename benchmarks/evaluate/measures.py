@@ -25,8 +25,9 @@ import numpy as np
 from benchmarks.harness import core
 from benchmarks.harness.sharding import Group
 from benchmarks.images.generated import safe
+from benchmarks.images.listings import rebuilt_listing
 from benchmarks.protocols.coco import Protocol
-from benchmarks.protocols.coco_files import PinnedTask, rebuilt_listing
+from benchmarks.protocols.coco_files import PinnedTask
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.cache import Kept, features_of
 from cm3leon.evaluation.features.network import Features, load_features
@@ -154,7 +155,7 @@ def intervals(
 
 def influence_of(headline: Statistics, fake: Kept) -> np.ndarray:
     """How much each drawn picture moves the distance (`stats.frechet_influence`): float64 [N]."""
-    from cm3leon.evaluation.metrics.frechet import influence
+    from cm3leon.evaluation.statistics.frechet import influence
 
     moved = influence(headline.mu, headline.sigma, *fake.moments().finish())
     found = np.concatenate([moved(one.features_BD) for one in fake.shards()])
@@ -263,7 +264,7 @@ def scale(
     rebuilt: tuple[np.ndarray, Kept] | None,
 ) -> dict:
     """What else FID's own features tell: Inception score, precision, recall, floor, rFID."""
-    from cm3leon.evaluation.metrics.frechet import frechet_from_features
+    from cm3leon.evaluation.statistics.frechet import frechet_from_features
 
     found = class_score(features, fakes)
     if real is not None:

@@ -18,14 +18,9 @@ import numpy as np
 from benchmarks.evaluate import measures
 from benchmarks.harness import core, sharding
 from benchmarks.images import generated as images
+from benchmarks.images.listings import drawn_listing, real_listing, remarks_on
 from benchmarks.protocols.coco import IMAGES, Protocol
-from benchmarks.protocols.coco_files import (
-    PinnedTask,
-    drawn_listing,
-    read_task,
-    real_listing,
-    remarks_on,
-)
+from benchmarks.protocols.coco_files import PinnedTask, read_task
 from benchmarks.protocols.lists import write_list
 from benchmarks.protocols.prompts import digest
 from cm3leon.errors import UserError
@@ -231,7 +226,7 @@ def pictures(job: Job, group: sharding.Group, system, task: PinnedTask) -> list[
     if job.images is not None:
         return [images.from_folder(job.images, task.prompts, job.protocol.size)]
     return [
-        sharding.draw(group, system, task.prompts, seed, job.cache, job.batch_size)
+        images.draw_together(group, system, task.prompts, seed, job.cache, job.batch_size)
         for seed in job.seeds
     ]
 

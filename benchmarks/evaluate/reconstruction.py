@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.harness.core import Interval, Phases
-from benchmarks.harness.progress import progress
 from cm3leon.evaluation.features.network import Features
+from cm3leon.evaluation.progress import progress
 
 PAIRS_METHOD = "Student t over the influence of pairs of pictures (infinitesimal jackknife)"
 BYTES = 255.0  # range of the data, for PSNR and SSIM

@@ -28,9 +28,9 @@ from benchmarks.protocols.prompts import Prompt, digest
 from benchmarks.protocols.scenes import Task, batches, scenes_task
 from benchmarks.systems.settings import Arm, main_arm
 from cm3leon.evaluation.features.network import Features, extract, load_features
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.metrics.impossible import columns_of, impossible
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.files import sha256_bytes
 from cm3leon.workers import side_by_side
@@ -171,7 +171,7 @@ def draw(
         for arm in arms:
             if arm.name != "plain" or split is splits[0]:
                 split.drawn[arm.name] = [
-                    sharding.draw(group, arm.system, split.prompts, seed, cache, batch_size)
+                    images.draw_together(group, arm.system, split.prompts, seed, cache, batch_size)
                     for seed in seeds
                 ]
 

@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -313,51 +313,10 @@ def together(work: Callable[[Group], int]) -> int:
         return 0
 
 
-class Watched:
-    """A system that looks at the other ranks before each batch."""
-
-    def __init__(self, system, group: Group):
-        self._system, self._group = system, group
-
-    def __getattr__(self, name: str):
-        if name == "draw_with_codes":
-            self._group.check()
-        return getattr(self._system, name)
-
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]):
-        """What the system draws; UserError naming a rank that died meanwhile."""
-        self._group.check()
-        return self._system.draw(prompts, seeds)
-
-
 def said_already(group: Group, message: str) -> bool:
     """Whether another rank made the very same mistake, and says so."""
     reason = group.trouble() or ""
     return reason != message and reason.endswith(message)
-
-
-def draw(group: Group, system, prompts: Sequence, seed: int, folder, batch_size: int):
-    """`images.draw` with the prompts shared among the ranks, batch by batch."""
-    from dataclasses import replace
-
-    from benchmarks.images import generated as images
-    from benchmarks.protocols.prompts import digest
-
-    if group.size == 1:
-        found = images.draw(system, prompts, seed, folder, batch_size)
-        images.tell_reused(system, found)
-        return found
-    name = f"drawn {images.key(system)} {digest(prompts)} {seed}"
-    own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
-    mine = images.draw(Watched(system, group), own, seed, folder, batch_size)
-    group.total(name, mine.drawn)
-    group.wait(name)
-    drawn = group.total(name, 0)
-    everything = images.draw(system, prompts, seed, folder, batch_size)
-    found = replace(everything, drawn=drawn, reused=len(everything) - drawn)
-    if group.first:
-        images.tell_reused(system, found)
-    return found
 
 
 @contextlib.contextmanager

@@ -18,16 +18,17 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.harness import core
-from benchmarks.harness.progress import progress
-from benchmarks.protocols.prompts import Prompt
+from benchmarks.harness.sharding import Group
+from benchmarks.protocols.prompts import Prompt, digest
 from cm3leon.errors import UserError
+from cm3leon.evaluation.progress import progress
 from cm3leon.files import sha256_bytes, sha256_file, write_atomic
 from cm3leon.images import crop_square, read_picture, write_png
 from cm3leon.seeds import derive
@@ -131,6 +132,42 @@ def draw_sets(
         Pictures(paths, read, count, len(set(paths)) - count)
         for paths, count in zip(sets, drawn, strict=True)
     ]
+
+
+def draw_together(group: Group, system, prompts: Sequence, seed: int, folder, batch_size: int):
+    """`draw` with the prompts shared among the ranks, batch by batch."""
+    if group.size == 1:
+        found = draw(system, prompts, seed, folder, batch_size)
+        tell_reused(system, found)
+        return found
+    name = f"drawn {key(system)} {digest(prompts)} {seed}"
+    own = [prompts[place] for place in group.share(len(prompts), max(1, batch_size))]
+    mine = draw(Watched(system, group), own, seed, folder, batch_size)
+    group.total(name, mine.drawn)
+    group.wait(name)
+    drawn = group.total(name, 0)
+    everything = draw(system, prompts, seed, folder, batch_size)
+    found = replace(everything, drawn=drawn, reused=len(everything) - drawn)
+    if group.first:
+        tell_reused(system, found)
+    return found
+
+
+class Watched:
+    """A system that looks at the other ranks before each batch."""
+
+    def __init__(self, system, group: Group):
+        self._system, self._group = system, group
+
+    def __getattr__(self, name: str):
+        if name == "draw_with_codes":
+            self._group.check()
+        return getattr(self._system, name)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]):
+        """What the system draws; UserError naming a rank that died meanwhile."""
+        self._group.check()
+        return self._system.draw(prompts, seeds)
 
 
 def tell_reused(system, pictures: Pictures) -> None:

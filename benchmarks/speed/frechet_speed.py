@@ -46,7 +46,7 @@ def inputs(dim: int, count: int) -> tuple:
 
 
 def ours() -> Callable:
-    from cm3leon.evaluation.metrics.frechet import frechet_distance
+    from cm3leon.evaluation.statistics.frechet import frechet_distance
 
     return frechet_distance
 
@@ -110,7 +110,7 @@ def medians(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 def compare(dim: int, case: str, repeats: int) -> None:
     """Time one case and print its rows."""
-    from cm3leon.evaluation.metrics.frechet import frechet_from_features, moments
+    from cm3leon.evaluation.statistics.frechet import frechet_from_features, moments
 
     a, b = inputs(dim, 3 * dim if case == "full" else max(2, dim // 4))
     exact = frechet_from_features(a, b)

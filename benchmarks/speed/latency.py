@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from benchmarks.harness.progress import progress
 from benchmarks.speed import rounds
 from benchmarks.speed.ceilings import Ceilings
 from benchmarks.speed.configurations import Row, Runner, numbers, rows_of
@@ -33,6 +32,7 @@ from benchmarks.speed.peers.loops import Peer, find_peers
 from benchmarks.speed.subjects import PROMPT, STATE_BYTES, Subject, find_subject
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.evaluation.progress import progress
 from cm3leon.options import Batch, Count, Positive, Threads
 
 SMALL = ("scenes-s", "scenes-xs", "8x256x8", "12x512x8", "24x1024x16")

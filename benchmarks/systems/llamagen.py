@@ -244,7 +244,7 @@ def read_network(file: Path, call: Mapping, vq, dtype: str):
     import torch
 
     from benchmarks.systems import llamagen_model as llamagen
-    from cm3leon.interop.safe_load import read_weights
+    from cm3leon.safe_load import read_weights
 
     content = read_weights(file)
     named = re.search(r"_(\d{2,4})$", file.stem)

@@ -19,9 +19,9 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.features.inception import DIM
 from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.evaluation.features.statistics import import_statistics
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
 from cm3leon.evaluation.metrics.inception_score import inception_score
 from cm3leon.evaluation.metrics.precision_recall import precision_recall
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_file
 from cm3leon.interop.known_weights import HASHED, KNOWN, find, how_to_get
 

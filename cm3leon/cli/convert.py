@@ -34,7 +34,7 @@ class ConvertTokenizer:
     def run(self) -> int:
         """Read, convert, check, write, say what it is."""
         from cm3leon.files import check_free
-        from cm3leon.interop.safe_load import digests
+        from cm3leon.safe_load import digests
         from cm3leon.tokenizers.folder import save_tokenizer
 
         check_free(self.out)
@@ -67,7 +67,7 @@ class ConvertTokenizer:
             infer_config,
             tokenizer_names,
         )
-        from cm3leon.interop.safe_load import read_weights
+        from cm3leon.safe_load import read_weights
         from cm3leon.tokenizers.folder import expected_shapes
 
         if not self.source.exists():

@@ -35,8 +35,8 @@ from cm3leon.interop.opt import (
     to_opt_config,
     to_opt_state_dict,
 )
-from cm3leon.interop.safe_load import check_weights_file, other_names
 from cm3leon.retrieval.packed import BANK, unpack
+from cm3leon.safe_load import check_weights_file, other_names
 from cm3leon.sequence.documents import Vocabulary
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from benchmarks.ablations.retrieval_conditions import (
 from benchmarks.protocols.prompts import Prompt, scenes_prompts
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import Reference
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.loading import load_system
 from cm3leon.reports.benches.retrieval import arms_of, retrieval_tables, verdicts
 from cm3leon.world.scenes import scene

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.features import ARCHITECTURE, FeatureNetwork
 from benchmarks import fid_coco
 from benchmarks.evaluate import scenes_fid
 from benchmarks.fid_coco import Options
@@ -21,6 +20,7 @@ from benchmarks.systems import find as systems
 from cm3leon import checkpoint
 from cm3leon.decoding.config import DecodeChanges, DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features.scenes import ARCHITECTURE, FeatureNetwork
 from cm3leon.evaluation.metrics.impossible import columns_of
 from cm3leon.loading import load_system
 from cm3leon.reports.benches.splits import arms_of

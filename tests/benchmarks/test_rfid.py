@@ -19,7 +19,7 @@ from benchmarks.images.real import find_pictures
 from cm3leon import seeds
 from cm3leon.config import VQConfig
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.reports.benches.rfid import rfid_table, same_protocol
 from cm3leon.tokenizers.folder import load_tokenizer, save_tokenizer
 from cm3leon.tokenizers.vq import VQ

@@ -20,8 +20,8 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.features.inception import DIM
 from cm3leon.evaluation.features.network import Features
 from cm3leon.evaluation.features.statistics import Statistics, export_statistics
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
 from cm3leon.evaluation.metrics.precision_recall import precision_recall
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.interop.known_weights import KNOWN
 from tests.interop.test_known_weights import home  # noqa: F401  (a fixture: an empty home)
 

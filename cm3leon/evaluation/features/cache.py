@@ -25,10 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.progress import progress
-from benchmarks.harness.sharding import ALONE, Group
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features
+from cm3leon.evaluation.progress import progress
 from cm3leon.files import sha256_bytes, write_atomic
 
 FORMAT = 1  # raise it when the same key would stand for other features
@@ -95,7 +94,7 @@ class Kept:
 
     def moments(self, wanted: np.ndarray | None = None):
         """`Moments` of all features, or of those at the places that `wanted` (bool [N]) marks."""
-        from cm3leon.evaluation.metrics.frechet import Moments
+        from cm3leon.evaluation.statistics.frechet import Moments
 
         seen = Moments(self.dim)
         for one in self.shards():
@@ -111,17 +110,36 @@ class Kept:
         return found
 
 
+class Alone:
+    """The only rank of a job; one of several has the same four."""
+
+    first = True  # whether this rank writes what is written once
+
+    def share(self, count: int) -> range:
+        """The shards that are this rank's."""
+        return range(count)
+
+    def check(self) -> None:
+        """Raise UserError when another rank is no more."""
+
+    def wait(self, name: str) -> None:
+        """Until every rank came here."""
+
+
 def shard_count(count: int) -> int:
     """Shards of so many pictures."""
     return -(-count // SHARD)
 
 
-def features_of(listing: Listing, features: Features, home: Path, group: Group = ALONE) -> Kept:
+def features_of(listing: Listing, features: Features, home: Path, group=None) -> Kept:
     """The features of a listing: found on disk, or computed by all ranks together.
+
+    `group` tells a rank what to do as `Alone` does; left out, one process does it all.
 
     Raises UserError for an unreadable picture (unless `lenient`), features that are not finite, a
     torn shard, a full disk, and a rank that died meanwhile.
     """
+    group = group or Alone()
     key = listing.key(features)
     kept = Kept(home / key, len(listing), features.dim)
     own = group.share(shard_count(len(listing)))

@@ -1,6 +1,6 @@
 """Pictures -> features, by one frozen network whose digest is part of every protocol.
 
-"scenes" is the small network of the embedded world (`baselines/features.py`, 64 pixels). Pictures
+"scenes" is the small network of the embedded world (`scenes.py`, 64 pixels). Pictures
 of another size are cropped to a square and resized to the network's with PIL's Lanczos filter,
 which antialiases. The published networks (`feature_networks.py`) take pictures of any size and have
 a resize of their own. Real and drawn pictures go through the same function, because the resize is
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.progress import progress
 from cm3leon import checkpoint
 from cm3leon.errors import UserError
+from cm3leon.evaluation.progress import progress
 from cm3leon.files import baselines_folder
 from cm3leon.images import crop_square
 
@@ -87,8 +87,8 @@ def load_features(
         from cm3leon.evaluation.features.published import load_network
 
         return load_network(name, device, given, sha256, download, dtype)
-    from baselines.features import DIM, SIDE
-    from baselines.features import load_network as load_scenes
+    from cm3leon.evaluation.features.scenes import DIM, SIDE
+    from cm3leon.evaluation.features.scenes import load_network as load_scenes
 
     folder = given or baselines_folder() / name / "features"
     network = load_scenes(folder).to(device)

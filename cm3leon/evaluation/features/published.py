@@ -129,7 +129,7 @@ def tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weight file by name; UserError where it holds something else."""
     import torch
 
-    from cm3leon.interop.safe_load import read_weights
+    from cm3leon.safe_load import read_weights
 
     found = read_weights(path)
     if not isinstance(found, Mapping) or not all(torch.is_tensor(one) for one in found.values()):

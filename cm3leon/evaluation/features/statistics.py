@@ -42,7 +42,7 @@ class Statistics:
 
     def distance(self, mu: np.ndarray, sigma: np.ndarray) -> float:
         """Squared Fréchet distance to other moments."""
-        from cm3leon.evaluation.metrics.frechet import frechet_distance
+        from cm3leon.evaluation.statistics.frechet import frechet_distance
 
         return frechet_distance(self.mu, self.sigma, mu, sigma, check=False)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import check_features
+from cm3leon.evaluation.statistics.frechet import check_features
 
 PREFIX = "A photo depicts "
 WEIGHT = 2.5

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import check_features
+from cm3leon.evaluation.statistics.frechet import check_features
 
 SIGMA, SCALE = 10.0, 1000.0
 ROWS = 1024  # of a block of the kernel matrix: memory does not grow with N * M

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import check_features
+from cm3leon.evaluation.statistics.frechet import check_features
 from cm3leon.seeds import generator
 
 

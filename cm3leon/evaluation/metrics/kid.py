@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import check_features
+from cm3leon.evaluation.statistics.frechet import check_features
 from cm3leon.seeds import generator
 
 SUBSET = 1000  # rows of a subset, as is usual

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import check_features
+from cm3leon.evaluation.statistics.frechet import check_features
 
 
 def precision_recall(real_ND, fake_MD, k: int = 3) -> tuple[float, float]:

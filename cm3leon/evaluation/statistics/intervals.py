@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import (
+from cm3leon.evaluation.statistics.frechet import (
     Reference,
     check_features,
     frechet_from_features,

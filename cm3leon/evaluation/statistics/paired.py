@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.intervals import (
     bootstrap_interval,
     frechet_influence,

@@ -16,7 +16,7 @@ from benchmarks.ablations.decoding_scores import (
     picks,
     ratio_of_gains,
 )
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.paired import distance, mean_distance
 
 RANDOM = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.evaluate import fid
 from benchmarks.protocols.scenes import Task
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.seeds import generator
 
 N, SIZE = 12, 8

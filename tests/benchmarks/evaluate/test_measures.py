@@ -16,9 +16,9 @@ from cm3leon.evaluation.features import cache as feature_cache
 from cm3leon.evaluation.features.network import Features
 from cm3leon.evaluation.metrics.clip_score import PREFIX, cosines
 from cm3leon.evaluation.metrics.cmmd import cmmd
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
 from cm3leon.evaluation.metrics.inception_score import inception_score
 from cm3leon.evaluation.metrics.precision_recall import precision_recall
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.images import crop_square, read_picture
 from tests.benchmarks.evaluate.test_pinned import squares
 from tests.coco_maker import Tinted, embed, stub_features, write_coco

@@ -10,10 +10,10 @@ from PIL import Image
 from benchmarks import fid_coco
 from benchmarks.evaluate import pinned
 from benchmarks.harness import core
-from benchmarks.protocols.coco_files import through_jpeg
+from benchmarks.images.listings import through_jpeg
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
-from cm3leon.evaluation.metrics.frechet import frechet_from_features
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_file
 from cm3leon.images import crop_square, read_picture
 from tests.coco_maker import Tinted, embed, stub_features, write_coco

@@ -7,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import features
-from baselines.features import ANSWERS, ARCHITECTURE, DIM, FeatureNetwork, answers, load_network
+from baselines.features import answers
 from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.errors import UserError
+from cm3leon.evaluation.features.scenes import (
+    ANSWERS,
+    ARCHITECTURE,
+    DIM,
+    FeatureNetwork,
+    load_network,
+)
 from cm3leon.world.scenes import Plan, Scene, scene
 from cm3leon.world.sprites import COLOURS, PATTERNS, PLACES, SHAPES
 

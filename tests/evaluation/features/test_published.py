@@ -318,7 +318,7 @@ def test_downloads_only_when_asked(home, files, monkeypatch):  # noqa: F811
 
 
 def test_scenes_is_as_before(monkeypatch, tmp_path):
-    from baselines.features import load_network
+    from cm3leon.evaluation.features.scenes import load_network
     from cm3leon.files import baselines_folder
 
     folder = baselines_folder() / "scenes" / "features"

@@ -12,7 +12,7 @@ from cm3leon.evaluation.features.statistics import (
     export_statistics,
     import_statistics,
 )
-from cm3leon.evaluation.metrics.frechet import frechet_from_features, moments
+from cm3leon.evaluation.statistics.frechet import frechet_from_features, moments
 
 
 def statistics(seed=0, n=40, dim=5):

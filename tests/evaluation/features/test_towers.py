@@ -18,7 +18,7 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import load_features
 from cm3leon.evaluation.features.towers import load_tower
 from cm3leon.evaluation.metrics.clip_score import PREFIX, score_captions
-from cm3leon.interop.safe_load import is_program, program_tensors, read_weights
+from cm3leon.safe_load import is_program, program_tensors, read_weights
 
 NAME = "ViT-B-32-quickgelu"
 SMALL = {

@@ -9,13 +9,13 @@ import pytest
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import (
+from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import (
     Reference,
     frechet_distance,
     frechet_from_features,
     moments,
 )
-from cm3leon.evaluation.statistics import paired
 from cm3leon.evaluation.statistics.intervals import (
     bca_interval,
     binomial_interval,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.intervals import frechet_influence, mean_interval
 from cm3leon.evaluation.statistics.paired import frechet_difference
 from cm3leon.evaluation.statistics.significance import (

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_file
-from cm3leon.interop.safe_load import digests, read_weights
+from cm3leon.safe_load import digests, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b.bias": torch.ones(4)}
 

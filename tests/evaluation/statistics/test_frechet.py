@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import (
+from cm3leon.evaluation.statistics.frechet import (
     Moments,
     Reference,
     frechet_distance,
