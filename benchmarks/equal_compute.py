@@ -23,7 +23,7 @@ from benchmarks.harness import core
 from cm3leon.errors import UserError
 from cm3leon.reports import main_arm
 from cm3leon.reports.compare import samples_of
-from cm3leon.reports.records.store import ReportError, read_files, weight
+from cm3leon.reports.records.store import read_files, weight
 
 MEASURES = ("overall", "position", "attribution", "entity", "entity_unseen")
 COSTS = ("queries", "tokens", "flops")
@@ -115,18 +115,15 @@ def read_drawn(results: Path, name: str) -> Drawn:
     UserError where there is none or its samples are gone.
     """
     way = f"run nox -s fid_coco -- --system {name}"
-    try:
-        found = [
-            (path, record)
-            for path, record in read_files(results, "fid_coco")
-            if record["system"]["name"] == name and main_arm(record) is not None
-        ]
-        if not found:
-            raise UserError(f"no record of fid_coco version 2 of {name} in {results}; {way}")
-        path, record = max(found, key=lambda one: weight(one[1]))
-        samples = samples_of(path, record)
-    except ReportError as error:
-        raise UserError(str(error)) from None
+    found = [
+        (path, record)
+        for path, record in read_files(results, "fid_coco")
+        if record["system"]["name"] == name and main_arm(record) is not None
+    ]
+    if not found:
+        raise UserError(f"no record of fid_coco version 2 of {name} in {results}; {way}")
+    path, record = max(found, key=lambda one: weight(one[1]))
+    samples = samples_of(path, record)
     if samples is None:
         raise UserError(f"{path} has no samples beside it ({path.stem}.npz); {way} again")
     return Drawn(record, samples)

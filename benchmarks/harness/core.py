@@ -322,12 +322,12 @@ def packed_samples(samples: Mapping) -> bytes:
 
 def load(path: Path | str) -> dict:
     """Read and check a record; UserError for a missing file, torn JSON or another form."""
-    return _told(store.read, path)
+    return store.read(path)
 
 
 def validate(record: dict, name: str = "record") -> None:
     """Check a record against the JSON Schema and its own digest; one-line UserError."""
-    _told(store.validate, record, name)
+    store.validate(record, name)
 
 
 def comparable(record: dict) -> dict:
@@ -400,14 +400,6 @@ def _extra(value):
     if isinstance(value, (tuple, list)):
         value = dict(zip(("value", "low", "high"), value, strict=True))
     return value
-
-
-def _told(function: Callable, *arguments):
-    """The function's result; what the store says of a record is a user's mistake here."""
-    try:
-        return function(*arguments)
-    except store.ReportError as error:
-        raise UserError(str(error)) from None
 
 
 def _git(root: Path, *words: str) -> str | None:

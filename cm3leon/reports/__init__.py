@@ -10,13 +10,12 @@ import functools
 import importlib.util
 import io
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
+
+from cm3leon.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "baselines" / "published.json"
@@ -45,15 +44,15 @@ def newest(records: Sequence[Mapping]) -> list[Mapping]:
 
 
 def read_published(path: Path | str = PUBLISHED) -> dict:
-    """The quoted numbers: {"about", "marks", "rows"}; ValueError for a file of another shape."""
+    """The quoted numbers: {"about", "marks", "rows"}; UserError for a file of another shape."""
     found = read_json(Path(path))
     rows = found.get("rows") if isinstance(found, dict) else None
     if not isinstance(rows, list):
-        raise ValueError(f"{path} has no list 'rows'; give a file like {PUBLISHED}")
+        raise UserError(f"{path} has no list 'rows'; give a file like {PUBLISHED}")
     for place, row in enumerate(rows):
         for key, kinds in QUOTED.items():
             if not isinstance(row, dict) or not isinstance(row.get(key), kinds):
-                raise ValueError(f"{path}: row {place} has no {key!r}; see those of {PUBLISHED}")
+                raise UserError(f"{path}: row {place} has no {key!r}; see those of {PUBLISHED}")
     return found
 
 
@@ -114,15 +113,15 @@ def leading(protocol: Mapping) -> bool:
 
 
 def read_json(path: Path):
-    """The JSON value in a file; one-line ValueError for a missing or torn one."""
+    """The JSON value in a file; one-line UserError for a missing or torn one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}; give another path") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; give another path") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); restore it from git") from None
+        raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply; restore it from git") from None
+        raise UserError(f"{path} is nested too deeply; restore it from git") from None
 
 
 def guarded(command: Callable[[], int | None]) -> int:
@@ -155,7 +154,7 @@ def check_extras() -> None:
 def called(function: Callable[..., int | None], argv: Sequence[str] | None = None) -> int | None:
     """What a function returns when a command line names its arguments.
 
-    A mistake in it is a ValueError of one line; `--help` prints and raises SystemExit(0).
+    A mistake in it is a UserError of one line; `--help` prints and raises SystemExit(0).
     """
     import tyro
 
@@ -173,27 +172,8 @@ def called(function: Callable[..., int | None], argv: Sequence[str] | None = Non
         rows = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()).splitlines()
         rules = re.compile("[╭╰─]|-{5}")  # and titles; the last of a terminal without boxes
         words = [row.strip("│ ") for row in rows if not rules.search(row)]
-        raise ValueError(f"{' '.join(filter(None, words))}; see --help") from None
+        raise UserError(f"{' '.join(filter(None, words))}; see --help") from None
     return call()
-
-
-def write_atomic(path: Path | str, data: str | bytes) -> Path:
-    """Old bytes or new ones, never a part; OSError (full disk) leaves nothing behind."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
-    return path
 
 
 if sys.argv[:1] == ["-m"]:  # `python -m reports.X` is on its way to X

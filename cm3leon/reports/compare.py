@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import NONE
 from cm3leon.reports import called, extra, guarded, main_arm, own
 from cm3leon.reports.records.store import (
     RESULTS,
-    ReportError,
     column,
     device,
     is_trial,
@@ -189,7 +189,7 @@ def _judged(rows: list[Row]) -> list[Row]:
 
 
 def samples_of(path: Path, record: Mapping) -> dict | None:
-    """The arrays beside a record, or None; ReportError where they are not the record's own."""
+    """The arrays beside a record, or None; UserError where they are not the record's own."""
     if record["samples"] is None or not path.with_suffix(".npz").exists():
         return None
     import hashlib
@@ -198,7 +198,7 @@ def samples_of(path: Path, record: Mapping) -> dict | None:
 
     beside = path.with_suffix(".npz")
     if hashlib.sha256(beside.read_bytes()).hexdigest() != record["samples"]["sha256"]:
-        raise ReportError(f"{beside} does not belong to {path.name}; measure again")
+        raise UserError(f"{beside} does not belong to {path.name}; measure again")
     with np.load(beside) as arrays:
         return {name: arrays[name] for name in arrays}
 
@@ -218,10 +218,10 @@ def find_runs(name: str, results: Path) -> list[tuple[dict, Path]]:
         return [(read(path), path)]
     bench, _, system = name.partition("/")
     if not system:
-        raise ReportError(f"a run is a record's path or bench/system, got {name!r}")
+        raise UserError(f"a run is a record's path or bench/system, got {name!r}")
     found = [one for one in read_files(results, bench) if one[1]["system"]["name"] == system]
     if not found:
-        raise ReportError(f"no record of {name} in {results}; run nox -s {bench} first")
+        raise UserError(f"no record of {name} in {results}; run nox -s {bench} first")
     found.sort(key=lambda one: weight(one[1]))
     return [(record, path) for path, record in found]
 
@@ -318,7 +318,7 @@ def print_comparison(run_a: str, run_b: str, /, results: Path = RESULTS) -> None
     found = compare(a, b, samples)
     print("\n\n".join(table.to_text() for table in tables(found, a, b)))
     if found.why_not:
-        raise ReportError(f"{run_a} and {run_b} are not comparable: {found.why_not}")
+        raise UserError(f"{run_a} and {run_b} are not comparable: {found.why_not}")
 
 
 def main() -> int:

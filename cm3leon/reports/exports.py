@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from cm3leon.evaluation.measures import HIGHER, NONE, Measure
-from cm3leon.reports import OUT, called, extra, guarded, newest, own, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import OUT, called, extra, guarded, newest, own
 from cm3leon.reports.records.store import (
     RESULTS,
     NothingThere,

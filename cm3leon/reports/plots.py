@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cm3leon.reports import extra, own, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import extra, own
 from cm3leon.reports.tables import features_name, number, span
 
 BLUE, GREY, INK = "#0072B2", "#6e6e6e", "#222222"  # Okabe-Ito blue: all eyes tell it from grey

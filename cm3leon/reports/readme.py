@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cm3leon.reports import called, guarded, leading, main_arm, newest, read_published, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import called, guarded, leading, main_arm, newest, read_published
 from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.splits import splits_table
 from cm3leon.reports.records.store import NothingThere, column, read_all

@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cm3leon.errors import UserError
 from cm3leon.reports import ROOT, called, guarded, own, read_json
 from cm3leon.reports.compare import BETTER, NO_INTERVAL, OPEN, WORSE, compare
 from cm3leon.reports.records.store import (
     RESULTS,
     NothingThere,
-    ReportError,
     column,
     is_trial,
     read_all,
@@ -224,7 +224,7 @@ def _newest(records: Sequence[Mapping]) -> dict[tuple, Mapping]:
 
 
 def read_rounds(path: Path) -> dict:
-    """A round as pytest-benchmark writes it; ReportError for anything else."""
+    """A round as pytest-benchmark writes it; UserError for anything else."""
     found = read_json(path)
     try:
         for one in found["benchmarks"]:
@@ -232,7 +232,7 @@ def read_rounds(path: Path) -> dict:
                 raise ValueError
             dict(one.get("extra_info", {}))
     except (KeyError, TypeError, ValueError):
-        raise ReportError(
+        raise UserError(
             f"{path} is no output of pytest-benchmark (benchmarks, name, stats.median); "
             "python -m benchmarks.speed.interleave writes it"
         ) from None
@@ -273,17 +273,17 @@ def git(root: Path, *words: str, given: str = "") -> str | None:
 def ancestors(base: str, root: Path = ROOT) -> set[str]:
     """Commits that `base` contains, itself among them.
 
-    Raises ReportError for an unknown revision, and for a shallow clone, where older ones are
+    Raises UserError for an unknown revision, and for a shallow clone, where older ones are
     missing and would pass for newer.
     """
     if (git(root, "rev-parse", "--is-shallow-repository") or "").strip() == "true":
-        raise ReportError(
+        raise UserError(
             f"{root} is a shallow clone, whose old records would pass for new ones; "
             "git fetch --unshallow (fetch-depth: 0 of actions/checkout)"
         )
     found = git(root, "rev-list", base, "--")
     if found is None:
-        raise ReportError(f"no revision {base!r} in {root}; fetch it or name another")
+        raise UserError(f"no revision {base!r} in {root}; fetch it or name another")
     return set(found.split())
 
 

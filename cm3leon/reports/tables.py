@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cm3leon.files import write_atomic
 from cm3leon.reports import (
     OUT,
     PUBLISHED,
@@ -26,7 +27,6 @@ from cm3leon.reports import (
     own,
     read_published,
     remarks,
-    write_atomic,
 )
 from cm3leon.reports.records.store import RESULTS, column, read_all
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import core
+from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import HIGHER, Measure, declared
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import ROOT
@@ -23,7 +24,6 @@ from cm3leon.reports.compare import (
     samples_of,
     tables,
 )
-from cm3leon.reports.records.store import ReportError
 from tests.record_maker import record, saved
 
 LATER = {"date": "2026-02-02T00:00:00Z", "code": {"commit": "b" * 40, "dirty": False}}
@@ -153,7 +153,7 @@ def test_samples_must_be_the_record_s_own(tmp_path):
     path.with_suffix(".npz").write_bytes(packed)
     assert samples_of(path, one)["features_KND"].shape == (1, 120, 4)
     path.with_suffix(".npz").write_bytes(packed[:-1])
-    with pytest.raises(ReportError, match=r"0\.npz does not belong to 0\.json; measure again"):
+    with pytest.raises(UserError, match=r"0\.npz does not belong to 0\.json; measure again"):
         samples_of(path, one)
 
 

@@ -11,7 +11,7 @@ from scipy.stats import ttest_ind
 from benchmarks.speed.interleave import checkout
 from cm3leon.errors import UserError
 from cm3leon.reports.compare import BETTER, OPEN, WORSE
-from cm3leon.reports.records.store import NothingThere, ReportError
+from cm3leon.reports.records.store import NothingThere
 from cm3leon.reports.regress import (
     MISSING,
     at_base,
@@ -166,7 +166,7 @@ def test_records_split_at_a_revision(tmp_path):
     old, new = record(code=codes[0]), record(code=codes[1])
     assert split([old, new], commits[0], tmp_path) == ([old], [new])
     assert split([old, new], "HEAD", tmp_path) == ([old, new], [])
-    with pytest.raises(ReportError, match="no revision 'nowhere' in"):
+    with pytest.raises(UserError, match="no revision 'nowhere' in"):
         split([old], "nowhere", tmp_path)
     with checkout(commits[0], tmp_path) as tree:
         assert (tree / "code.py").read_text() == "one"
@@ -200,7 +200,7 @@ def test_a_shallow_clone_is_refused(tmp_path):
     subprocess.run([*line, str(tmp_path / "shallow")], check=True, capture_output=True)
     old = record(code={"commit": commits[0], "dirty": False})
     assert split([old], "HEAD~1", tmp_path / "full") == ([old], [])
-    with pytest.raises(ReportError, match=r"is a shallow clone.*fetch --unshallow"):
+    with pytest.raises(UserError, match=r"is a shallow clone.*fetch --unshallow"):
         split([old], "HEAD~1", tmp_path / "shallow")
 
 
@@ -296,7 +296,7 @@ def test_a_trial_is_not_judged(tmp_path):
 def test_rounds_of_another_form_are_one_line(tmp_path, content):
     for side in ("base", "head"):
         (tmp_path / f"{side}-000.json").write_text(content)
-    with pytest.raises(ReportError, match=r"base-000.json is no output of pytest-benchmark"):
+    with pytest.raises(UserError, match=r"base-000.json is no output of pytest-benchmark"):
         regress(perf=tmp_path)
 
 

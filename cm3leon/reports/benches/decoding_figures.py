@@ -6,7 +6,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from cm3leon.reports import extra, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import extra
 from cm3leon.reports.benches.decoding import STRATEGIES, TITLES, counts, guidance_rows, sizes_of
 from cm3leon.reports.plots import BLUE, GREY, INK
 

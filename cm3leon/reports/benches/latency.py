@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from cm3leon.reports import extra, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import extra
 from cm3leon.reports.records.store import device
 from cm3leon.reports.tables import Table, number, span
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cm3leon.reports import extra, write_atomic
+from cm3leon.files import write_atomic
+from cm3leon.reports import extra
 from cm3leon.reports.plots import BLUE, GREY, INK
 from cm3leon.reports.tables import Table, cell, span
 

@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cm3leon.reports import write_atomic
-from cm3leon.reports.records.store import ReportError
+from cm3leon.errors import UserError
+from cm3leon.files import write_atomic
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDEST = 1000  # pixels a picture keeps
@@ -49,12 +49,12 @@ def browser() -> str | None:
 
 
 def screenshot(page: Path, path: Path) -> Path:
-    """The top of a page as a PNG of 256 colours; ReportError where there is no browser."""
+    """The top of a page as a PNG of 256 colours; UserError where there is no browser."""
     from PIL import Image
 
     binary = browser()
     if binary is None:
-        raise ReportError("--picture needs chromium; install it or leave --picture out")
+        raise UserError("--picture needs chromium; install it or leave --picture out")
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "shot.png"
         command = [
@@ -65,7 +65,7 @@ def screenshot(page: Path, path: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if not shot.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ReportError(f"{binary} took no picture of {page}: {last}")
+            raise UserError(f"{binary} took no picture of {page}: {last}")
         out = io.BytesIO()
         with Image.open(shot) as image:
             image.convert("RGB").quantize(256).save(out, format="PNG", optimize=True)

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from cm3leon.errors import UserError
+from cm3leon.files import write_atomic
 from cm3leon.reports import (
     OUT,
     PUBLISHED,
@@ -25,7 +27,6 @@ from cm3leon.reports import (
     own,
     read_published,
     remarks,
-    write_atomic,
 )
 from cm3leon.reports.benches.latency import latency_plot
 from cm3leon.reports.benches.retrieval import retrieval_plots
@@ -43,7 +44,7 @@ from cm3leon.reports.dashboard.history import (
 )
 from cm3leon.reports.dashboard.sparkline import panel_plots, sparkline, swatch
 from cm3leon.reports.details import detail_tables
-from cm3leon.reports.records.store import RESULTS, ReportError, device
+from cm3leon.reports.records.store import RESULTS, device
 from cm3leon.reports.tables import Table, number, span
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -241,13 +242,13 @@ def pictures(folder: Path) -> list[tuple[str, str]]:
 
 
 def quoted_rows(published: Mapping) -> list[Mapping]:
-    """Rows that somebody read in a text; ReportError for a file of another form."""
+    """Rows that somebody read in a text; UserError for a file of another form."""
     try:
         rows = [one for one in published["rows"] if one["mark"] in KNOWN]
         quoted_tables(rows)
     except (KeyError, TypeError, ValueError) as error:
         name = f"{type(error).__name__} {error}"
-        raise ReportError(f"the quoted numbers lack what a row needs ({name})") from None
+        raise UserError(f"the quoted numbers lack what a row needs ({name})") from None
     return rows
 
 

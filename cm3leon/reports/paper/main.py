@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from cm3leon.files import write_atomic
 from cm3leon.reports import (
     OUT,
     PUBLISHED,
@@ -20,7 +21,6 @@ from cm3leon.reports import (
     guarded,
     read_json,
     read_published,
-    write_atomic,
 )
 from cm3leon.reports.paper.appendix import appendix
 from cm3leon.reports.paper.body import limits, results

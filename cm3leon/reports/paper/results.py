@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cm3leon.errors import UserError
 from cm3leon.reports import extra, key_of, leading
 from cm3leon.reports.paper.model import PUBLISHED_NAME, Part, Parts, numeral, plain
-from cm3leon.reports.records.store import ReportError, column, digest
+from cm3leon.reports.records.store import column, digest
 
 ZERO_SHOT = "zero-shot FID-30K on MS-COCO"
 TUNED = "FID-30K on MS-COCO after tuning on it"
@@ -79,12 +80,12 @@ def columns(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs by bench, version and protocol: largest n, newest version, then most systems first; best
     value first.
 
-    Raises ReportError where equal digests hide different contents.
+    Raises UserError where equal digests hide different contents.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if digest(run.record["protocol"]) != run.record["protocol_digest"]:
-            raise ReportError(f"{run.path}: protocol_digest does not fit protocol; measure again")
+            raise UserError(f"{run.path}: protocol_digest does not fit protocol; measure again")
         groups.setdefault(column(run.record), []).append(run)
     ordered = sorted(groups.values(), key=_weight, reverse=True)
     return [sorted(group, key=_goodness) for group in ordered]

@@ -6,7 +6,7 @@
 
 A record lies at results/<bench>/<system>/<stem>.json and is never changed; `migrate` brings what an
 older version wrote to today's form when it is read. Scores of single samples may lie beside it in
-<stem>.npz. Anything else in the folder, NaN, a missing field, a copy of a record: ReportError, one
+<stem>.npz. Anything else in the folder, NaN, a missing field, a copy of a record: UserError, one
 line.
 """
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import Measure, declared, find_measure, of_number
 from cm3leon.reports import HOME
 
@@ -30,18 +31,14 @@ TRIAL = "a trial"  # how a warning begins that says so
 KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
 
 
-class ReportError(ValueError):
-    """Bad input to a report: one line with the thing, the value and the way out (exit code 2)."""
-
-
-class NothingThere(ReportError):
+class NothingThere(UserError):
     """No record to report on: exit code 3."""
 
 
 def read_all(folder: Path | str = RESULTS, bench: str | None = None) -> list[dict]:
     """All records (of one benchmark), oldest first, in today's schema.
 
-    Raises NothingThere for none, ReportError for a file that is no valid record or a record that
+    Raises NothingThere for none, UserError for a file that is no valid record or a record that
     lies there twice.
     """
     return [record for _, record in read_files(folder, bench)]
@@ -57,12 +54,12 @@ def read_files(folder: Path | str = RESULTS, bench: str | None = None) -> list[t
         record = read(path)
         where = path.relative_to(folder).parts[:2]
         if where != (record["bench"], record["system"]["name"]):
-            raise ReportError(
+            raise UserError(
                 f"{path} says {record['bench']}/{record['system']['name']}; move it there"
             )
         run = identity(record)
         if run in seen:
-            raise ReportError(f"{path} is the same run as {seen[run]}; remove one of them")
+            raise UserError(f"{path} is the same run as {seen[run]}; remove one of them")
         seen[run] = path
         found.append((path, record))
     if not found:
@@ -79,23 +76,23 @@ def record_paths(place: Path, folder: Path) -> Iterator[Path]:
         if path.suffix == ".npz" and path.with_suffix(".json").exists():
             continue
         if path.suffix != ".json" or len(inside.parts) != 3:
-            raise ReportError(
+            raise UserError(
                 f"{path} is no record (<bench>/<system>/<date>-<commit>.json); move it elsewhere"
             )
         yield path
 
 
 def read(path: Path | str) -> dict:
-    """One record in today's schema; ReportError for a missing, torn, strange or edited one."""
+    """One record in today's schema; UserError for a missing, torn, strange or edited one."""
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
     except OSError as error:
-        raise ReportError(f"cannot read {path}: {error.strerror}; give a record's path") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; give a record's path") from None
     except _NotFinite as error:
-        raise ReportError(f"{path}: holds {error}; measure again") from None
+        raise UserError(f"{path}: holds {error}; measure again") from None
     except ValueError as error:
-        raise ReportError(f"{path} is no JSON ({error}); restore it from git") from None
+        raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
     record = migrate(record, str(path))
     validate(record, str(path))
     return record
@@ -104,15 +101,13 @@ def read(path: Path | str) -> dict:
 def migrate(record: dict, name: str = "record") -> dict:
     """A record of any known version in today's form; the given one is not touched."""
     if not isinstance(record, Mapping):
-        raise ReportError(f"{name}: {_short(repr(record))} is not of type 'object'")
+        raise UserError(f"{name}: {_short(repr(record))} is not of type 'object'")
     version = record.get("schema_version")
     if version == SCHEMA_VERSION:
         return dict(record)
     if version not in STEPS:
         known = ", ".join(map(str, (*STEPS, SCHEMA_VERSION)))
-        raise ReportError(
-            f"{name}: schema_version is {version!r}, known are {known}; update cm3leon"
-        )
+        raise UserError(f"{name}: schema_version is {version!r}, known are {known}; update cm3leon")
     check_finite(record, name)
     while version != SCHEMA_VERSION:
         record = STEPS[version](dict(record))
@@ -163,20 +158,20 @@ STEPS: dict[int, Callable[[dict], dict]] = {1: _from_1, 2: _from_2, 3: _from_3}
 
 
 def validate(record: Mapping, name: str = "record") -> None:
-    """Check a record against the JSON Schema, its numbers and its own digest; ReportError."""
+    """Check a record against the JSON Schema, its numbers and its own digest; UserError."""
     check_finite(record, name)
     error = next(iter(sorted(_validator().iter_errors(record), key=lambda e: e.json_path)), None)
     if error is not None:
-        raise ReportError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
+        raise UserError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
     for number in record["extra"]:
         if measure_of(record, number) is None:
-            raise ReportError(f"{name}: no entry of measures says what {number} is; declare it")
+            raise UserError(f"{name}: no entry of measures says what {number} is; declare it")
     if record["protocol_digest"] != digest(record["protocol"]):
-        raise ReportError(f"{name}: protocol_digest does not fit protocol; the record was edited")
+        raise UserError(f"{name}: protocol_digest does not fit protocol; the record was edited")
     if record["sha256"] is None:  # older than digests: at least it must not contradict itself
         _check_ends(record, name)
     elif record["sha256"] != digest_of(record):
-        raise ReportError(
+        raise UserError(
             f"{name}: sha256 does not fit the record; it was edited or damaged, restore it from git"
         )
 
@@ -194,17 +189,17 @@ def measure_of(record: Mapping, number: str) -> Measure | None:
 
 
 def _check_ends(record: Mapping, name: str) -> None:
-    """Raise ReportError for a value outside its own interval."""
+    """Raise UserError for a value outside its own interval."""
     for what, one in (("interval", record["interval"]), *record["spread"].items()):
         if one is not None and not one["low"] <= record["value"] <= one["high"]:
-            raise ReportError(
+            raise UserError(
                 f"{name}: value {record['value']:g} is outside its own {what} "
                 f"[{one['low']:g}, {one['high']:g}]; the record was edited, restore it from git"
             )
 
 
 def check_finite(value, name: str) -> None:
-    """Raise ReportError naming the first number below `value` that is NaN or infinite."""
+    """Raise UserError naming the first number below `value` that is NaN or infinite."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             check_finite(item, f"{name}.{key}")
@@ -212,7 +207,7 @@ def check_finite(value, name: str) -> None:
         for place, item in enumerate(value):
             check_finite(item, f"{name}[{place}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ReportError(f"{name} must be finite, got {value}; NaN never enters a record")
+        raise UserError(f"{name} must be finite, got {value}; NaN never enters a record")
 
 
 def digest(value) -> str:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from cm3leon.errors import UserError
 from cm3leon.reports.dashboard import inline
 from cm3leon.reports.dashboard.history import series_of
-from cm3leon.reports.records.store import ReportError
 from tests.browser import Browser
 from tests.reports.dashboard.test_page import NASTY, made
 
@@ -170,5 +170,5 @@ def test_a_picture_of_the_page(opened):
 
 def test_a_picture_needs_a_browser(tmp_path, monkeypatch):
     monkeypatch.setattr(inline, "BROWSERS", ())
-    with pytest.raises(ReportError, match="--picture needs chromium; install it"):
+    with pytest.raises(UserError, match="--picture needs chromium; install it"):
         inline.screenshot(tmp_path / "index.html", tmp_path / "dashboard.png")

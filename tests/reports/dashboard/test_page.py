@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from cm3leon.errors import UserError
 from cm3leon.reports import ROOT, read_published
 from cm3leon.reports.dashboard import inline
 from cm3leon.reports.dashboard.history import (
@@ -28,7 +29,6 @@ from cm3leon.reports.dashboard.history import (
 )
 from cm3leon.reports.dashboard.page import embedded, page, quoted_rows
 from cm3leon.reports.dashboard.sparkline import SHAPES, bounds, panel_plots, sparkline, ticks
-from cm3leon.reports.records.store import ReportError
 from tests.record_maker import record, saved
 
 NASTY = "</script><script>document.title = 'owned'</script>\"'&<b>"
@@ -242,7 +242,7 @@ def test_quoted_rows_need_a_known_mark():
     rows = read_published()["rows"]
     assert len(quoted_rows({"rows": [rows[0], rows[1] | {"mark": "?"}]})) == 1
     for bad in ({}, {"rows": [{}]}, [], {"rows": [{"mark": "V", "table": "x"}]}):
-        with pytest.raises(ReportError, match="the quoted numbers lack what a row needs"):
+        with pytest.raises(UserError, match="the quoted numbers lack what a row needs"):
             quoted_rows(bad)
 
 

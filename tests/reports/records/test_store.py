@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import core
+from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import undeclared
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import ROOT, newest
@@ -18,7 +19,6 @@ from cm3leon.reports.records.store import (
     RESULTS,
     STEPS,
     NothingThere,
-    ReportError,
     column,
     device,
     index,
@@ -75,7 +75,7 @@ def test_lines_of_version_3_become_data():
 
 def test_an_edited_record_of_version_3_is_refused():
     old = json.loads(FROZEN[3].read_text())
-    with pytest.raises(ReportError, match="sha256 does not fit the record"):
+    with pytest.raises(UserError, match="sha256 does not fit the record"):
         validate(migrate(old | {"value": old["value"] + 1}))
 
 
@@ -86,7 +86,7 @@ def test_every_number_says_what_it_is():
     assert measure_of(dotted, "tail.documents-2.fid_vs_threshold-0.8").unit == "ratio"
     assert measure_of(one, "value").name == "entity_lift"
     bare = record() | {"extra": {"kid": 1.0, "made_up": 2.0}}
-    with pytest.raises(ReportError, match="no entry of measures says what made_up is"):
+    with pytest.raises(UserError, match="no entry of measures says what made_up is"):
         validate(bare)
 
 
@@ -132,7 +132,7 @@ def test_reading_and_the_index(tmp_path):
 def test_a_bad_record_is_one_line(tmp_path, text, message):
     (path,) = saved(tmp_path, record())
     path.write_text(text)
-    with pytest.raises(ReportError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_all(tmp_path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
@@ -144,18 +144,18 @@ def test_what_else_lies_in_the_folder(tmp_path):
     assert len(read_all(tmp_path)) == 1
     for name in ("notes.txt", "fid_coco/table.json", "fid_coco/scenes-s/0.png"):
         (tmp_path / name).write_text("{}")
-        with pytest.raises(ReportError, match=r"is no record .*move it elsewhere"):
+        with pytest.raises(UserError, match=r"is no record .*move it elsewhere"):
             read_all(tmp_path)
         (tmp_path / name).unlink()
     shutil.copy(path, path.with_name("copy.json"))
-    with pytest.raises(ReportError, match=r"copy\.json is the same run as .*0\.json; remove one"):
+    with pytest.raises(UserError, match=r"copy\.json is the same run as .*0\.json; remove one"):
         read_all(tmp_path)
     path.with_name("copy.json").unlink()
     other = tmp_path / "fid_coco" / "another"
     other.mkdir()
     path.rename(other / "0.json")
     path.with_suffix(".npz").unlink()
-    with pytest.raises(ReportError, match="says fid_coco/scenes-s; move it there"):
+    with pytest.raises(UserError, match="says fid_coco/scenes-s; move it there"):
         read_all(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_one_run_speaks_for_a_system():
 
 
 def test_nan_is_named():
-    with pytest.raises(ReportError, match=r"record\.extra\.kid must be finite, got nan"):
+    with pytest.raises(UserError, match=r"record\.extra\.kid must be finite, got nan"):
         validate(record() | {"extra": {"kid": math.nan}})
 
 
