@@ -35,11 +35,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import core
-from benchmarks.harness.progress import progress
 from benchmarks.verify.mutations import Mutation, applied, mutations_of, place_of
 from benchmarks.verify.planted import EQUIVALENT, PLANTED, Planted
 from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
+from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics.intervals import WILSON_METHOD, binomial_interval
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.options import Count, Positive, Whole
@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).parent / "verify" / "mutation_worker.py"
 MODULES = {
     "statistics": (
+        "cm3leon/evaluation/statistics/frechet.py",
         "cm3leon/evaluation/statistics/intervals.py",
         "cm3leon/evaluation/statistics/significance.py",
         "cm3leon/evaluation/statistics/paired.py",
@@ -59,7 +60,6 @@ MODULES = {
         "cm3leon/evaluation/metrics/cmmd.py",
         "cm3leon/evaluation/metrics/composition.py",
         "cm3leon/evaluation/metrics/copying.py",
-        "cm3leon/evaluation/metrics/frechet.py",
         "cm3leon/evaluation/metrics/impossible.py",
         "cm3leon/evaluation/metrics/inception_score.py",
         "cm3leon/evaluation/metrics/kid.py",
