@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from cm3leon.errors import UserError
 from cm3leon.reports import ROOT, read_published
 from cm3leon.reports.tables import (
     Table,
@@ -147,7 +148,7 @@ def test_a_full_disk_keeps_the_old_table(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match=r"No space left on device.*t\.md"):
+    with pytest.raises(UserError, match=r"cannot write .*t\.md: No space left on device"):
         write_all(fid_table(record(), read_published()), tmp_path, "t")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
