@@ -1,9 +1,10 @@
-"""Tokens a second of training on this processor, as a share of what it multiplies at most.
+"""Tokens a second of training, as a share of what the processor or the GPU multiplies at most.
 
     nox -s train_speed                                      scenes-xs, scenes-s, 12x512; both types
     nox -s train_speed -- --peers                           beside Hugging Face's OPT, in turn
     nox -s train_speed -- --base FOLDER                     beside another revision's checkout
     nox -s train_speed -- --sizes scenes-s --dtypes bfloat16 --rounds 5
+    nox -s train_speed -- --device cuda                     350m, 760m on full rows of 4,096 tokens
 
 A step is forward, backward, clipping and update on rows of captions of different lengths, with and
 without documents. The share is 6 N D over the peak of square products of the same type, measured in
@@ -29,9 +30,15 @@ from cm3leon.errors import UserError
 from cm3leon.options import Count, Documents, Threads
 
 WORKER = Path(__file__).with_name("train_steps.py")
-SHAPES = {"scenes-xs": (4, 128, 4), "scenes-s": (6, 256, 8), "12x512": (12, 512, 8)}
+SHAPES = {
+    "scenes-xs": (4, 128, 4), "scenes-s": (6, 256, 8), "12x512": (12, 512, 8),
+    "350m": (24, 1024, 16), "760m": (24, 1536, 16),
+}  # fmt: skip
+SMALL = ("scenes-xs", "scenes-s", "12x512")
+PAPER = ("350m", "760m")  # Table 3: full rows, its vocabulary
+CONTEXT, PAPER_IDS = 4096, 65_536
 IDS = 2624  # of the vocabulary: about what the shipped tokenizers need
-TOKENS = 5_500  # of a step, about
+TOKENS = {"cpu": 5_500, "cuda": 16_384}  # of a step, about
 SHORTEST_S = 1.0  # of a timing: so many steps are taken
 OLD_ROWS = 16  # of a step before this benchmark was
 
@@ -40,8 +47,8 @@ OLD_ROWS = 16  # of a step before this benchmark was
 class Options:
     """Tokens a second of training, and the share of the processor's peak."""
 
-    sizes: tuple[str, ...] = tuple(SHAPES)
-    """scenes-xs, scenes-s, 12x512"""
+    sizes: tuple[str, ...] | None = None
+    """scenes-xs, scenes-s, 12x512, 350m, 760m; left out: the first three, on a GPU the last two"""
     dtypes: tuple[str, ...] | None = None
     """float32, bfloat16; left out: those that the processor multiplies"""
     optimizers: tuple[str, ...] = ("muon", "adamw")
@@ -52,6 +59,8 @@ class Options:
     """timings of each, of which the median counts"""
     threads: Threads | None = None
     """of the processor; left out: all"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1"""
     peers: bool = False
     """time Hugging Face's OPTForCausalLM with AdamW in turn with ours"""
     base: Path | None = None
@@ -71,7 +80,7 @@ class Options:
                     raise UserError(f"--{name} are of {shown}, got {value!r}")
         if self.rounds < 1 or (self.threads is not None and self.threads < 1):
             raise UserError("--rounds and --threads must be at least 1")
-        if self.base is not None and not (self.base / "cm3leon" / "transformer.py").is_file():
+        if self.base is not None and not (self.base / "cm3leon" / "config.py").is_file():
             raise UserError(f"--base {self.base} is no checkout of this project; name its folder")
 
 
@@ -107,6 +116,7 @@ class Contestant:
     def close(self) -> None:
         """End the process."""
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
     def _read(self) -> dict:
@@ -119,12 +129,18 @@ class Contestant:
 def contestants(options: Options, size: str, dtype: str, optimizer: str, documents: int):
     """Ours, then those it is compared with: (name, what to run, checkout)."""
     layers, width, heads = SHAPES[size]
-    rows = max(1, round(TOKENS / (statistics.mean(lengths(64, documents)))))
+    tokens = TOKENS[options.device.split(":")[0]]
     asked = {
         "kind": "ours", "layers": layers, "width": width, "heads": heads, "ids": IDS,
         "dtype": dtype, "optimizer": optimizer, "threads": options.threads,
-        "lengths": lengths(rows, documents),
+        "device": options.device,
     }  # fmt: skip
+    if size in PAPER:
+        full = [CONTEXT] * max(1, tokens // CONTEXT)
+        asked |= {"ids": PAPER_IDS, "context": CONTEXT, "lengths": full}
+    else:
+        rows = max(1, round(tokens / (statistics.mean(lengths(64, documents)))))
+        asked["lengths"] = lengths(rows, documents)
     yield "ours", asked, None
     if options.base:
         yield "base", asked, options.base
@@ -157,7 +173,7 @@ def timed(options, peaks: dict, size: str, dtype: str, optimizer: str, documents
     asked = contestants(options, size, dtype, optimizer, documents)
     all_ = [Contestant(*one) for one in asked]
     for _ in range(options.rounds):
-        peaks[dtype] = max(peaks.get(dtype, 0.0), matmul_peak(dtype))
+        peaks[dtype] = max(peaks.get(dtype, 0.0), matmul_peak(dtype, options.device))
         for one in all_:
             one.take()
     for one in all_:
@@ -193,21 +209,30 @@ def train_speed(options: Options) -> tuple[dict, Path]:
     """Measure and save: (record, its path)."""
     import torch
 
-    from benchmarks.speed.latency import machine
+    from benchmarks.speed.latency import machine, usable_device
     from cm3leon.config import TrainConfig
     from cm3leon.training.optimizer import precision
 
     if options.quick:
         options = replace(options, sizes=("scenes-xs", "scenes-s"), optimizers=("muon",), rounds=3)
+    device = usable_device(options.device)
+    on_gpu = device.startswith("cuda")
+    sizes = options.sizes or (PAPER if on_gpu else SMALL)
+    paper_alone = set(sizes) <= set(PAPER)  # full rows have no documents to count
+    options = replace(
+        options, device=device, sizes=sizes, documents=(0,) if paper_alone else options.documents
+    )
     threads = options.threads or torch.get_num_threads()
-    able = precision(TrainConfig(), "cpu") == torch.bfloat16
-    dtypes = options.dtypes or (("bfloat16", "float32") if able else ("float32",))
+    able = precision(TrainConfig(), device) == torch.bfloat16
+    wanted = ("bfloat16",) if on_gpu else ("bfloat16", "float32")
+    dtypes = options.dtypes or (wanted if able else ("float32",))
     options = replace(options, threads=threads, dtypes=dtypes)
     torch.set_num_threads(threads)
     protocol = {
-        "machine": machine("cpu"), "threads": threads, "sizes": list(options.sizes),
+        "machine": machine(device), "threads": threads, "sizes": list(options.sizes),
         "dtypes": list(dtypes), "optimizers": list(options.optimizers),
-        "documents": list(options.documents), "rounds": options.rounds, "tokens": TOKENS,
+        "documents": list(options.documents), "rounds": options.rounds,
+        "tokens": TOKENS[device.split(":")[0]],
     }  # fmt: skip
     bench = replace(BENCH, measure=partial(measure, options))
     return core.run(bench, Timed(options), protocol, options.results)
