@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.tokenizers import device_name
 from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.clip import Clip, ClipConfig, Words, make_clip
@@ -29,6 +28,7 @@ from cm3leon.files import write_atomic
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import to_unit
 from cm3leon.training.loop import train
+from cm3leon.training.trainer import device_name
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN, scene
 
 CLIP_SHAPE = ClipConfig()

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.tokenizers import device_name
 from cm3leon import seeds
 from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.evaluation.features.scenes import ARCHITECTURE, FeatureNetwork
 from cm3leon.files import write_atomic
 from cm3leon.training.loop import train
+from cm3leon.training.trainer import device_name
 from cm3leon.world.scenes import scene
 from cm3leon.world.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cm3leon.config import MODELS, ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
+from cm3leon.config import MODELS, ObjectiveConfig, RetrievalConfig, TrainConfig
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
+from cm3leon.training.recipe import Recipe as PretrainingRecipe
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN_ENTITIES
 
 OBJECTIVE = ObjectiveConfig(rate=0.5, p_full=0.5)
@@ -55,23 +56,16 @@ MANY_QUERIES = (Part("train", 0, 491_520), ABOUT_ENTITIES)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(PretrainingRecipe):
     """Everything that decides the weights of one baseline, given the tokenizers and the CLIP."""
 
-    name: str  # of its folder
-    model: ModelConfig
-    train: TrainConfig
-    queries: tuple[Part, ...] = QUERIES
     objective: ObjectiveConfig = OBJECTIVE
-    shares: tuple[float, ...] = SHARES  # of the steps with 0, 1, .. documents before each sample
-    retrieval: RetrievalConfig = FOUND  # of the neighbours in training
+    shares: tuple[float, ...] = SHARES
+    retrieval: RetrievalConfig = FOUND
+    name: str = ""  # of its folder
+    queries: tuple[Part, ...] = QUERIES
     bursts: float = BURSTS  # share of the queries about an entity with documents chosen by its name
     start: str | None = None  # the baseline whose weights it begins with
-
-    @property
-    def retrieves(self) -> bool:
-        """Whether it is trained with documents."""
-        return any(self.shares[1:])
 
 
 def _schedule(steps: int, batch: int, rate: float) -> TrainConfig:
@@ -132,7 +126,8 @@ def _recipe(
     size = name.removesuffix(PLAIN_ROLE)
     if size not in rates:
         raise UserError(f"no {form} recipe for {name!r}; there is one for {', '.join(rates)}")
-    recipe = Recipe(size, MODELS[size](), _schedule(steps[size], batch, rates[size]), queries)
+    train = _schedule(steps[size], batch, rates[size])
+    recipe = Recipe(MODELS[size](), train, name=size, queries=queries)
     if name == size:
         return recipe
     return plain_twin(recipe, steps=round(2.7 * steps[size]))

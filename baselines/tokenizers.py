@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ, to_unit
 from cm3leon.tokenizers.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
 from cm3leon.training.loop import train
+from cm3leon.training.trainer import device_name
 from cm3leon.world.conditions import CONDITIONS
 from cm3leon.world.scenes import PLAIN, SEEN, Scene, scene
 from cm3leon.world.signs import sign_scene
@@ -57,23 +57,6 @@ DECODER_FOLDER = "decoder"  # of a run: its second part
 MERGE_PICTURES = 4_000  # over which the codes' use is counted, those of the first steps
 ROUND_TO = 64  # the codebook's size after merging is a multiple of it
 HELD_OUT = 128  # pictures of `val`
-
-
-def device_name(device: str) -> str:
-    """The processor or accelerator, for cards and logs."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """Name of the processor where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def train_text(folder: Path) -> TextTokenizer:

@@ -57,7 +57,7 @@ def main(options: Options) -> int:
         raise UserError(f"give --steps {options.steps} or --tokens {options.tokens:g}, not both")
     import torch
 
-    from baselines.tokenizers import device_name
+    from cm3leon.training.trainer import device_name
 
     if options.threads:
         torch.set_num_threads(options.threads)

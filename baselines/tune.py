@@ -153,10 +153,8 @@ def main(options: Options) -> int:
 
 def mean_row(recipe: Recipe, shop) -> float:
     """Mean number of tokens of a recipe's rows."""
-    cache = shop.part(recipe.queries[0])
-    texts = sum(len(shard["texts"]) for shard in cache.shards) / (len(cache) * cache.captions)
-    documents = sum(at * share for at, share in enumerate(recipe.shares))
-    return row_tokens(texts + shop.vq.config.grid**2 + 2, documents)
+    texts = shop.part(recipe.queries[0]).mean_text
+    return row_tokens(texts + shop.vq.config.grid**2 + 2, recipe.mean_documents)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,7 @@ def load_system(
     device = checked_device(device)
     folder = find_model(name)
     home = home_of(folder)
-    text = TextTokenizer.load(home / "text" / "tokenizer.json")
-    vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
+    text, vq = load_tokenizers(home)
     model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
     digests = {"text": text.digest, "vq": checkpoint.digest(home / "vq")}
     check_fit(folder, home, model.config, extra, text.size, vq.config, digests)
@@ -79,6 +78,12 @@ def load_system(
         return system
     strategy = retriever.config if retriever else RetrievalConfig(by="text")
     return system.with_retrieval(replace(strategy, documents=documents))
+
+
+def load_tokenizers(home: Path) -> tuple[TextTokenizer, VQ]:
+    """The tokenizers in `text/` and `vq/` of a folder."""
+    text = TextTokenizer.load(home / "text")
+    return text, load_module(home / "vq", "vq", VQConfig, VQ)[0]
 
 
 def home_of(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
-from baselines.transformers import Shop, identity, trained
+from baselines.transformers import Shop, trained
 from benchmarks.evaluate.composition import ALL, answers, shares
 from benchmarks.protocols.prompts import Prompt, pick, scenes_prompts
 from cm3leon import checkpoint, seeds
@@ -47,11 +47,11 @@ def train_arm(recipe: Recipe, weights: Path, runs: Path) -> Run:
     """Train an arm in a folder named by everything that decides its weights, or open it."""
     shop = Shop(weights, runs)
     recipe = shop.fit(recipe)
-    about = identity(recipe, shop) | {"train": to_dict(recipe.train)}
+    about = {name: to_dict(getattr(recipe, name)) for name in ("model", "train")}
+    about |= recipe.about | shop.about(recipe)
     name = sha256_bytes(json.dumps(about, sort_keys=True).encode())[:12]
     folder = runs / f"arm-{name}"
-    model, _ = trained(recipe, shop, folder, "cpu")
-    return Run(recipe, model, folder)
+    return Run(recipe, trained(recipe, shop, folder, "cpu"), folder)
 
 
 class Judge:

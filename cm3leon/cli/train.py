@@ -12,10 +12,11 @@ from cm3leon.config import ModelConfig, ObjectiveConfig, RetrievalConfig, TrainC
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Batch, Count, Ids, NotNegative, Positive, Share, Threads, Whole
+from cm3leon.training.recipe import FOUND, Recipe, find_model_config, fitted
 
 if TYPE_CHECKING:
     from cm3leon.training.estimate import Estimate
-    from cm3leon.training.recipe import Corpus, Recipe
+    from cm3leon.training.pretraining import Corpus
 
 MOST_EPOCHS = 1000  # above, a plan says that the documents are too few
 
@@ -103,10 +104,6 @@ class TrainChanges:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _found() -> RetrievalConfig:
-    return RetrievalConfig(documents=4)
-
-
 @dataclass(frozen=True)
 class Train:
     """Train a CM3Leon on what `cm3leon encode` made; the same command goes on where it was killed.
@@ -151,7 +148,7 @@ class Train:
     """check, print the estimate, train nothing"""
     training: Annotated[TrainChanges, tyro.conf.arg(name="")] = field(default_factory=TrainChanges)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    retrieval: RetrievalConfig = field(default_factory=_found)
+    retrieval: RetrievalConfig = FOUND
 
     def __post_init__(self):
         if self.cache is None and not self.dry_run:
@@ -179,7 +176,7 @@ class Train:
         import torch
 
         from cm3leon.loading import checked_device
-        from cm3leon.training.recipe import find_model_config, pretrain
+        from cm3leon.training.pretraining import pretrain
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -202,29 +199,24 @@ class Train:
     def opened(self, model: ModelConfig) -> tuple[ModelConfig, Corpus | None]:
         """The model fitted to the tokenizers, and the data where there is a cache."""
         from cm3leon.clip import load_clip
+        from cm3leon.loading import load_tokenizers
         from cm3leon.retrieval.training_bank import check_clip, find_bank
+        from cm3leon.training import pretraining
         from cm3leon.training.estimate import check_row
-        from cm3leon.training.recipe import (
-            Corpus,
-            first_of,
-            fitted,
-            last_of,
-            load_tokenizers,
-            open_cache,
-        )
 
         home = self.tokenizers or baselines_folder() / "scenes"
         text, vq = load_tokenizers(home)
+        pretraining.check_tokenizers(vq, home)
         model = fitted(model, text.size, vq.config.codebook_size, self.fit_vocabulary)
         check_row(model.context, vq.config.grid**2 + 2, 0)
         if self.cache is None:
             return model, None
-        cache = open_cache(self.cache, text, vq, home)
+        cache = other = pretraining.open_cache(self.cache, text, vq, home)
         if self.held_out is None:
-            held = last_of(cache, self.hold_out)
+            held = pretraining.last_of(cache, self.hold_out)
         else:
-            other = open_cache(self.held_out, text, vq, home)
-            held = first_of(other, self.hold_out, cache)
+            other = pretraining.open_cache(self.held_out, text, vq, home)
+            held = pretraining.first_of(other, self.hold_out, cache)
         trained = held.start if self.held_out is None else len(cache)
         bank = clip = None
         if self.bank is not None:
@@ -232,7 +224,8 @@ class Train:
             clip = None if self.dry_run else load_clip(self.clip)
             if clip is not None:
                 check_clip(cache, clip)
-        return model, Corpus(cache, trained, held, text, home, bank, clip)
+        corpus = pretraining.Corpus(cache, trained, other, held, text, home, bank, clip)
+        return model, corpus
 
     def planned(
         self, model: ModelConfig, corpus: Corpus | None
@@ -249,7 +242,6 @@ class Train:
             row_tokens,
             schedule,
         )
-        from cm3leon.training.recipe import Recipe
 
         pair = corpus.pair if corpus else model.context - 1.0
         shares = self.documents
@@ -282,7 +274,7 @@ class Train:
 
     def branched(self) -> tuple[TrainConfig, Path | None]:
         """The settings of a branch, those of its stem with what was given, and its first state."""
-        from cm3leon.training.recipe import RUN
+        from cm3leon.training.pretraining import RUN
         from cm3leon.training.schedule import decay_from
 
         stem, _, step = self.decay_from.partition("@")

@@ -1,25 +1,33 @@
 """The memory bank of a training: found by its folder, checked, and without what is held out.
 
-Axes: N documents of the bank, K of them kept.
+Axes: N queries or documents of the bank, K documents kept, S documents found for a query.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cm3leon.data import shards
+from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.data import token_cache as caches
 from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_bytes
+from cm3leon.identity import read_array, write_array
 from cm3leon.retrieval import bank as banks
 from cm3leon.retrieval.bank import MemoryBank
+from cm3leon.retrieval.neighbours import find_neighbours
 
 if TYPE_CHECKING:
     from cm3leon.clip import Clip
+    from cm3leon.tokenizers.text import TextTokenizer
 
 
 class Place(NamedTuple):
@@ -27,6 +35,41 @@ class Place(NamedTuple):
 
     cache: Path
     index: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainingBank:
+    """A bank's documents, found once for all queries of a cache and kept in `folder`.
+
+    Documents with the ids `left_out` are never found.
+    """
+
+    place: Place
+    documents: TokenCache
+    clip: Clip
+    text: TextTokenizer
+    folder: Path
+    left_out: Sequence[str] = ()
+    device: str = "cpu"
+
+    @cached_property
+    def searched(self) -> tuple[MemoryBank, np.ndarray]:
+        """The bank without what is left out, and each of its rows among all: int64 [K]."""
+        return without(open_bank(self.place, self.documents), self.left_out)
+
+    def rows(self, queries: TokenCache, config: RetrievalConfig, seed: int) -> np.ndarray:
+        """Documents found for each of the queries, best first: int64 [N, S]."""
+        index = None if self.place.index is None else banks.read_about(self.place.index)
+        what = [queries.about, self.documents.about, index, list(self.left_out)]
+        what += [to_dict(config), seed]
+        path = self.folder / f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}.npy"
+        if (rows_NS := read_array(path)) is None:  # not there, or damaged: found again
+            bank, kept_K = self.searched
+            self.clip.model.to(self.device)
+            rows_NS = kept_K[find_neighbours(queries, bank, self.clip, self.text, config, seed)]
+            self.clip.model.to("cpu")
+            write_array(path, rows_NS)
+        return rows_NS
 
 
 def find_bank(folder: Path, queries: TokenCache) -> Place:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from cm3leon.config import ModelConfig, TrainConfig, paper_recipe
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import parameter_count, vocabulary_size
+from cm3leon.training.batches import PIECE_TOKENS
 from cm3leon.training.loop import steps_for_tokens
 
 MOST = 3  # documents before a query (section 2.1)
-PIECE_TOKENS = 2**15  # of a piece of a batch, where the user does not say in how many to cut it
 STATE_BYTES = 16  # a parameter: float32 weight, gradient and two moments
 
 

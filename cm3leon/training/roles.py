@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm3leon.config import ModelConfig
-from cm3leon.data.token_cache import TokenCache
-from cm3leon.retrieval.neighbours import Neighbours
-from cm3leon.sequence.documents import Vocabulary, build_sample
+from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.masking import rotate
 from cm3leon.training.batches import collate
+from cm3leon.training.pairs import HeldOut
 from cm3leon.world.scenes import Plan, scene
 from cm3leon.world.sprites import CELLS, SIZES
 
@@ -42,30 +41,22 @@ class Truth:
 
 
 def role_losses(
-    cache: TokenCache,
-    vocabulary: Vocabulary,
-    count: int,
-    *,
-    model: ModelConfig | None = None,
-    neighbours: Neighbours | None = None,
-    documents: int = 3,
+    held: HeldOut, vocabulary: Vocabulary, model: ModelConfig | None = None
 ) -> Callable[[nn.Module], dict]:
-    """Held-out losses by role over the first `count` pictures, rows as in `data.pair_held_out`.
+    """Held-out losses by role, rows as in `pairs.pair_held_out`.
 
     "ground", "rest", "where" and "what" are nats a token: where is -log of the probability that no
     ground is shown where an object begins, what the rest of that token's loss. "picture" is the sum
     over a picture's tokens, on average. Empty unless the cache is of scenes of the embedded world,
     with a code for each of their cells.
     """
-    count = min(count, len(cache))
-    addresses = [cache.address(at) for at in range(count)]
-    if None in addresses or len(cache.codes(0)) != CELLS**2:
+    cache, count = held.cache, len(held.which)
+    addresses = [cache.address(at) for at in held.which]
+    if None in addresses or len(cache.codes(held.which[0])) != CELLS**2:
         return lambda module: {}
-    codes_NK = np.stack([cache.codes(at) for at in range(count)]).astype(np.int64)
+    codes_NK = np.stack([cache.codes(at) for at in held.which]).astype(np.int64)
     truth = truth_of([scene(*one).plan for one in addresses], codes_NK, vocabulary.image_size)
-    near = [neighbours.first(at, documents) if neighbours else [] for at in range(count)]
-    samples = [build_sample(cache.document(at), near[at], vocabulary) for at in range(count)]
-    rows = [rotate(ids, [], vocabulary) for ids in samples]
+    rows = [rotate(ids, [], vocabulary) for ids in held.samples(vocabulary)]
 
     def evaluate(module: nn.Module) -> dict:
         sums = defaultdict(float)

@@ -30,20 +30,21 @@ from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.loading import load_system
-from cm3leon.model.transformer import parameter_count
+from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.seeds import torch_generator
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
+from cm3leon.training.trainer import begin_with
 from cm3leon.world.conditions import SCRIBBLE_COLOURS
 from cm3leon.world.scenes import PLAIN, SEEN, SPLITS, scene
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Recipe(
-    "tiny",
     replace(MODELS["scenes-xs"](), name="tiny", layers=1, width=16, heads=2, context=512),
     TrainConfig(
         steps=4, batch=4, warmup=1, save_every=2, eval_every=2, log_every=1, precision="float32"
     ),
+    name="tiny",
     queries=(Part("study", 0, 48),),
 )
 NAMES = (
@@ -322,15 +323,15 @@ def test_a_transformer_is_trained_end_to_end(home, small, tmp_path, monkeypatch)
 
 
 def test_a_start_takes_the_weights_of_another(tmp_path):
-    first = transformers.Transformer(TINY.model, torch_generator(0, "first"))
+    first = Transformer(TINY.model, torch_generator(0, "first"))
     checkpoint.save(tmp_path / "first", "transformer", TINY.model, first.state_dict())
-    second = transformers.Transformer(TINY.model)
-    transformers.begin_with(second, tmp_path / "first")
+    second = Transformer(TINY.model)
+    begin_with(second, tmp_path / "first")
     for name, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], value)
-    other = transformers.Transformer(replace(TINY.model, width=32))
+    other = Transformer(replace(TINY.model, width=32))
     with pytest.raises(UserError, match="first is a model of another shape; train first again"):
-        transformers.begin_with(other, tmp_path / "first")
+        begin_with(other, tmp_path / "first")
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,7 @@ def test_documents_about_entities_never_seen_are_kept_out(home, small, tmp_path)
     recipe = replace(TINY, queries=(Part("bank", 0, 60),), bursts=0.0)
     seen = shop.neighbours(recipe)
     assert seen.rows_NS.max() < 48 and seen.rows_NS.shape == (60, 4)
-    assert shop.held_neighbours(recipe, recipe.queries[0]).rows_NS.max() >= 48
+    assert shop.held_out(recipe, recipe.queries[0]).neighbours.rows_NS.max() >= 48
 
 
 def test_parts_of_the_queries_are_one_after_the_other(home, small, tmp_path):

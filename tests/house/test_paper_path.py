@@ -16,7 +16,7 @@ from cm3leon import checkpoint
 from cm3leon.cli import main as cli
 from cm3leon.data.token_cache import TokenCache
 from cm3leon.loading import load_system
-from cm3leon.training import recipe as pretrain
+from cm3leon.training import trainer
 from tests.coco_maker import write_coco
 from tests.paper_maker import NEAR, PREPARE, SIDE, TRAIN, write_clip, write_public, write_start
 
@@ -55,7 +55,7 @@ def log(folder: Path) -> list[dict]:
 
 def kill_after(step: int, monkeypatch) -> None:
     """The next training ends in the middle of the step after this one."""
-    loss = pretrain.pair_loss
+    loss = trainer.token_loss
 
     def until(vocabulary):
         inner = loss(vocabulary)
@@ -67,7 +67,7 @@ def kill_after(step: int, monkeypatch) -> None:
 
         return of_step
 
-    monkeypatch.setattr(pretrain, "pair_loss", until)
+    monkeypatch.setattr(trainer, "token_loss", until)
 
 
 @pytest.mark.parametrize("pieces", [[], ["--accumulate", "3"]])

@@ -61,8 +61,8 @@ def vq(request) -> VQ:
 @pytest.fixture(scope="module")
 def shipped() -> VQ:
     """The trained tokenizer of the embedded world."""
-    from baselines.transformers import load_tokenizers
     from cm3leon.files import baselines_folder
+    from cm3leon.loading import load_tokenizers
 
     home = baselines_folder() / "scenes"
     if not (home / "vq" / "config.json").exists() or not (home / "text").exists():

@@ -17,7 +17,7 @@ from cm3leon.retrieval.neighbours import Neighbours
 from cm3leon.seeds import torch_generator
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.tokenizers.text import TextTokenizer
-from cm3leon.training.batches import pair_held_out
+from cm3leon.training.pairs import HeldOut, pair_held_out
 from cm3leon.training.roles import BEGINS, GROUND, REST, ROLES, block_of, role_losses, truth_of
 from cm3leon.world.scenes import Scene, scene
 from cm3leon.world.sprites import CELLS, place_picture
@@ -119,7 +119,7 @@ class Even(nn.Module):
 
 
 def test_an_even_distribution(cache):
-    found = role_losses(cache, VOCABULARY, 20)(Even())
+    found = role_losses(HeldOut(cache, range(20)), VOCABULARY)(Even())
     assert found["ground"] == pytest.approx(math.log(64))
     assert found["rest"] == pytest.approx(math.log(64))
     assert found["picture"] == pytest.approx(64 * math.log(64), rel=1e-5)
@@ -134,10 +134,10 @@ def test_roles_sum_to_the_loss_of_the_picture(cache, documents):
     if documents:
         rows_NS = (np.arange(len(cache))[:, None] + [1, 2]) % len(cache)
         near = Neighbours(rows_NS, cache, (0.0, 0.0, 1.0))
-    more = {"model": MODEL, "neighbours": near, "documents": documents}
+    held = HeldOut(cache, range(18), near, documents)
     with torch.no_grad():
-        whole = pair_held_out(cache, VOCABULARY, 18, **more)(model)
-        found = role_losses(cache, VOCABULARY, 18, **more)(model)
+        whole = pair_held_out(held, VOCABULARY, MODEL)(model)
+        found = role_losses(held, VOCABULARY, MODEL)(model)
     assert set(found) == {*ROLES, "picture"}
     assert found["picture"] == pytest.approx(64 * whole["image"], rel=1e-5)
     assert all(math.isfinite(value) and value >= 0 for value in found.values())
@@ -154,4 +154,4 @@ def test_pictures_of_elsewhere_have_no_roles(cache):
         def __len__(self):
             return len(cache)
 
-    assert role_losses(Other(), VOCABULARY, 20)(Even()) == {}
+    assert role_losses(HeldOut(Other(), range(20)), VOCABULARY)(Even()) == {}

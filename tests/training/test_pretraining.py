@@ -1,6 +1,7 @@
 """Assembling a training: what is held out stays unseen, and parts that do not belong together."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,21 +11,12 @@ from cm3leon.clip import load_clip
 from cm3leon.config import ModelConfig, RetrievalConfig, TrainConfig, from_dict
 from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
+from cm3leon.loading import load_tokenizers
+from cm3leon.retrieval import training_bank
 from cm3leon.retrieval.training_bank import Place
-from cm3leon.training import recipe as pretrain
-from cm3leon.training.recipe import (
-    Corpus,
-    Recipe,
-    absolute_clip,
-    find_model_config,
-    first_of,
-    fitted,
-    last_of,
-    load_tokenizers,
-    neighbours,
-    open_cache,
-    place_tokenizers,
-)
+from cm3leon.training.pretraining import Corpus, absolute_clip, first_of, last_of, open_cache
+from cm3leon.training.recipe import Recipe, find_model_config, fitted
+from cm3leon.training.trainer import place_tokenizers
 from tests.paper_maker import CODES, NEAR, PREPARE, SHAPE, TRAIN, write_start
 
 SMALL = from_dict(ModelConfig, SHAPE)
@@ -49,7 +41,7 @@ def corpus(place):
     cache = open_cache(place / "cache", text, vq, place / "home")
     clip = load_clip(f"local-dir:{place / 'clip'}")
     held = last_of(cache, 5)
-    return Corpus(cache, held.start, held, text, place / "home", Place(cache.folder), clip)
+    return Corpus(cache, held.start, cache, held, text, place / "home", Place(cache.folder), clip)
 
 
 def recipe(*shares: float) -> Recipe:
@@ -58,41 +50,38 @@ def recipe(*shares: float) -> Recipe:
 
 def test_what_is_held_out_is_never_retrieved(corpus, tmp_path, monkeypatch):
     """Neither before what is learned nor before what is held out; and nothing finds itself."""
-    near, held = neighbours(recipe(0.5, 0.5), corpus, tmp_path, "cpu")
-    assert near.rows_NS.shape == (24, 4) and held.rows_NS.shape == (5, 4)
+    near, held = corpus.neighbours(recipe(0.5, 0.5), tmp_path, "cpu")
+    assert near.rows_NS.shape == (24, 4) and held is near
     assert near.rows_NS.max() < corpus.trained == 19
-    np.testing.assert_array_equal(held.rows_NS, near.rows_NS[19:])
     assert not (near.rows_NS == np.arange(24)[:, None]).any()
     (kept,) = tmp_path.glob("neighbours-*.npy")
     before = kept.stat().st_mtime_ns
-    monkeypatch.setattr(pretrain, "open_bank", None)  # a run that goes on looks nothing up
-    again, _ = neighbours(recipe(0.5, 0.5), corpus, tmp_path, "cpu")
+    monkeypatch.setattr(training_bank, "open_bank", None)  # a run that goes on looks nothing up
+    again, _ = corpus.neighbours(recipe(0.5, 0.5), tmp_path, "cpu")
     np.testing.assert_array_equal(again.rows_NS, near.rows_NS)
     assert kept.stat().st_mtime_ns == before
-    assert neighbours(recipe(1.0), corpus, tmp_path, "cpu") == (None, None)
+    assert corpus.neighbours(recipe(1.0), tmp_path, "cpu") == (None, None)
 
 
 def test_another_cache_held_out(corpus, place, tmp_path):
     other = TokenCache(place / "other")
     held = first_of(other, 4, corpus.cache)
-    assert held.ids == other.ids[:4] and len(held) == 4
-    one = Corpus(corpus.cache, 24, held, corpus.text, corpus.home, corpus.bank, corpus.clip)
-    near, held_near = neighbours(recipe(0.0, 1.0), one, tmp_path, "cpu")
-    gone = [corpus.cache.ids.index(name) for name in held.ids]  # the same pictures are in the bank
+    assert held == range(4)
+    one = replace(corpus, trained=24, held_cache=other, held=held)
+    near, held_near = one.neighbours(recipe(0.0, 1.0), tmp_path, "cpu")
+    gone = [
+        corpus.cache.ids.index(name) for name in other.ids[:4]
+    ]  # the same pictures are in the bank
     for rows_NS in (near.rows_NS, held_near.rows_NS):
         assert not set(rows_NS.ravel().tolist()) & set(gone)
-    assert "held_out_cache" in pretrain.identity(recipe(1.0), one)
+    assert "held_out_cache" in one.about(recipe(1.0))
     with pytest.raises(UserError, match="holds what is trained on; leave --held-out out"):
         first_of(corpus.cache, 4, corpus.cache)
 
 
-def test_a_stretch_is_its_part_of_the_cache(corpus):
-    cache, held = corpus.cache, corpus.held
-    assert len(held) == 5 and held.ids == cache.ids[19:] and held.captions == cache.captions
-    for index in range(5):
-        np.testing.assert_array_equal(held.codes(index), cache.codes(19 + index))
-        np.testing.assert_array_equal(held.text(index), cache.text(19 + index))
-        assert held.document(index) == cache.document(19 + index)
+def test_what_is_held_out_is_the_end_of_the_cache(corpus):
+    cache = corpus.cache
+    assert corpus.held == range(19, 24)
     lengths = [len(cache.text(index)) for index in range(24)]
     assert corpus.pair == pytest.approx(np.mean(lengths) + 16 + 2)
     assert len(last_of(cache, None)) == 1  # a sixteenth of 24

@@ -1,0 +1,158 @@
+"""The one trainer of transformers: rows in, weights out, for pretraining and tuning.
+
+What is read is a `Source`; the loop (`loop.py`) knows neither captions nor pictures. Row i of step
+s is the same for whoever asks, and the loss is a sum over tokens by a count of the whole batch
+(`batches.token_loss`): neither hangs on how the rows of a step are dealt out.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cm3leon import checkpoint
+from cm3leon.config import TrainConfig, to_dict
+from cm3leon.errors import UserError
+from cm3leon.files import atomic_file, sha256_file, write_atomic
+from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.sequence.documents import Vocabulary
+from cm3leon.training.batches import split, token_loss
+from cm3leon.training.loop import LOG, train
+from cm3leon.training.schedule import find_state, keeps_state
+
+TOKENIZERS = ("text/tokenizer.json", f"vq/{checkpoint.WEIGHTS}", f"vq/{checkpoint.CONFIG}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a training reads.
+
+    `rows(step)` is the batch of a step, from 1, in the form of `batches.collate`, and depends on
+    nothing else. `held_out` are functions from a model to its numbers, by what stands before their
+    names. `about`, in JSON's types, names the data and how rows are made of it, beside the
+    configuration of model and training.
+    """
+
+    rows: Callable[[int], dict]
+    held_out: Sequence[tuple[str, Callable[[nn.Module], dict]]] = ()
+    about: dict = field(default_factory=dict)
+
+    def evaluate(self, model: nn.Module) -> dict:
+        """All held-out numbers."""
+        return {
+            f"{prefix}{name}": value
+            for prefix, numbers in self.held_out
+            for name, value in numbers(model).items()
+        }
+
+
+def fit(
+    model: Transformer,
+    source: Source,
+    config: TrainConfig,
+    run: Path,
+    device: str,
+    *,
+    accumulate: int = 1,
+    start: Path | None = None,
+) -> dict:
+    """Train a model in place, or go on where the folder `run` stopped; as `loop.train`, which see
+    for `start` and for what it raises. `accumulate` is the number of pieces of a batch.
+    """
+    return train(
+        model.to(device),
+        token_loss(Vocabulary.from_config(model.config.vocabulary)),
+        source.rows,
+        config,
+        run,
+        parts=partial(split, count=accumulate) if accumulate > 1 else None,
+        evaluate=source.evaluate,
+        about={"model": to_dict(model.config), **source.about},
+        start=start,
+    )
+
+
+def fit_in_stages(
+    model: Transformer, source: Source, config: TrainConfig, run: Path, device: str
+) -> tuple[Path, dict]:
+    """As `fit`, but the stable part of a "wsd" schedule stays in `run`, where longer trainings go
+    on and shorter ones branch; the decay has a folder below. That folder, and what `fit` returns.
+    """
+    start = None
+    if config.decay:
+        stable = replace(config, steps=config.decay_start, decay=0)
+        if not keeps_state(run, stable.steps):
+            fit(model, source, stable, run, device)
+        start, _ = find_state(run, stable.steps)
+        run = run / f"decay-{stable.steps}-{config.decay}"
+    return run, fit(model, source, config, run, device, start=start)
+
+
+def begin_with(model: Transformer, folder: Path) -> None:
+    """Take the weights of a trained model; UserError for one of another shape."""
+    config, tensors, _ = checkpoint.load(folder, "transformer")
+    if config != to_dict(model.config):
+        raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
+    checkpoint.load_into(model, tensors)
+
+
+def write_model(
+    model: Transformer, config: TrainConfig, run: Path, out: Path, done: dict, extra: dict
+) -> None:
+    """The checkpoint, in bfloat16 like the shipped ones, and the run's log beside it.
+
+    `done` is what `fit` returned; `extra` says what the model was made of and how it draws.
+    """
+    made = extra | {
+        "train": to_dict(config),
+        "seconds": round(done["seconds"]),
+        "device": device_name(next(model.parameters()).device),
+    }
+    if not math.isnan(done["tokens"]):  # states of older versions do not say
+        made["cost"] = {
+            "queries": config.steps * config.batch,
+            "tokens": done["tokens"],
+            "flops": 6 * parameter_count(model.config) * done["tokens"],
+        }
+    write_atomic(out / LOG, (run / LOG).read_bytes())
+    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
+    checkpoint.save(out, "transformer", model.config, tensors, made, dtype=torch.bfloat16)
+
+
+def place_tokenizers(home: Path, out: Path) -> None:
+    """Copies of the tokenizers in `text/` and `vq/` of the model's folder.
+
+    Raises UserError where other ones lie there.
+    """
+    for name in TOKENIZERS:
+        source, target = home / name, out / name
+        if not target.exists():
+            with open(source, "rb") as read, atomic_file(target) as write:
+                shutil.copyfileobj(read, write)
+        elif sha256_file(source) != sha256_file(target):
+            raise UserError(f"{target} is of another tokenizer than {source}; name another --out")
+
+
+def device_name(device: str | torch.device) -> str:
+    """The accelerator, or the processor and how many of its threads are used."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Name of the processor where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
