@@ -14,7 +14,7 @@ import torch
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Part, Recipe
 from cm3leon import seeds
-from cm3leon.checkpoint import CONFIG, digest, read_about
+from cm3leon.checkpoint import digest
 from cm3leon.clip import Clip, load_clip
 from cm3leon.config import to_dict
 from cm3leon.data.sources import Scenes
@@ -133,7 +133,6 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
     extra = source.about
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
-    extra |= chosen_decode(out / recipe.name)
     write_model(model, recipe.train, run, out / recipe.name, done, extra)
 
 
@@ -142,14 +141,6 @@ def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> Transformer:
     model = shop.model(recipe)
     fit(model, shop.source(recipe), recipe.train, run, device)
     return model
-
-
-def chosen_decode(folder: Path) -> dict:
-    """The settings of drawing that were chosen for the model before (choose_decoding), if any."""
-    if not (folder / CONFIG).exists():
-        return {}
-    extra = read_about(folder)["extra"]
-    return {"decode": extra["decode"]} if "decode" in extra else {}
 
 
 def steps_of(run: Path, tokens: float) -> int:

@@ -188,6 +188,34 @@ class ObjectiveConfig:
             check(0 <= value < math.inf, f"objective.{name}", "be finite, not negative", value)
 
 
+LOSSES = ("all", "target", "cm3")
+
+
+@dataclass(frozen=True)
+class RowsConfig:
+    """How records of tasks become rows; each open point of the paper's section 4 is an option.
+
+    `loss` "all", the paper's literal text ("combine instruction and output"): on every token;
+    "target": on the target, and on what closes it, alone; "cm3": as in pretraining, on every token
+    of a row whose masked spans are drawn (`objective`) instead of chosen.
+    """
+
+    loss: str = "all"
+    rotated: float = 1.0  # share of rows whose answer is moved behind them; of "all" and "target"
+    drop_text: float = 0.05  # shares of rows without the prompt's text, without its pictures,
+    drop_image: float = 0.05  # without both: what guidance by two weights compares
+    drop_both: float = 0.05
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self):
+        check(self.loss in LOSSES, "rows.loss", f"be one of {', '.join(LOSSES)}", self.loss)
+        for name in ("rotated", "drop_text", "drop_image", "drop_both"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"rows.{name}", "lie in [0, 1]", value)
+        total = self.drop_text + self.drop_image + self.drop_both
+        check(total <= 1, "rows.drop_text, drop_image and drop_both", "add up to at most 1", total)
+
+
 @dataclass(frozen=True)
 class RetrievalConfig:
     """Which documents stand before a query (section 2.1; A22-A28)."""

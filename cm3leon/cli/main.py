@@ -20,6 +20,7 @@ from cm3leon.cli.doctor import Doctor
 from cm3leon.cli.infill import Caption, Infill
 from cm3leon.cli.interop import Export, Import
 from cm3leon.cli.train import Train, TrainText
+from cm3leon.cli.tune import Tune
 from cm3leon.errors import UserError, printable
 from cm3leon.options import check_options
 
@@ -32,6 +33,7 @@ COMMANDS = (
     | ConvertTokenizer
     | TrainText
     | Train
+    | Tune
     | Doctor
     | Export
     | Import

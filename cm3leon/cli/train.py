@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cm3leon.config import ModelConfig, ObjectiveConfig, RetrievalConfig, TrainConfig
+from cm3leon.config import (
+    ModelConfig,
+    ObjectiveConfig,
+    RetrievalConfig,
+    TrainConfig,
+    paper_recipe,
+)
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Batch, Count, Ids, NotNegative, Positive, Share, Threads, Whole
@@ -260,7 +266,7 @@ class Train:
         row = row_tokens(pair, sum(at * share for at, share in enumerate(shares)))
         start = None
         if self.decay_from is None:
-            train = schedule(self.model, row, self.tokens, self.training.given)
+            train = schedule(paper_recipe(self.model), row, self.tokens, self.training.given)
         else:
             train, start = self.branched()
         pieces = pieces_of(train.batch, row) if self.accumulate is None else self.accumulate

@@ -13,44 +13,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from cm3leon.config import ModelConfig, ObjectiveConfig, check
+from cm3leon.config import ModelConfig, RowsConfig
 from cm3leon.data.records import Encoded, EncodedRecord
 from cm3leon.errors import UserError
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.masking import Span, draw_spans, masked_rates, rotate
 
-LOSSES = ("all", "target", "cm3")
 DROPS = ("text", "image", "both")  # what a prompt can lack
-
-
-@dataclass(frozen=True)
-class RowsConfig:
-    """How records become rows; each open point of the paper's section 4 is an option.
-
-    `loss` "all", the paper's literal text ("combine instruction and output"): on every token;
-    "target": on the target, and on what closes it, alone; "cm3": as in pretraining, on every token
-    of a row whose masked spans are drawn (`objective`) instead of chosen.
-    """
-
-    loss: str = "all"
-    rotated: float = 1.0  # share of rows whose answer is moved behind them; of "all" and "target"
-    drop_text: float = 0.05  # shares of rows without the prompt's text, without its pictures,
-    drop_image: float = 0.05  # without both: what guidance by two weights compares
-    drop_both: float = 0.05
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-
-    def __post_init__(self):
-        check(self.loss in LOSSES, "rows.loss", f"be one of {', '.join(LOSSES)}", self.loss)
-        for name in ("rotated", "drop_text", "drop_image", "drop_both"):
-            value = getattr(self, name)
-            check(0 <= value <= 1, f"rows.{name}", "lie in [0, 1]", value)
-        total = self.drop_text + self.drop_image + self.drop_both
-        check(total <= 1, "rows.drop_text, drop_image and drop_both", "add up to at most 1", total)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cm3leon.config import ModelConfig, TrainConfig, paper_recipe
+from cm3leon.config import ModelConfig, PaperRecipe, TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import parameter_count, vocabulary_size
 from cm3leon.training.batches import PIECE_TOKENS
@@ -42,13 +42,15 @@ def check_row(context: int, pair: float, documents: int) -> None:
         )
 
 
-def schedule(name: str, row: float, tokens: float | None, given: dict) -> TrainConfig:
-    """The training of a model: what was given, else Table 3's for a model of the paper, else the
-    defaults of TrainConfig. `row` is the mean number of tokens of a row.
+def schedule(
+    recipe: PaperRecipe | None, row: float, tokens: float | None, given: dict
+) -> TrainConfig:
+    """The training of a model: what was given, else the recipe's (Table 3 for a model of the
+    paper), else the defaults of TrainConfig. `row` is the mean number of tokens of a row.
 
     Raises UserError for both steps and tokens, and for values out of range.
     """
-    recipe, own = paper_recipe(name), TrainConfig()
+    own = TrainConfig()
     if tokens is not None and "steps" in given:
         raise UserError(f"give --steps {given['steps']} or --tokens {tokens:g}, not both")
     batch = round(recipe.batch_tokens / row) if recipe else own.batch

@@ -6,7 +6,7 @@ The folder holds the model, its log, its tokenizers (`text/`, `vq/`) and the sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,22 +152,24 @@ def check_tokenizers(vq: VQ, home: Path) -> None:
 def open_cache(folder: Path, text: TextTokenizer, vq: VQ, home: Path) -> TokenCache:
     """The token cache in a folder; UserError unless its tokens are those of the tokenizers."""
     cache = TokenCache(folder)
-    check_made_by(cache.about, folder, text, vq, home)
+    check_made_by(cache.about, folder, text, vq, home, "name its --tokenizers or encode it again")
     return cache
 
 
-def check_made_by(about: dict, folder: Path, text: TextTokenizer, vq: VQ, home: Path) -> None:
+def check_made_by(
+    about: dict, folder: Path, text: TextTokenizer, vq: VQ, home: Path, way_out: str
+) -> None:
     """Raise UserError unless a cache, by what it says of itself, holds tokens of the tokenizers."""
     digests = {"text_sha256": text.digest, "vq_sha256": checkpoint.module_digest(vq)}
     for part, digest in digests.items():
         if about[part] != digest:
             raise UserError(
                 f"{folder} was encoded with {part} {about[part][:12]}, {home} has "
-                f"{digest[:12]}; name its --tokenizers or encode it again"
+                f"{digest[:12]}; {way_out}"
             )
 
 
-def last_of(cache: TokenCache, count: int | None) -> range:
+def last_of(cache: Sized, count: int | None) -> range:
     """The last `count` documents of a cache (None: a sixteenth, at most 256), not all of them."""
     size = len(cache)
     count = min(HELD_OUT, max(1, size // 16)) if count is None else count

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from cm3leon import checkpoint
-from cm3leon.config import TrainConfig, to_dict
+from cm3leon.config import ModelConfig, TrainConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_file, write_atomic
 from cm3leon.model.transformer import Transformer, parameter_count
@@ -99,7 +99,7 @@ def fit_in_stages(
 def begin_with(model: Transformer, folder: Path) -> None:
     """Take the weights of a trained model; UserError for one of another shape."""
     config, tensors, _ = checkpoint.load(folder, "transformer")
-    if config != to_dict(model.config):
+    if from_dict(ModelConfig, config) != model.config:
         raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
     checkpoint.load_into(model, tensors)
 
@@ -111,11 +111,15 @@ def write_model(
 
     `done` is what `fit` returned; `extra` says what the model was made of and how it draws.
     """
-    made = extra | {
-        "train": to_dict(config),
-        "seconds": round(done["seconds"]),
-        "device": device_name(next(model.parameters()).device),
-    }
+    made = (
+        extra
+        | chosen_decode(out)
+        | {
+            "train": to_dict(config),
+            "seconds": round(done["seconds"]),
+            "device": device_name(next(model.parameters()).device),
+        }
+    )
     if not math.isnan(done["tokens"]):  # states of older versions do not say
         made["cost"] = {
             "queries": config.steps * config.batch,
@@ -125,6 +129,14 @@ def write_model(
     write_atomic(out / LOG, (run / LOG).read_bytes())
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     checkpoint.save(out, "transformer", model.config, tensors, made, dtype=torch.bfloat16)
+
+
+def chosen_decode(folder: Path) -> dict:
+    """The settings of drawing that were chosen for the model before (choose_decoding), if any."""
+    if not (folder / checkpoint.CONFIG).exists():
+        return {}
+    extra = checkpoint.read_about(folder)["extra"]
+    return {"decode": extra["decode"]} if "decode" in extra else {}
 
 
 def place_tokenizers(home: Path, out: Path) -> None:

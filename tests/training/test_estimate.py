@@ -27,7 +27,7 @@ PAPER = {  # Table 3 and FACTS 0.4: rate, steps at 8e6 tokens, 6ND
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_sizes(name):
     rate, steps, flops = PAPER[name]
-    train = schedule(name, 4096.0, None, {})
+    train = schedule(paper_recipe(name), 4096.0, None, {})
     assert (train.rate, train.steps, train.warmup) == (rate, steps, 1500)
     assert train.batch * 4096 == pytest.approx(8e6, rel=1e-3)
     assert Estimate(MODELS[name](), train, 4096.0).flops == pytest.approx(flops, rel=0.02)
@@ -35,26 +35,29 @@ def test_the_paper_sizes(name):
 
 def test_models_that_are_not_the_papers_have_our_defaults():
     assert paper_recipe("scenes-s") is None
-    assert schedule("scenes-s", 80.0, None, {}) == TrainConfig()
-    assert schedule("mini.json", 80.0, None, {"steps": 5, "batch": 2}).warmup == 1
+    assert schedule(paper_recipe("scenes-s"), 80.0, None, {}) == TrainConfig()
+    assert schedule(paper_recipe("mini.json"), 80.0, None, {"steps": 5, "batch": 2}).warmup == 1
 
 
 def test_what_is_given_goes_before_the_paper():
     given_ = {"steps": 40, "batch": 16, "rate": 1e-3, "seed": 3}
-    train = schedule("350m", 3000.0, None, given_)
+    train = schedule(paper_recipe("350m"), 3000.0, None, given_)
     assert {name: getattr(train, name) for name in given_} == given_ and train.warmup == 4
-    assert schedule("350m", 1000.0, 1e6, {"batch": 10}).steps == 100
+    assert schedule(paper_recipe("350m"), 1000.0, 1e6, {"batch": 10}).steps == 100
     with pytest.raises(UserError, match="give --steps 40 or --tokens 1e\\+06, not both"):
-        schedule("350m", 3000.0, 1e6, given_)
+        schedule(paper_recipe("350m"), 3000.0, 1e6, given_)
     with pytest.raises(UserError, match=r"train.batch must be at least 1, got 0"):
-        schedule("350m", 3000.0, 1e6, {"batch": 0})
+        schedule(paper_recipe("350m"), 3000.0, 1e6, {"batch": 0})
 
 
 def test_the_warmup_of_a_stable_run_outlives_its_length():
     wsd = {"schedule": "wsd", "batch": 4}
-    runs = [schedule("scenes-s", 80.0, None, wsd | {"steps": steps}) for steps in (300, 900, 5000)]
+    runs = [
+        schedule(paper_recipe("scenes-s"), 80.0, None, wsd | {"steps": steps})
+        for steps in (300, 900, 5000)
+    ]
     assert [run.warmup for run in runs] == [100] * 3
-    short = schedule("scenes-s", 80.0, None, wsd | {"steps": 60, "decay": 20})
+    short = schedule(None, 80.0, None, wsd | {"steps": 60, "decay": 20})
     assert short.warmup == short.decay_start == 40
 
 
