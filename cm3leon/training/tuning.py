@@ -19,8 +19,10 @@ from torch import nn
 
 from cm3leon import checkpoint, loading, seeds
 from cm3leon.config import ModelConfig, PaperRecipe, RowsConfig, TrainConfig, from_dict, to_dict
+from cm3leon.data import token_cache
 from cm3leon.data.record_cache import RecordCache
 from cm3leon.data.records import EncodedRecord
+from cm3leon.data.shards import ABOUT
 from cm3leon.errors import UserError
 from cm3leon.files import new_folder
 from cm3leon.model.transformer import Transformer
@@ -194,6 +196,8 @@ class Records:
 
 def open_records(folder: Path, base: Base) -> RecordCache:
     """The record cache in a folder; UserError unless it holds records of the model's tokenizers."""
+    if checkpoint.read_json(folder / ABOUT).get("format") == token_cache.FORMAT:
+        raise UserError(f"{folder} holds pictures with captions; `encode --task` makes records")
     cache = RecordCache(folder)
     way_out = f"encode it again with --tokenizers {base.home}"
     check_made_by(cache.about, folder, base.text, base.vq, base.home, way_out)

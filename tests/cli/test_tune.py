@@ -45,7 +45,9 @@ def test_a_dry_run_checks_counts_and_writes_nothing(run, place):
     before = sorted(path.name for path in place.iterdir())
     code, out, err = run("tune", "base", "answers", "edits", "--dry-run", "--rows.loss", "target")
     assert (code, err) == (0, "")
-    assert "data: 29 records of answers (answer), weight 0.415, 2" in out  # sqrt(29 x 5) / 29
+    assert (
+        "data: 29 records of answers (answer), weight 0.415, 1.10 epochs" in out
+    )  # sqrt(29 x 5) / 29
     assert "data: 5 records of edits (edit), weight 2.41" in out and "1 held out" in out
     assert "learning rate 5e-05" in out and "32 rows of about" in out
     assert "loss: target; prompts without text 5%, without pictures 5%, without both 5%" in out
@@ -84,7 +86,8 @@ MISTAKES = {
     "no model at nowhere": ["tune", "nowhere/x", "answers", "--out", "x"],
     "unknown model 'big'": ["tune", "big", "answers", "--out", "x"],
     "cannot read nowhere/cache.json": ["tune", "base", "nowhere", "--out", "x"],
-    "pairs/cache.json": ["tune", "base", "pairs", "--out", "x"],
+    "pairs holds pictures with captions; `encode --task` makes records": [
+        "tune", "base", "pairs", "--out", "x"],
     "foreign was encoded with text_sha256": ["tune", "base", "foreign", "--out", "x"],
     "no record of long fits base: a row of": ["tune", "base", "long", "--out", "x"],
     "is given twice; name each record cache once": [*START, "answers", "--out", "x"],

@@ -16,6 +16,7 @@ from cm3leon.cli.data import Draw, Encode, ExportScenes, Index
 from cm3leon.cli.infill import Caption, Infill
 from cm3leon.cli.interop import Import
 from cm3leon.cli.train import Train, TrainChanges, TrainText
+from cm3leon.cli.tune import Tune, TuneChanges
 from cm3leon.errors import UserError, printable
 from cm3leon.options import Range, check_options, ranges
 
@@ -30,6 +31,8 @@ LEAST = {  # the shortest command line of each
     TrainText: ["a", "--out", "b"],
     Train: ["--dry-run"],
     TrainChanges: [],
+    Tune: ["a", "b", "--dry-run"],
+    TuneChanges: [],
     Import: ["a", "b"],
     ExportScenes: ["a"],
 }
