@@ -16,6 +16,7 @@ import numpy as np
 
 from cm3leon.data import shards
 from cm3leon.config import RetrievalConfig, to_dict
+from cm3leon.data import shards
 from cm3leon.data import token_cache as caches
 from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
