@@ -16,7 +16,7 @@ from cm3leon.options import Batch, Count, Positive, Threads, Whole
 if TYPE_CHECKING:
     from cm3leon.training.estimate import Estimate
     from cm3leon.training.mixture import Mixture
-    from cm3leon.training.tuning import Records, TuneRecipe
+    from cm3leon.training.tuning import DataSet, Records, TuneRecipe
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Tune:
     out: Path | None = None
     """folder of the tuned model; made if it is not there"""
     held_out: tuple[Path, ...] = ()
-    """record caches to hold out instead of the last records of each data set"""
+    """other record caches to hold out instead (the first --hold-out records of each, or 256)"""
     hold_out: Count | None = None
     """last records of each data set that are held out; left out: a sixteenth, 256 at most"""
     tokens: Positive | None = None
@@ -75,8 +75,6 @@ class Tune:
             raise UserError("no record cache: give what `cm3leon encode --task` made")
         if self.out is None and not self.dry_run:
             raise UserError("no --out: name the folder of the model, or give --dry-run")
-        if self.held_out and self.hold_out is not None:
-            raise UserError(f"give --held-out or --hold-out {self.hold_out}, not both")
         places = [path.resolve() for path in (*self.caches, *self.held_out)]
         for path in places:
             if places.count(path) > 1:
@@ -106,14 +104,14 @@ class Tune:
 
     def opened(self) -> Records:
         """The model and its data, checked."""
-        from cm3leon.training.tuning import Base, Records, find_set, open_records
+        from cm3leon.training.tuning import Base, Records, find_held, find_set
 
         base = Base.open(self.model)
         if self.out is not None and self.out.resolve() == base.folder.resolve():
             raise UserError(f"--out {self.out} is the model itself; name another folder")
         hold_out = 0 if self.held_out else self.hold_out
         sets = [find_set(folder, base, hold_out) for folder in self.caches]
-        held = [open_records(folder, base) for folder in self.held_out]
+        held = [find_held(folder, base, self.hold_out) for folder in self.held_out]
         return Records(base, sets, held)
 
     def planned(self, records: Records) -> tuple[TuneRecipe, Estimate, Mixture]:
@@ -144,17 +142,23 @@ def told(records: Records, recipe: TuneRecipe, mixture: Mixture) -> list[str]:
     epochs = mixture.epochs(recipe.train.steps * recipe.train.batch)
     lines = []
     for one, weight, times in zip(records.sets, mixture.weights, epochs, strict=True):
-        fits = f"; {one.left_out:,} do not fit ({one.reason})" if one.left_out else ""
-        unread = f"; {len(one.cache.skipped):,} not readable" if one.cache.skipped else ""
         lines.append(
             f"data: {len(one.trained):,} records of {one.cache.folder} "
             f"({', '.join(one.cache.tasks)}), weight {weight:.3g}, {times:,.2f} epochs; "
-            f"{len(one.held):,} held out{fits}{unread}"
+            f"{len(one.held):,} held out{left_out(one)}"
         )
-    lines += [f"held out: {len(one):,} records of {one.folder}" for one in records.held]
+    for one in records.held:
+        lines.append(f"held out: {len(one.held):,} records of {one.cache.folder}{left_out(one)}")
     rows = recipe.rows
     lines.append(
         f"loss: {rows.loss}; prompts without text {rows.drop_text:.0%}, without pictures "
         f"{rows.drop_image:.0%}, without both {rows.drop_both:.0%}"
     )
     return lines
+
+
+def left_out(one: DataSet) -> str:
+    """What of a cache is not used, and why."""
+    fits = f"; {one.left_out:,} do not fit ({one.reason})" if one.left_out else ""
+    unread = f"; {len(one.cache.skipped):,} not readable" if one.cache.skipped else ""
+    return fits + unread

@@ -32,7 +32,7 @@ from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.training.batches import collate, rows_at_once
 from cm3leon.training.mixture import LEAST, MOST, Mixture
-from cm3leon.training.pretraining import RUN, check_made_by, last_of
+from cm3leon.training.pretraining import HELD_OUT, RUN, check_made_by, last_of
 from cm3leon.training.trainer import Source, begin_with, fit, place_tokenizers, write_model
 
 # Tables 3 and 4, E.1: 2M tokens a step, 30B in all, for both sizes.
@@ -128,11 +128,13 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Records:
-    """What a tuning reads: its data sets, records held out from elsewhere, and the model."""
+    """What a tuning reads: its data sets, others of which some records are held out instead of
+    these', and the model.
+    """
 
     base: Base
     sets: Sequence[DataSet]
-    held: Sequence[RecordCache] = ()  # caches held out instead of the data sets' own records
+    held: Sequence[DataSet] = ()
 
     def mixture(self, recipe: TuneRecipe) -> Mixture:
         """The order in which the data sets are read."""
@@ -151,11 +153,8 @@ class Records:
         return float(np.mean([len(ids) for ids, _, _ in rows]))
 
     def held_records(self) -> list[EncodedRecord]:
-        """All that losses are measured on, those that fit."""
-        if not self.held:
-            return [one.cache[int(at)] for one in self.sets for at in one.held]
-        records = (record for cache in self.held for record in cache)
-        return [one for one in records if not too_long(one, self.base.config, self.base.vocabulary)]
+        """All that losses are measured on."""
+        return [one.cache[int(at)] for one in (*self.sets, *self.held) for at in one.held]
 
     def source(self, recipe: TuneRecipe) -> Source:
         """What the training reads: row i of step s is the record at place (s - 1) batch + i of the
@@ -189,8 +188,8 @@ class Records:
             "accumulate": recipe.accumulate,
             "caches": [one.cache.about for one in self.sets],
             "trained": [len(one.trained) for one in self.sets],
-            "held_out": [len(one.held) for one in self.sets],
-            "held_out_caches": [cache.about for cache in self.held],
+            "held_out": [len(one.held) for one in (*self.sets, *self.held)],
+            "held_out_caches": [one.cache.about for one in self.held],
         }
 
 
@@ -208,10 +207,24 @@ def open_records(folder: Path, base: Base) -> RecordCache:
 
 def find_set(folder: Path, base: Base, hold_out: int | None) -> DataSet:
     """The records of a cache that fit the model; the last `hold_out` of them are held out (None: a
-    sixteenth, at most 256).
-
-    Raises UserError as `open_records`, and where no record fits.
+    sixteenth, at most 256). Raises UserError as `open_records`, and where no record fits.
     """
+    cache, fits, reason = fitting(folder, base)
+    start = last_of(fits, hold_out).start if hold_out != 0 else len(fits)
+    return DataSet(cache, fits[:start], fits[start:], reason)
+
+
+def find_held(folder: Path, base: Base, count: int | None) -> DataSet:
+    """A cache whose first `count` records that fit (None: 256) are held out, and no others read.
+    Raises UserError as `find_set`.
+    """
+    cache, fits, reason = fitting(folder, base)
+    count = HELD_OUT if count is None else count
+    return DataSet(cache, fits[count:], fits[:count], reason)
+
+
+def fitting(folder: Path, base: Base) -> tuple[RecordCache, np.ndarray, str]:
+    """A record cache, the numbers of its records that fit, and why the first other does not."""
     cache = open_records(folder, base)
     reasons = left_out(cache, base)
     fits = np.setdiff1d(np.arange(len(cache)), list(reasons))
@@ -221,8 +234,7 @@ def find_set(folder: Path, base: Base, hold_out: int | None) -> DataSet:
             f"no record of {folder} fits {base.folder.name}: {reason}; tune a model of a longer "
             "context"
         )
-    start = last_of(fits, hold_out).start if hold_out != 0 else len(fits)
-    return DataSet(cache, fits[:start], fits[start:], reason)
+    return cache, fits, reason
 
 
 def left_out(cache: RecordCache, base: Base) -> dict[int, str]:
