@@ -25,6 +25,7 @@ from cm3leon.data.records import EncodedRecord
 from cm3leon.data.shards import ABOUT
 from cm3leon.errors import UserError
 from cm3leon.files import new_folder
+from cm3leon.identity import unseal
 from cm3leon.model.transformer import Transformer
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.tasks.rows import row_of, too_long
@@ -195,7 +196,8 @@ class Records:
 
 def open_records(folder: Path, base: Base) -> RecordCache:
     """The record cache in a folder; UserError unless it holds records of the model's tokenizers."""
-    if checkpoint.read_json(folder / ABOUT).get("format") == token_cache.FORMAT:
+    about = unseal(folder / ABOUT, "name what `cm3leon encode --task` made")
+    if about.get("format") == token_cache.FORMAT:
         raise UserError(f"{folder} holds pictures with captions; `encode --task` makes records")
     cache = RecordCache(folder)
     way_out = f"encode it again with --tokenizers {base.home}"
