@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cm3leon.data import shards
 from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.data import shards
 from cm3leon.data import token_cache as caches
