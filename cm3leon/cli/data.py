@@ -89,14 +89,29 @@ class Encode:
     (root:split where it has several), a .tar of webdataset's layout or a folder of them, or
     scenes:DIALECT/SPLIT:START:COUNT. Given again it makes anew what was damaged, and the shards
     whose source changed.
+
+    With a task (or a .jsonl file of records, docs/records.md) it encodes records for tuning
+    instead: from VQAv2, OKVQA, VizWiz, ScienceQA, InstructPix2Pix, MagicBrush, MS-COCO's boxes,
+    Karpathy's splits, folders of conditions, or scenes:...
     """
 
     source: tyro.conf.Positional[str]
     """what to encode"""
     out: tyro.conf.Positional[Path]
     """folder of the token cache; made if it is not there"""
+    task: str | None = None
+    """of the records: caption, caption-long, answer, answer-choice, answer-explained, edit,
+    segmentation, edges, hed, depth, normal, pose, scribble, grounded or write"""
+    wordings: Literal["table", "figures", "both"] = "table"
+    """of a task: those of the paper's Table 5, of its figures and text, or both"""
+    annotations: Literal["instances", "panoptic", "person_keypoints"] = "instances"
+    """of grounded records: the boxes of MS-COCO to read"""
+    conditions: Path | None = None
+    """folder of the maps of a structure task; left out: conditions/TASK of the source"""
+    pictures: Path | None = None
+    """folder of the pictures of a .json or .jsonl file; left out: its own"""
     clip: str = "scenes"
-    """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors"""
+    """scenes, local-dir:FOLDER, ARCHITECTURE:FILE, or none: tokens without vectors; of no task"""
     tokenizers: Path | None = None
     """folder with text/ and vq/; left out: those of the shipped baselines"""
     workers: Workers = 0
@@ -118,6 +133,8 @@ class Encode:
         home = self.tokenizers or baselines_folder() / "scenes"
         vq, _ = load_module(home / "vq", "vq", VQConfig, VQ)
         text = TextTokenizer.load(home / "text")
+        if self.task is not None or self.source.endswith(".jsonl"):
+            return self.encode_task(vq.to(device), text)
         source = find_source(self.source, vq.config.resolution)
         clip = None if self.clip == "none" else load_clip(self.clip)
         if clip is not None:
@@ -126,13 +143,34 @@ class Encode:
         if self.tokenizers is None and source.about["kind"] != "scenes":
             self.tell_loss(source, vq)
         print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
-        for name, reason in cache.skipped[:SHOWN]:
+        self.tell_skipped(cache.skipped)
+        return 0
+
+    def encode_task(self, vq, text) -> int:
+        """Encode the records of a task, then say what was read and what was not."""
+        from cm3leon.data.record_cache import encode_records
+        from cm3leon.tasks import TASKS
+        from cm3leon.tasks.source import find_records
+
+        where = {"annotations": self.annotations, "conditions": self.conditions}
+        source = find_records(
+            self.source, self.task, TASKS, vq.config.resolution, self.wordings,
+            pictures=self.pictures, **where,
+        )  # fmt: skip
+        cache = encode_records(source, vq, text, self.out, workers=self.workers)
+        told = ", ".join(f"{count:,} of {name}" for name, count in cache.tasks.items())
+        print(f"{len(cache):,} records ({told}) in {self.out}, {len(cache.skipped):,} skipped")
+        self.tell_skipped(cache.skipped)
+        return 0
+
+    def tell_skipped(self, skipped: list[tuple[str, str]]) -> None:
+        """Name the first of what was not read, and say where the others are."""
+        for name, reason in skipped[:SHOWN]:
             print(f"not readable: {printable(f'{name}: {reason}')}", file=sys.stderr)
-        if more := len(cache.skipped[SHOWN:]):
+        if more := len(skipped[SHOWN:]):
             print(
                 f"not readable: {more:,} more, listed in {self.out}/shard-*.json", file=sys.stderr
             )
-        return 0
 
     def tell_loss(self, source, vq) -> None:
         """Say it where the embedded world's image tokenizer cannot show such pictures."""

@@ -19,6 +19,8 @@ from cm3leon.checkpoint import read_json
 from cm3leon.errors import UserError
 from cm3leon.images import crop_square, read_picture
 
+CAPTIONS = "a COCO captions file"
+
 
 class Caption(NamedTuple):
     """One caption: its annotation id, and the text with runs of white space made one space."""
@@ -66,6 +68,15 @@ def find_splits(root: str | Path) -> dict[str, Path]:
     return {path.stem.removeprefix("captions_"): path for path in sorted(files)}
 
 
+def only_split(root: str | Path, split: str | None) -> str:
+    """The split itself, or the only one; UserError for a choice among several: what an encoding
+    is for, training or validation, is not to be guessed.
+    """
+    if split is None and len(splits := list(find_splits(root))) > 1:
+        raise UserError(f"{root} has the splits {', '.join(splits)}; name {root}:{splits[0]}")
+    return split or next(iter(find_splits(root)))
+
+
 def choose_split(splits: Sequence[str], root: str | Path) -> str:
     """The only split, or the only validation split among several; otherwise a UserError."""
     if len(splits) == 1:
@@ -92,11 +103,11 @@ def read_captions(root: str | Path, split: str | None = None) -> Entries:
         raise UserError(f"{root} has no captions of split {split!r}; it has {', '.join(splits)}")
     path = splits[split]
     content = read_json(path)
-    names = _names(_records(content, "images", path), path)
-    captions, left_out = _captions(_records(content, "annotations", path), names, path)
-    folders = _folders(root, split, path)
+    names = names_of(objects_of(content, "images", path), path)
+    captions, left_out = _captions(objects_of(content, "annotations", path), names, path)
+    folders = folders_of(root, split, path)
     entries = Entries(
-        Entry(image_id, _place(names[image_id], folders), tuple(sorted(captions[image_id])))
+        Entry(image_id, place_of(names[image_id], folders), tuple(sorted(captions[image_id])))
         for image_id in sorted(captions)
     )
     bare = sorted(set(names) - set(captions))
@@ -134,15 +145,15 @@ def read_reference(entries: Sequence[Entry], size: int) -> Reference:
     return Reference(entries, size)
 
 
-def _records(content: dict, key: str, path: Path) -> list[dict]:
-    """The list of objects under `key`."""
+def objects_of(content: dict, key: str, path: Path, what: str = CAPTIONS) -> list[dict]:
+    """The list of objects under `key` of a file that is to be `what`."""
     records = content.get(key)
     if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
-        raise UserError(f"{path} has no list of objects {key!r}; it is not a COCO captions file")
+        raise UserError(f"{path} has no list of objects {key!r}; it is not {what}")
     return records
 
 
-def _field(record: dict, key: str, kind: type, what: str, path: Path):
+def field_of(record: dict, key: str, kind: type, what: str, path: Path):
     """A field of a record, of the right type."""
     value = record.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -150,12 +161,12 @@ def _field(record: dict, key: str, kind: type, what: str, path: Path):
     return value
 
 
-def _names(images: list[dict], path: Path) -> dict[int, str]:
+def names_of(images: list[dict], path: Path) -> dict[int, str]:
     """Image id -> file name, which must stay inside the folder of pictures."""
     names: dict[int, str] = {}
     for number, image in enumerate(images):
-        image_id = _field(image, "id", int, f"image number {number}", path)
-        name = _field(image, "file_name", str, f"image {image_id}", path)
+        image_id = field_of(image, "id", int, f"image number {number}", path)
+        name = field_of(image, "file_name", str, f"image {image_id}", path)
         parts = PurePosixPath(name)
         if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
             raise UserError(f"{path}: image {image_id} has file_name {name!r}, outside its folder")
@@ -173,9 +184,9 @@ def _captions(
     left_out: list[tuple[str, str]] = []
     seen: set[int] = set()
     for number, annotation in enumerate(annotations):
-        own = _field(annotation, "id", int, f"annotation number {number}", path)
-        image_id = _field(annotation, "image_id", int, f"annotation {own}", path)
-        text = _field(annotation, "caption", str, f"annotation {own}", path)
+        own = field_of(annotation, "id", int, f"annotation number {number}", path)
+        image_id = field_of(annotation, "image_id", int, f"annotation {own}", path)
+        text = field_of(annotation, "caption", str, f"annotation {own}", path)
         if own in seen:
             raise UserError(f"{path} lists annotation {own} twice")
         seen.add(own)
@@ -192,12 +203,12 @@ def _captions(
     return captions, left_out
 
 
-def _folders(root: Path, split: str, path: Path) -> list[Path]:
+def folders_of(root: Path, split: str, path: Path) -> list[Path]:
     """Where pictures may lie, first guess first."""
     places = [root / split, root / "images" / split, root / "images", root, path.parent]
     return [place for place in places if place.is_dir()]
 
 
-def _place(name: str, folders: list[Path]) -> Path:
+def place_of(name: str, folders: list[Path]) -> Path:
     """The first place where the file is; the first guess when it is nowhere."""
     return next((place / name for place in folders if (place / name).is_file()), folders[0] / name)

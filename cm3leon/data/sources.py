@@ -119,11 +119,11 @@ class Pair(NamedTuple):
 
     def digest(self) -> str:
         """As `Part.digest`; a file that cannot be read has the digest of an empty one's name."""
-        return self._digest(_bytes_of(self.picture), _bytes_of(self.captions))
+        return self._digest(bytes_of(self.picture), bytes_of(self.captions))
 
     def load(self) -> tuple[str, Item | Skipped]:
         """As `Part.load`."""
-        picture, captions = _bytes_of(self.picture), _bytes_of(self.captions)
+        picture, captions = bytes_of(self.picture), bytes_of(self.captions)
         loaded = Pair(self.id, captions, picture)
         name = self.picture if isinstance(self.picture, Path) else self.id
         try:
@@ -134,7 +134,7 @@ class Pair(NamedTuple):
         return self._digest(picture, captions), item
 
     def _read(self, data: Path | bytes | OSError) -> bytes:
-        data = _bytes_of(data) if isinstance(data, Path) else data
+        data = bytes_of(data) if isinstance(data, Path) else data
         if not isinstance(data, OSError):
             return data
         if isinstance(data, FileNotFoundError) and data.filename.endswith(".txt"):
@@ -146,7 +146,7 @@ class Pair(NamedTuple):
         return joined([self.id, *(joined(one) if isinstance(one, tuple) else one for one in told)])
 
 
-def _bytes_of(part: Path | bytes | tuple) -> bytes | tuple | OSError:
+def bytes_of(part: Path | bytes | tuple) -> bytes | tuple | OSError:
     """What a file holds, or why it cannot be told; what is no file comes back."""
     if not isinstance(part, Path):
         return part
@@ -287,21 +287,19 @@ class Files:
         """Of the files of a shard."""
         names = [self.names[index] for index in chunk(len(self.names), self.shard, shard)]
         paths = (self.folder / one for name in names for one in (name, _caption_file(name)))
-        return _stamp(paths, self.lost if shard == 0 else ())
+        return stamp_of(paths, self.lost if shard == 0 else ())
 
 
 class Coco:
     """The captioned pictures of a split of MS-COCO with all their captions.
 
-    `split` None takes the only one. Raises UserError as `coco.read_captions`, and for a choice
-    among several: what an encoding is for, training or validation, is not to be guessed.
+    Raises UserError as `coco.only_split` and `coco.read_captions`.
     """
 
     def __init__(self, root: str | Path, split: str | None = None, shard: int = SHARD):
-        from cm3leon.data.coco import find_splits, read_captions
+        from cm3leon.data.coco import only_split, read_captions
 
-        if split is None and len(splits := list(find_splits(root))) > 1:
-            raise UserError(f"{root} has the splits {', '.join(splits)}; name {root}:{splits[0]}")
+        split = only_split(root, split)
         self.entries, self.shard = read_captions(root, split), shard
         self.lost = [Skipped(*pair) for pair in self.entries.left_out]
         ids = [f"{entry.image_id}" for entry in self.entries]
@@ -326,7 +324,7 @@ class Coco:
         parts = list(self.parts(shard))
         pairs = [part for part in parts if isinstance(part, Pair)]
         told = [text for part in parts for text in (part.id, *part.texts())]
-        return _stamp([pair.picture for pair in pairs], [told, *self.lost])
+        return stamp_of([pair.picture for pair in pairs], [told, *self.lost])
 
 
 class Tars:
@@ -388,7 +386,7 @@ class Tars:
 
     def stamp(self, shard: int) -> str:
         """Of the tar."""
-        return _stamp([self.paths[shard]], self.lost if shard == 0 else ())
+        return stamp_of([self.paths[shard]], self.lost if shard == 0 else ())
 
 
 class Sample(NamedTuple):
@@ -476,12 +474,7 @@ def find_source(name: str, size: int = 64, shard: int = SHARD) -> Source:
     captions beside them. Raises UserError for a folder of two kinds: nothing in it is hidden.
     """
     if name.startswith("scenes:"):
-        try:
-            _, place, start, count = name.split(":")
-            dialect, split = place.split("/")
-            return Scenes(dialect, split, int(start), int(count), size, shard)
-        except ValueError:
-            raise UserError(f"source {name!r} must read scenes:DIALECT/SPLIT:START:COUNT") from None
+        return Scenes(*scenes_address(name), size, shard)
     path, split = Path(name), None
     if not path.exists() and ":" in name:
         path, split = Path(name.rpartition(":")[0]), name.rpartition(":")[2]
@@ -490,6 +483,16 @@ def find_source(name: str, size: int = 64, shard: int = SHARD) -> Source:
     if not path.is_dir():
         raise UserError(f"no source at {name}; name a folder, a .tar file or scenes:...")
     return Coco(path, split, shard) if split else _of_folder(path, shard)
+
+
+def scenes_address(name: str) -> tuple[str, str, int, int]:
+    """Dialect, split, start and count of `scenes:DIALECT/SPLIT:START:COUNT`."""
+    try:
+        _, place, start, count = name.split(":")
+        dialect, split = place.split("/")
+        return dialect, split, int(start), int(count)
+    except ValueError:
+        raise UserError(f"source {name!r} must read scenes:DIALECT/SPLIT:START:COUNT") from None
 
 
 def _of_folder(path: Path, shard: int) -> Source:
@@ -600,7 +603,7 @@ def _without_ending(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def _stamp(paths, told: Sequence) -> str:
+def stamp_of(paths, told: Sequence) -> str:
     """The stamp of files, and of what was told of them beside."""
     files = stamp(paths)
     return files and joined([files, *(joined(one) for one in told)])
