@@ -171,7 +171,7 @@ def measure(
     options: Options, grid: Sequence[Arm], system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Draw every cell, judge, choose."""
-    from benchmarks.evaluate import scenes_fid  # scipy: imported late
+    from benchmarks.evaluate import fid, scenes_fid  # scipy: imported late
     from benchmarks.harness.sharding import ALONE
     from cm3leon.evaluation.features.network import load_features
 
@@ -201,10 +201,10 @@ def measure(
     return core.Measurement(
         value=tried[best]["fid"][0],
         n=len(split.prompts),
-        interval=measured[best].spread["both"],
+        interval=fid.intervals(measured[best].fid)["both"],
         extra=extra,
         protocol={"prompts_sha256": digest(split.prompts), "features_sha256": features.digest},
-        counters=scenes_fid.counters([split]),
+        counters=fid.counters(scenes_fid.drawings([split])),
         device=getattr(system, "device", None),
     )
 

@@ -209,7 +209,7 @@ def apart(rows_N4T: np.ndarray, tasks: Sequence[str], task: str) -> float:
     """Share right of the first side less that of the second, of rows [N, 4, T]: right and asked of
     each side. 0 where nothing was asked (a resample without such a caption).
     """
-    from benchmarks.evaluate.composition import shares
+    from cm3leon.evaluation.metrics.composition import shares
 
     names = [*tasks, "overall"]
     ours, others = (

@@ -14,15 +14,14 @@ system retrieves. The value is that of `natural` with the system's own number of
 1,000 other real pictures of the split; features of the scenes network (hence `fid_scenes`: never
 comparable with an Inception FID). Beside it stand the plain setting of drawing (guidance 1,
 temperature 1), the distance to the captions' own pictures, its scale (real pictures, rFID, noise),
-and GenEval's six scores, which say whether what was asked for is there (harness/scenes_fid.py).
+and GenEval's six scores, which say whether what was asked for is there (evaluate/scenes_fid.py).
 
-A `--protocol` fixes prompts, references, crop, file format and network (harness/protocols.py); its
+A `--protocol` fixes prompts, references, crop, file format and network (protocols/coco.py); its
 value is an Inception FID. It writes its prompts as `prompts.jsonl`, with their SHA-256.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,30 +29,27 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from benchmarks.harness import core, sharding
 from benchmarks.harness.sharding import ALONE, Group
 from benchmarks.images import generated as images
-from benchmarks.protocols.coco import QUICK, find_protocol
-from benchmarks.protocols.prompts import digest
-from benchmarks.protocols.scenes import Task, batches, coco_task
+from benchmarks.protocols.coco import find_protocol
 from benchmarks.systems import settings
 from benchmarks.systems.find import find_system
 from cm3leon.cli.main import parse
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError
-from cm3leon.evaluation.features.network import Features, extract, load_features
 from cm3leon.images import CROP
 from cm3leon.options import Batch, Count, Documents, Resamples, Samples
 
-NAMED = 5  # unreadable pictures named in the record
 OWN = (  # options of a pinned protocol alone, which its job takes as they are
     "prompts", "prompts_sha256", "reference", "features", "weights", "weights_sha256", "download",
-    "dino_weights", "cmmd_weights", "clip_weights",
 )  # fmt: skip
-SHARED = ("images", "seeds", "cache", "batch_size")
+SHARED = (
+    *("dino_weights", "cmmd_weights", "clip_weights", "inception_weights"),
+    *("images", "seeds", "cache", "batch_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Options:
     """FID of a text-to-image system on captions it was never trained on (Table 1)."""
 
     system: str = "scenes-s"
-    """a name of harness/systems.py, module:object, or KIND:FOLDER with diffusers, transformers,
+    """a name of systems/find.py, module:object, or KIND:FOLDER with diffusers, transformers,
     llamagen"""
     data: Literal["scenes", "coco"] = "scenes"
     """the embedded world, or MS-COCO files"""
@@ -74,7 +70,7 @@ class Options:
     coco_split: str | None = None
     """e.g. val2014; left out: the validation split"""
     protocol: str | None = None
-    """a pinned protocol on MS-COCO, e.g. coco2014-30k/clean (harness/protocols.py)"""
+    """a pinned protocol on MS-COCO, e.g. coco2014-30k/clean (protocols/coco.py)"""
     dev: bool = False
     """of a protocol: 8,000 captions of the training split, to choose settings on"""
     prompts: Path | None = None
@@ -92,11 +88,13 @@ class Options:
     download: bool = False
     """fetch the feature network's weights where they are not here"""
     dino_weights: str | None = None
-    """of a protocol: file of DINOv2 ViT-L/14, for FD-DINOv2 (or NETWORK:FILE, as the two below)"""
+    """file of DINOv2 ViT-L/14, for FD-DINOv2 (or NETWORK:FILE, as those below)"""
     cmmd_weights: str | None = None
-    """of a protocol: file of OpenAI's ViT-L/14 at 336 pixels, for CMMD"""
+    """file of OpenAI's ViT-L/14 at 336 pixels, for CMMD; `scenes`: the embedded world's own CLIP"""
     clip_weights: str | None = None
-    """of a protocol: file of OpenAI's ViT-B/32, for CLIP score"""
+    """file of OpenAI's ViT-B/32, for CLIP score; `scenes`: the embedded world's own CLIP"""
+    inception_weights: str | None = None
+    """file of FID's Inception, for the Inception score where FID is by another network"""
     only_prompts: Path | None = None
     """write the protocol's prompts to this .jsonl and stop"""
     n: Count | None = None
@@ -210,18 +208,26 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
         "features": "scenes",
         "crop": CROP,
     }
-    if not options.embedded:
-        bench = replace(BENCH, measure=partial(measure, options, group))
-        return core.run(bench, system, protocol, options.results)
-    from benchmarks.evaluate import scenes_fid  # scipy: imported late, `--help` answers at once
+    arms = ()
+    if options.embedded:
+        from benchmarks.evaluate import scenes_fid  # scipy: late, `--help` answers at once
 
-    arms = [
-        settings.Arm(arm.name, best_of(arm.system, options))
-        for arm in settings.arms(base, options.counts)
-    ]
-    protocol |= scenes_fid.protocol(options)
-    bench = replace(BENCH, measure=partial(scenes_fid.measure, options, group, arms))
+        arms = [
+            settings.Arm(arm.name, best_of(arm.system, options))
+            for arm in settings.arms(base, options.counts)
+        ]
+        protocol |= scenes_fid.protocol(options)
+    bench = replace(BENCH, measure=partial(measure, options, group, arms))
     return core.run(bench, system, protocol, options.results)
+
+
+def measure(options: Options, group: Group, arms: Sequence[settings.Arm], *run) -> core.Measurement:
+    """By the network of the embedded world, of its captions or of MS-COCO files."""
+    from benchmarks.evaluate import scenes_fid, trial
+
+    if options.embedded:
+        return scenes_fid.measure(options, group, arms, *run)
+    return trial.measure(options, group, *run)
 
 
 def best_of(system, options: Options):
@@ -253,101 +259,6 @@ def pinned_job(options: Options):
         written=options.reports / "fid_coco",
         **{name: getattr(options, name) for name in (*OWN, *SHARED)},
     )
-
-
-def measure(
-    options: Options, group: Group, system, protocol: dict, phases: core.Phases
-) -> core.Measurement:
-    """MS-COCO files by the scenes network; `protocol` comes back with the digests found."""
-    from benchmarks.evaluate import fid  # scipy: imported late, `--help` answers at once
-    from benchmarks.evaluate.pinned import write_grid
-
-    features = load_features(protocol["features"])
-    resamples = 200 if options.resamples is None else options.resamples
-    with phases("prompts"):
-        task = load_task(options, features.size)
-        real = np.concatenate(list(batches(task.reference)) or [np.zeros((0, 1, 1, 3), np.uint8)])
-    with phases("draw"):
-        drawn = pictures(options, group, system, task, features.size)
-    group.part()
-    with phases("features"):
-        real_ND = extract(features, fid.pieces(real), len(real), "features of real pictures")
-        fakes = [
-            extract(features, one.batches(), len(one), f"features of {system.name}")
-            for one in drawn
-        ]
-        tokenizer = getattr(system, "vq", None) or fid.shipped_tokenizer()
-        extra = fid.scale(task, real, real_ND, features, tokenizer)
-    with phases("statistics"):
-        per_seed = fid.per_seed(real_ND, fakes)
-        spread = fid.spread(real_ND, fakes)
-        extra |= fid.companions(real_ND, fakes, resamples)
-    with phases("report"):
-        write_grid(options.reports / "fid_coco", task.prompts, drawn[0])
-    return core.Measurement(
-        value=float(np.mean(per_seed)),
-        n=len(task.prompts),
-        interval=spread.pop("both"),
-        spread=spread,
-        per_seed=per_seed,
-        samples=fid.samples(task.prompts, real_ND, fakes),
-        extra=extra,
-        warnings=warnings(task, len(real), features, drawn),
-        protocol=found(task, real, features),
-        counters={name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")},
-        device=getattr(system, "device", None),
-    )
-
-
-def found(task: Task, real_NSS3: np.ndarray, features: Features) -> dict:
-    """What the protocol could not know before: the very prompts, pictures and weights."""
-    return task.about | {
-        "n": len(task.prompts),
-        "prompts_sha256": digest(task.prompts),
-        "reference_sha256": hashlib.sha256(real_NSS3.tobytes()).hexdigest(),
-        "features_sha256": features.digest,
-    }
-
-
-def load_task(options: Options, size: int) -> Task:
-    """Prompts and real pictures that the options ask for."""
-    n = options.n
-    task = coco_task(options.coco_root, options.coco_split, n, size)
-    if options.quick and n is None and len(task.prompts) > QUICK:
-        return coco_task(options.coco_root, options.coco_split, QUICK, size)
-    return task
-
-
-def pictures(
-    options: Options, group: Group, system, task: Task, size: int
-) -> list[images.Pictures]:
-    """The pictures to score, one set a seed: drawn, taken from the cache, or from `--images`."""
-    if options.images is not None:
-        return [images.from_folder(options.images, task.prompts, size)]
-    return [
-        images.draw_together(group, system, task.prompts, seed, options.cache, options.batch_size)
-        for seed in options.seeds
-    ]
-
-
-def warnings(
-    task: Task, n_real: int, features: Features, drawn: Sequence[images.Pictures]
-) -> list[str]:
-    """What a reader must know before quoting the number."""
-    n = len(task.prompts)
-    said = [f"a trial of the way, not a score: features=scenes on photographs, n={n}"]
-    if min(n, n_real) <= features.dim:
-        said.append(
-            f"n={min(n, n_real)} is not above the {features.dim} features: FID is far too high"
-        )
-    for name, source in (("reference", task.reference), ("floor", task.further)):
-        if gone := getattr(source, "unreadable", ()):
-            shown = ", ".join(f"{one.image_id} ({one.path.name})" for one in gone[:NAMED])
-            said.append(f"{len(gone)} unreadable pictures left out of the {name}: {shown}")
-    extra = [name for one in drawn for name in one.extra]
-    if extra:
-        said.append(f"{len(extra)} files of --images belong to no prompt, first {extra[0]}")
-    return said
 
 
 def report(options: Options, record: dict) -> None:

@@ -84,10 +84,6 @@ TESTS = {  # test files of a module, where not just the one that stands where it
         "evaluation/statistics/test_intervals.py",
         "benchmarks/ablations/test_decoding_scores.py",
     ),
-    "cm3leon/evaluation/metrics/composition.py": (
-        "evaluation/metrics/test_composition.py",
-        "benchmarks/evaluate/test_composition.py",
-    ),
     "cm3leon/evaluation/metrics/ptb.py": ("evaluation/metrics/test_captions.py",),
 }
 LONGEST_S = 5.0  # CPU seconds of a test that is run for a change

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.evaluate.composition import TASKS, answers
+from benchmarks.evaluate.composition import answers
 from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.clip import Clip
 from cm3leon.evaluation.features.network import Features, extract
+from cm3leon.evaluation.metrics.composition import TASKS
 from cm3leon.evaluation.metrics.precision_recall import precision_recall, spread_of_samples
 from cm3leon.evaluation.statistics import paired
 from cm3leon.evaluation.statistics.frechet import Reference

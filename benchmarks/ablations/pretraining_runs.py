@@ -14,11 +14,12 @@ import numpy as np
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Recipe
 from baselines.transformers import Shop, trained
-from benchmarks.evaluate.composition import ALL, answers, shares
+from benchmarks.evaluate.composition import answers
 from benchmarks.protocols.prompts import Prompt, pick, scenes_prompts
 from cm3leon import checkpoint, seeds
 from cm3leon.config import to_dict
 from cm3leon.evaluation.features.network import extract, load_features
+from cm3leon.evaluation.metrics.composition import ALL, shares
 from cm3leon.evaluation.metrics.impossible import columns_of, impossible
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_bytes, write_atomic

@@ -12,18 +12,16 @@ from functools import cache
 import numpy as np
 
 from benchmarks.ablations.retrieval_conditions import ArmSystem, Asked
-from benchmarks.evaluate.composition import ALL, answers
+from benchmarks.evaluate.composition import answers
 from benchmarks.images.generated import Pictures
-from benchmarks.protocols.prompts import Prompt
 from cm3leon.evaluation.features.network import Features, extract
-from cm3leon.evaluation.metrics.composition import TASKS
+from cm3leon.evaluation.metrics.composition import ALL, TASKS, asks_for_unseen
 from cm3leon.evaluation.metrics.copying import copies, nearest_distance, shared_block
 from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics import paired
 from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.paired import METHOD
 from cm3leon.images import crop_square
-from cm3leon.world.scenes import SEEN_ENTITIES, entities
 
 __all__ = ["METHOD", "judge_arms", "numbers"]
 
@@ -67,7 +65,7 @@ def judge_arm(
     right_PT, asked_PT = answers(prompts, sets, features.size)
     shares_PT = np.where(asked_PT > 0, right_PT / np.maximum(asked_PT, 1), np.nan)
     entity_P = shares_PT[:, ALL.index("entity")]
-    unseen_P = np.array([asks_for_unseen(prompt) for prompt in prompts])
+    unseen_P = np.array([asks_for_unseen(prompt.meaning) for prompt in prompts])
     scores = {"entity": entity_P, "entity_unseen": np.where(unseen_P, entity_P, np.nan)}
     with np.errstate(invalid="ignore"):
         six_PT = shares_PT[:, : len(TASKS)]
@@ -82,17 +80,6 @@ def judge_arm(
     if system.rows_PS.shape[1]:
         scores |= copying(system, by_seed, features_KPD, real_images, features)
     return Judged(len(sets), np.stack(features_KPD, 1), scores)
-
-
-def asks_for_unseen(prompt: Prompt) -> bool:
-    """Whether a caption names an entity that never occurs in training."""
-    return any(said.entity in unseen_names() for said in prompt.meaning.objects)
-
-
-@cache
-def unseen_names() -> frozenset[str]:
-    """Nouns of the entities that never occur in `train`."""
-    return frozenset(entity.name for entity in entities()[SEEN_ENTITIES:])
 
 
 def copying(system: ArmSystem, by_seed, features_KPD, real_images, features: Features) -> dict:

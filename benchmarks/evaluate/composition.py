@@ -1,4 +1,4 @@
-"""Whether drawn pictures hold what their captions claim, with intervals over prompts.
+"""Whether drawn pictures hold what their captions claim (`metrics/composition.py`).
 
 Shapes: N prompts, K tasks.
 """
@@ -11,47 +11,14 @@ import numpy as np
 
 from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
-from cm3leon.evaluation.metrics.composition import EXTRAS, TASKS, judge
+from cm3leon.evaluation.metrics.composition import ALL, judge
 from cm3leon.evaluation.progress import progress
-from cm3leon.evaluation.statistics.intervals import one_thread, percentile_interval, resamples_of
+from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.images import crop_square
 from cm3leon.workers import portions, side_by_side
 from cm3leon.world.reader import read_picture
 
-ALL = TASKS + EXTRAS
-METHOD = "bootstrap over prompts, percentiles"
 AT_ONCE = 16  # pictures that a worker reads before it takes others
-
-
-def composition(
-    right_NK: np.ndarray,
-    asked_NK: np.ndarray,
-    images: Sequence[str],
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float, float]]:
-    """Task -> (share right, low, high) for every task asked; `overall`: mean of GenEval's six.
-
-    The answers to all captions of one of the `images` (one name a caption), and of all seeds, stay
-    together when images are resampled.
-    """
-    point = shares(right_NK, asked_NK)
-    order = {image: place for place, image in enumerate(dict.fromkeys(images))}
-    image_N = [order[image] for image in images]
-    right_IK, asked_IK = np.zeros((2, len(order), right_NK.shape[1]), np.int64)
-    np.add.at(right_IK, image_N, right_NK)
-    np.add.at(asked_IK, image_N, asked_NK)
-    draws = np.array(
-        [
-            shares(right_IK[rows], asked_IK[rows])
-            for rows in resamples_of(len(order), resamples, 0, "composition")
-        ]
-    )
-    found = {}
-    for name, value, column in zip((*ALL, "overall"), point, draws.T, strict=True):
-        if np.isfinite(value):
-            found[name] = (float(value), *percentile_interval(column[np.isfinite(column)], level))
-    return found
 
 
 def answers(
@@ -80,12 +47,3 @@ def answers(
                 right_NK[part] += [[one.get(task, False) for task in ALL] for one in found]
                 asked_NK[part] += [[task in one for task in ALL] for one in found]
     return right_NK, asked_NK
-
-
-def shares(right_NK: np.ndarray, asked_NK: np.ndarray) -> np.ndarray:
-    """Share right by task and, last, the mean of GenEval's six; NaN where a task was not asked."""
-    asked_K = asked_NK.sum(0)
-    share_K = np.where(asked_K > 0, right_NK.sum(0) / np.maximum(asked_K, 1), np.nan)
-    six = share_K[: len(TASKS)]
-    overall = np.mean(six[np.isfinite(six)]) if np.isfinite(six).any() else np.nan
-    return np.append(share_K, overall)

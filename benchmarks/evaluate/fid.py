@@ -1,4 +1,4 @@
-"""FID with its interval, its companions, and its scale: what the number means.
+"""FID as a record holds it, and its scale: what the number means.
 
 The scale are distances, at the same n, of things whose quality is known.
 
@@ -12,85 +12,64 @@ Shapes: N pictures, S pixels of a side, D features.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.harness.core import Interval
+from benchmarks.images.generated import Pictures
 from benchmarks.protocols.scenes import Task, batches
 from benchmarks.systems.find import Noise
 from cm3leon.evaluation.features.network import Features, extract
-from cm3leon.evaluation.metrics.kid import kid
-from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
-from cm3leon.evaluation.statistics.intervals import (
-    FRECHET_METHOD,
-    SEEDS_METHOD,
-    extrapolated_frechet,
-    frechet_at,
-    frechet_spread,
-)
+from cm3leon.evaluation.metrics.fid import LEVEL, Fid
+from cm3leon.evaluation.sides import Held, Side
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 
-LEVEL = 0.95
 KEPT_BYTES = 2**26  # of the scores of single pictures beside a record
-LEAST = 4  # pictures a side, below which there is neither an interval nor a KID
+SHOWN = 24  # pictures in the grid
 
 
-def per_seed(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> list[float]:
-    """One Fréchet distance for each set of drawn pictures."""
-    return [frechet_from_features(real_ND, fake_ND) for fake_ND in fakes]
+def headline(found: Fid) -> dict:
+    """Value, values by seed and intervals, as `core.Measurement` takes them."""
+    spread = intervals(found)
+    told = {"value": found.value, "per_seed": found.per_seed, "interval": spread.pop("both")}
+    return told | {"spread": spread}
 
 
-def spread(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict[str, Interval | None]:
-    """Intervals of the mean over sets: of images, of seeds, and of both (the record's own).
-
-    All None below 4 pictures a side: half of them has no covariance.
-    """
-    if min(map(len, [real_ND, *fakes])) < LEAST:
-        return {"images": None, "seeds": None, "both": None}
-    found = frechet_spread(real_ND, fakes, level=LEVEL)
-    methods = {"images": FRECHET_METHOD, "seeds": SEEDS_METHOD, "both": FRECHET_METHOD}
-    if found["both"] != found["images"]:
-        methods["both"] = f"{FRECHET_METHOD}, widened by the spread over seeds"
+def intervals(found: Fid) -> dict[str, Interval | None]:
+    """The intervals of images, of seeds, and of both (the record's own)."""
     return {
-        name: None if ends is None else Interval(*ends, LEVEL, methods[name])
-        for name, ends in found.items()
+        name: None if ends is None else Interval(*ends, LEVEL, found.methods[name])
+        for name, ends in found.spread.items()
     }
 
 
-def companions(
-    real_ND: np.ndarray, fakes: Sequence[np.ndarray], resamples: int
-) -> dict[str, float | tuple]:
-    """KID, and the distance at infinite n."""
-    extra: dict[str, float | tuple] = {}
-    if min(map(len, [real_ND, *fakes])) >= LEAST:
-        extra |= kernel(real_ND, fakes)
-    limit = extrapolated_frechet(real_ND, fakes[0], resamples, level=LEVEL)
-    if limit is not None:  # and the smaller numbers of pictures that it follows
-        sizes = [len(fakes[0]) // 2, len(fakes[0]) // 4]
-        values = frechet_at(Reference(real_ND), fakes[0], sizes)
-        extra |= {f"fid_at_{size}": value for size, value in zip(sizes, values, strict=True)}
-        extra["fid_infinity"] = limit
-    return extra
-
-
-def kernel(real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict[str, float]:
-    """KID, the mean over seeds; its deviation is that of one subset."""
-    mean, deviation = np.mean([kid(real_ND, fake_ND) for fake_ND in fakes], axis=0)
-    return {"kid": float(mean), "kid_std": float(deviation)}
-
-
-def samples(prompts, real_ND: np.ndarray, fakes: Sequence[np.ndarray]) -> dict:
-    """What single pictures scored, for paired comparison; nothing above `KEPT_BYTES`."""
-    kept = {
+def samples(prompts, real: Side, fakes: Sequence[Side]) -> dict:
+    """Features of single pictures, for paired comparison; nothing above `KEPT_BYTES`."""
+    rows = real.count + sum(fake.count for fake in fakes)
+    if rows * real.dim * 4 > KEPT_BYTES:
+        return {}
+    drawn = [fake.rows(np.ones(fake.count, bool)) for fake in fakes]
+    return {
         "prompts": np.array([prompt.id for prompt in prompts]),
         "images": np.array([prompt.image_id for prompt in prompts]),
-        "reference_ND": real_ND.astype(np.float32),
-        "features_KND": np.stack(fakes).astype(np.float32),
+        "reference_ND": real.rows(real.readable).astype(np.float32),
+        "features_KND": np.stack(drawn).astype(np.float32),
     }
-    return kept if sum(one.nbytes for one in kept.values()) <= KEPT_BYTES else {}
+
+
+def held(features: Features, images: Iterator[np.ndarray], count: int, label: str) -> Held:
+    """The features of pictures, in memory."""
+    return Held(extract(features, images, count, f"features of {label}"))
+
+
+def held_sets(features: Features, drawn: Sequence[Pictures], label: str) -> list[Held]:
+    """Those of each set of drawn pictures."""
+    return [held(features, one.batches(), len(one), label) for one in drawn]
 
 
 def scale(
-    task: Task, real_NSS3: np.ndarray, real_ND: np.ndarray, features: Features, tokenizer
+    task: Task, real_NSS3: np.ndarray, real: Held, features: Features, tokenizer
 ) -> dict[str, float]:
     """Distances `floor` (where there are pictures enough), `rfid`, `ceiling` to the reference.
 
@@ -104,7 +83,9 @@ def scale(
     if task.further is not None:
         others = {"floor": batches(task.further), **others}
     return {
-        name: frechet_from_features(real_ND, extract(features, made, n, f"features of {name}"))
+        name: frechet_from_features(
+            real.features_ND, extract(features, made, n, f"features of {name}")
+        )
         for name, made in others.items()
     }
 
@@ -131,3 +112,26 @@ def shipped_tokenizer():
     from cm3leon.tokenizers.vq import VQ
 
     return load_module(baselines_folder() / "scenes" / "vq", "vq", VQConfig, VQ)[0]
+
+
+def counters(drawn: Sequence[Pictures]) -> dict[str, int]:
+    """Pictures drawn, and taken from the cache."""
+    return {name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")}
+
+
+def unasked(drawn: Sequence[Pictures]) -> list[str]:
+    """A warning where `--images` holds files that no prompt asked for."""
+    extra = list(dict.fromkeys(name for one in drawn for name in one.extra))
+    if not extra:
+        return []
+    return [f"{len(extra)} files of --images belong to no prompt, first {extra[0]}"]
+
+
+def write_grid(folder: Path | None, prompts: Sequence, drawn: Pictures) -> None:
+    """The first pictures with their captions, always the same ones, as grid.png in the folder."""
+    from cm3leon.reports.plots import sample_grid
+
+    if folder is not None:
+        first = next(drawn.batches(SHOWN))
+        captions = [prompt.caption for prompt in prompts[: len(first)]]
+        sample_grid(first, captions, folder / "grid.png")

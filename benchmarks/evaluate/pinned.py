@@ -1,8 +1,8 @@
 """FID by a pinned protocol: features by shard, moments, and what stands beside the value.
 
-The value is against the protocol's first reference. Beside it: the other reference, the distance of
-the first 5,000, 10,000 and 20,000 prompts, the line through them at 1/N = 0, and what
-`measures.py` names. Memory does not grow with the number of pictures.
+The value is against the protocol's first reference. Beside it: the other reference, floor and rFID,
+and whatever `sides.numbers` and `networks.py` can tell. Memory does not grow with the number of
+pictures.
 
 Shapes: N pictures, K sets (one a sampling seed), D features.
 """
@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evaluate import measures
+from benchmarks.evaluate import fid, networks
 from benchmarks.harness import core, sharding
 from benchmarks.images import generated as images
-from benchmarks.images.listings import drawn_listing, real_listing, remarks_on
+from benchmarks.images.listings import drawn_listing, real_listing, rebuilt_listing, remarks_on
 from benchmarks.protocols.coco import IMAGES, Protocol
 from benchmarks.protocols.coco_files import PinnedTask, read_task
 from benchmarks.protocols.lists import write_list
 from benchmarks.protocols.prompts import digest
-from cm3leon.errors import UserError
 from cm3leon.evaluation.features.cache import Kept, features_of
 from cm3leon.evaluation.features.network import Features, load_features
 from cm3leon.evaluation.features.statistics import (
@@ -33,10 +32,12 @@ from cm3leon.evaluation.features.statistics import (
     import_statistics,
 )
 from cm3leon.evaluation.measures import Missing
+from cm3leon.evaluation.metrics.fid import fid as fid_of
+from cm3leon.evaluation.sides import MORE, Sides, numbers
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 
-SIZES = (5_000, 10_000, 20_000)  # prompts, of which the distance is told too
 NONE = 1e-3  # a Fréchet distance that no two sets of pictures have
-SHOWN = 24  # pictures in the grid
+RFID_PICTURES = 5_000  # reference pictures that go through the image tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Job:
     dino_weights: str | None = None  # of FD-DINOv2: FILE, or NETWORK:FILE
     cmmd_weights: str | None = None  # of CMMD
     clip_weights: str | None = None  # of CLIP score
+    inception_weights: str | None = None  # of the Inception score by another network than FID's
     images: Path | None = None
     seeds: tuple[int, ...] = (0,)
     cache: Path | None = None
@@ -93,45 +95,42 @@ def measure(
     with phases("prompts"):
         task = job.task()
     features = network(job)
-    named = find_named(job)
+    named, missing = networks.find_all(job, features.name, job.reference is None)
     with phases("draw"):
         drawn = pictures(job, group, system, task)
+    kept = Keeper(job, task, drawn, system, group)
     with phases("features"):
-        real = None
-        if job.reference is None:
-            home = cache_folder("reference", job.cache)
-            real = features_of(real_listing(job.protocol, task.entries), features, home, group)
-        home = cache_folder("features", job.cache)
-        fakes = [
-            features_of(drawn_listing(job.protocol, system.name, one), features, home, group)
-            for one in drawn
-        ]
-        vq = getattr(system, "vq", None)
-        home = cache_folder("reference", job.cache)
-        rebuilt = measures.rebuild(job.protocol, task, vq, features, real, home, group)
+        real, fakes = kept.real(features), kept.fakes(features)
+        rebuilt = kept.rebuilt(features, real)
     with phases("features beside"):
-        takens = [take(job, task, one, system.name, drawn, group) for one in named]
+        others = networks.sides_by(named, kept.sides, device(), unchecked(job))
     group.part()
     with phases("statistics"):
         references = statistics(job, task, features, real)
-        found = numbers(job, references, real, fakes)
-        found["extra"] |= measures.scale(task.own_N, features, real, fakes, rebuilt)
+        (_, headline), *more = references.items()
+        found = fid_of(headline, fakes)
+        extra = {
+            f"fid_{name}": float(np.mean([one.distance(fake) for fake in fakes]))
+            for name, one in more
+        }
+        told, lacks = numbers(Sides(headline, fakes, features, real, kept.among))
+        around, without = scale(task, real, rebuilt, getattr(system, "vq", None))
+        extra |= told | around
     with phases("statistics beside"):
-        captions = [prompt.caption for prompt in task.prompts]
-        among = None if next(iter(references)) == "all" else task.own_N
-        others, by, said = measures.numbers_beside(takens, among, captions)
-        found["extra"] |= others
-    said += own_pictures(found)
+        beside = networks.take(others)
     with phases("report"):
         if job.written is not None:  # beside the tables of this very run
             write_list(job.written / "prompts.jsonl", task.prompts)
-        write_grid(job.written, task.prompts, drawn[0])
+        fid.write_grid(job.written, task.prompts, drawn[0])
+    distances = [found.value, extra.get("fid_prompts", found.value)]
+    said = [*beside.remarks, *own_pictures(distances)]
     return core.Measurement(
-        **found,
-        by=by,
-        missing=not_measured(job, found["extra"], real, features, system),
+        **fid.headline(found),
+        extra=extra | beside.extra,
+        by=beside.by,
+        missing=[*lacks, *without, *missing, *beside.missing],
         n=len(task.prompts),
-        samples=samples(task, real, fakes),
+        samples={} if real is None else fid.samples(task.prompts, real, fakes),
         warnings=warnings(job, task, features, real, references, drawn) + said,
         protocol=known(task, features, real, references),
         counters=counters(drawn, fakes, real),
@@ -139,18 +138,27 @@ def measure(
     )
 
 
-def own_pictures(found: dict) -> list[str]:
+def own_pictures(distances: Sequence[float]) -> list[str]:
     """A warning where a distance is none: the pictures scored are those of the reference."""
-    values = [found["value"], found["extra"].get("fid_prompts", found["value"])]
-    if min(values) < NONE:
+    if min(distances) < NONE:
         return ["the pictures scored are the reference's own: their distance is 0"]
     return []
 
 
-def network(job: Job) -> Features:
-    """The feature network on the GPU of this rank, where there is one."""
+def device() -> str:
+    """The GPU of this rank, where there is one."""
     from cm3leon.loading import checked_device
 
+    return checked_device("auto")
+
+
+def unchecked(job: Job) -> str | None:
+    """`any` where the job does not check digests."""
+    return job.weights_sha256 if job.weights_sha256 == "any" else None
+
+
+def network(job: Job) -> Features:
+    """FID's own feature network."""
     own = job.protocol.features_sha256 if job.network == job.protocol.features else None
     given = {
         "weights": job.weights,
@@ -158,59 +166,82 @@ def network(job: Job) -> Features:
         "download": job.download,
     }
     given = {key: value for key, value in given.items() if value}
-    return load_features(job.network, checked_device("auto"), **given)
+    return load_features(job.network, device(), **given)
 
 
-def find_named(job: Job) -> list[measures.Named]:
-    """The further networks whose weights were named; without real pictures those that need none."""
-    found = []
-    for beside in measures.BESIDE:
-        given = getattr(job, beside.option)
-        if job.reference is not None and beside.key != "clip_score":
-            if given is not None:
-                option = measures.option_of(beside)
-                raise UserError(f"{option} needs the real pictures; leave out --reference or it")
-            continue
-        named = measures.find_named(beside, given)
-        if named is not None and not named.path.exists():  # before hours of drawing
-            option = measures.option_of(beside)
-            raise UserError(f"{option}: no file {named.path}; name the weights, {beside.file}")
-        found += [] if named is None else [named]
-    return found
+@dataclass(frozen=True)
+class Keeper:
+    """Features of a job's pictures by any network, computed by all ranks and kept on disk."""
+
+    job: Job
+    task: PinnedTask
+    drawn: Sequence[images.Pictures]
+    system: object
+    group: sharding.Group
+
+    @property
+    def among(self) -> np.ndarray | None:
+        """Which real pictures are the reference: bool [N], None for all of them."""
+        return None if "all" in self.job.protocol.references else self.task.own_N
+
+    def real(self, features: Features) -> Kept | None:
+        """The reference pictures; None where it came as statistics."""
+        if self.job.reference is not None:
+            return None
+        listing = real_listing(self.job.protocol, self.task.entries)
+        return features_of(listing, features, cache_folder("reference", self.job.cache), self.group)
+
+    def fakes(self, features: Features) -> list[Kept]:
+        """Each set of drawn pictures."""
+        home = cache_folder("features", self.job.cache)
+        listings = [drawn_listing(self.job.protocol, self.system.name, one) for one in self.drawn]
+        return [features_of(one, features, home, self.group) for one in listings]
+
+    def rebuilt(self, features: Features, real: Kept | None) -> tuple[np.ndarray, Kept] | None:
+        """Which reference pictures went through the system's image tokenizer (bool [N]), and what
+        came back; None without tokenizer or pictures."""
+        vq = getattr(self.system, "vq", None)
+        if vq is None or real is None:
+            return None
+        among = np.ones(real.count, bool) if self.among is None else self.among
+        places = np.flatnonzero(among)[:RFID_PICTURES]
+        marked = np.zeros(real.count, bool)
+        marked[places] = True
+        entries = [self.task.entries[place] for place in places]
+        listing = rebuilt_listing(self.job.protocol, entries, vq)
+        home = cache_folder("reference", self.job.cache)
+        return marked, features_of(listing, features, home, self.group)
+
+    def sides(self, features: Features) -> Sides:
+        """Reference and drawings by another network than FID's."""
+        real, captions = self.real(features), [prompt.caption for prompt in self.task.prompts]
+        fakes = self.fakes(features)
+        reference = None
+        if real is not None:
+            reference = Statistics(*real.moments(self.among).finish(), {})
+        return Sides(reference, fakes, features, real, self.among, captions)
 
 
-def take(
-    job: Job,
-    task: PinnedTask,
-    named: measures.Named,
-    label: str,
-    drawn: Sequence[images.Pictures],
-    group: sharding.Group,
-) -> measures.Taken:
-    """The features of another network, computed by all ranks."""
-    from cm3leon.loading import checked_device
-
-    unchecked = job.weights_sha256 if job.weights_sha256 == "any" else None
-    features = named.load(checked_device("auto"), unchecked)
-    real = None
-    if named.beside.key != "clip_score":
-        home = cache_folder("reference", job.cache)
-        real = features_of(real_listing(job.protocol, task.entries), features, home, group)
-    home = cache_folder("features", job.cache)
-    fakes = [
-        features_of(drawn_listing(job.protocol, label, x), features, home, group) for x in drawn
-    ]
-    return measures.Taken(named, features, real, fakes)
-
-
-def not_measured(
-    job: Job, extra: dict, real: Kept | None, features: Features, system
-) -> list[Missing]:
-    """Every number that the record lacks."""
-    tokenizer = getattr(system, "vq", None) is not None
-    said = measures.missing(extra, real is not None, features, tokenizer)
-    done = {named.beside.key for named in find_named(job)}
-    return said + [measures.lacking(one) for one in measures.BESIDE if one.key not in done]
+def scale(
+    task: PinnedTask, real: Kept | None, rebuilt: tuple[np.ndarray, Kept] | None, vq
+) -> tuple[dict[str, float], list[Missing]]:
+    """Floor (real pictures that no prompt is of, to those of the prompts) and rFID."""
+    found, missing = {}, []
+    needs = "the real pictures, not --reference alone"
+    if real is not None:
+        needs = "real pictures without a prompt"
+        own = real.moments(task.own_N)
+        if min(own.n, real.moments(~task.own_N).n) >= 2:
+            found["floor"] = Statistics(*own.finish(), {}).distance(real, ~task.own_N)
+    if "floor" not in found:
+        missing.append(Missing("floor", needs))
+    needs = "a system with an image tokenizer" if vq is None else needs
+    if rebuilt is not None:
+        marked, back = rebuilt
+        rows_ND, back_ND, needs = real.rows(marked), back.rows(np.ones(back.count, bool)), MORE
+        if len(rows_ND) >= 2:
+            found["rfid"] = frechet_from_features(rows_ND, back_ND)
+    return found, missing + [Missing("rFID", needs)] * ("rfid" not in found)
 
 
 def write_prompts(job: Job, path: Path, group: sharding.Group) -> int:
@@ -254,57 +285,6 @@ def statistics(
     return found
 
 
-def numbers(
-    job: Job, references: dict[str, Statistics], real: Kept | None, fakes: Sequence[Kept]
-) -> dict:
-    """Value, interval and companions, as `core.Measurement` takes them."""
-    (_, headline), *others = references.items()
-    moments = [fake.moments().finish() for fake in fakes]
-    per_seed = [headline.distance(*one) for one in moments]
-    spread = measures.intervals(headline, fakes, per_seed)
-    extra = {
-        f"fid_{name}": float(np.mean([other.distance(*one) for one in moments]))
-        for name, other in others
-    }
-    extra |= smaller(headline, fakes[0], per_seed[0])
-    if real is not None:
-        extra |= measures.kernel_distance(real, fakes)
-    return {
-        "value": float(np.mean(per_seed)),
-        "per_seed": per_seed,
-        "interval": spread.pop("both"),
-        "spread": spread,
-        "extra": extra,
-    }
-
-
-def smaller(headline: Statistics, fake: Kept, value: float) -> dict[str, float]:
-    """Distances of the first prompts alone, and at infinity by the line over 1/N through all."""
-    count, least = fake.count, fake.dim
-    sizes = [size for size in SIZES if size < count] or [count // 4, count // 2]
-    sizes = [size for size in sizes if size > least]
-    if not sizes:
-        return {}  # below the dimension there is no line
-    first = np.arange(count)
-    values = [headline.distance(*fake.moments(first < size).finish()) for size in sizes]
-    found = {f"fid_at_{size}": one for size, one in zip(sizes, values, strict=True)}
-    line = np.polyfit(1 / np.array([*sizes, count]), [*values, value], 1)
-    return found | {"fid_infinity": float(line[1])}
-
-
-def samples(task: PinnedTask, real: Kept | None, fakes: Sequence[Kept]) -> dict:
-    """Features of single pictures for paired comparison, where they are few."""
-    from benchmarks.evaluate import fid
-
-    if real is None:
-        return {}
-    rows = real.count + sum(fake.count for fake in fakes)
-    if rows * real.dim * 4 > fid.KEPT_BYTES:
-        return {}
-    drawn = [fake.rows(np.ones(fake.count, bool)) for fake in fakes]
-    return fid.samples(task.prompts, real.rows(real.readable), drawn)
-
-
 def known(
     task: PinnedTask, features: Features, real: Kept | None, references: dict[str, Statistics]
 ) -> dict:
@@ -328,8 +308,7 @@ def known(
 def counters(drawn: Sequence[images.Pictures], fakes: Sequence[Kept], real: Kept | None) -> dict:
     """Pictures drawn and reused by all ranks; shards of features that rank 0 computed."""
     made = sum(one.made for one in [*fakes, *([] if real is None else [real])])
-    found = {name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")}
-    return found | {"feature_shards": made}
+    return fid.counters(drawn) | {"feature_shards": made}
 
 
 def warnings(
@@ -359,9 +338,7 @@ def warnings(
             said.append(f"a trial, not {pinned.name}: {bad} reference pictures cannot be read")
     elif job.reference is not None:
         said += foreign_statistics(pinned, features, references["imported"])
-    if extra := [name for one in drawn for name in one.extra]:
-        said.append(f"{len(extra)} files of --images belong to no prompt, first {extra[0]}")
-    return said
+    return said + fid.unasked(drawn)
 
 
 def foreign_statistics(pinned: Protocol, features: Features, given: Statistics) -> list[str]:
@@ -377,13 +354,3 @@ def foreign_statistics(pinned: Protocol, features: Features, given: Statistics) 
         for key, value in wanted.items()
         if given.about.get(key) != value
     ]
-
-
-def write_grid(folder: Path | None, prompts: Sequence, drawn: images.Pictures) -> None:
-    """The first pictures with their captions, always the same ones, as grid.png in the folder."""
-    from cm3leon.reports.plots import sample_grid
-
-    if folder is not None:
-        first = next(drawn.batches(SHOWN))
-        captions = [prompt.caption for prompt in prompts[: len(first)]]
-        sample_grid(first, captions, folder / "grid.png")

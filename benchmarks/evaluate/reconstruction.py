@@ -92,7 +92,7 @@ def paired_interval(
 ) -> Interval:
     """Interval of an rFID over the choice of pictures, N >= 4: what both sides of a pair move.
 
-    As in `stats.frechet_interval`, which leaves the reference whole: here that would count the
+    As in `intervals.frechet_interval`, which leaves the reference whole: here that would count the
     chance of the sample, which the two sides share.
     """
     from cm3leon.evaluation.statistics.intervals import frechet_influence, mean_interval

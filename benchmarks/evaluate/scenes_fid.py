@@ -14,29 +14,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.ablations.retrieval_scores import asks_for_unseen
-from benchmarks.evaluate import clip_beside, composition, fid
-from benchmarks.evaluate.pinned import write_grid
+from benchmarks.evaluate import clip_beside, composition, fid, networks
 from benchmarks.harness import core, sharding
 from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt, digest
 from benchmarks.protocols.scenes import Task, batches, scenes_task
 from benchmarks.systems.settings import Arm, main_arm
-from cm3leon.evaluation.features.network import Features, extract, load_features
+from cm3leon.evaluation.features.network import Features, load_features
+from cm3leon.evaluation.measures import Missing
+from cm3leon.evaluation.metrics.composition import ALL, asks_for_unseen
+from cm3leon.evaluation.metrics.fid import Fid
+from cm3leon.evaluation.metrics.fid import fid as fid_of
 from cm3leon.evaluation.metrics.impossible import columns_of, impossible
+from cm3leon.evaluation.sides import LEAST, Held, Sides, Truth, numbers
 from cm3leon.evaluation.statistics import paired
-from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
+from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.files import sha256_bytes
 from cm3leon.workers import side_by_side
-
-if TYPE_CHECKING:
-    from benchmarks.fid_coco import Options
 
 CAPTIONS = {"natural": 1000, "test": 200, "tail": 200, "val": 1000}
 QUICK = {"natural": 128, "test": 64, "tail": 64, "val": 128}
@@ -44,25 +44,15 @@ RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one arm drew for a split: features, and answers to what the captions claim."""
-
-    features_KND: np.ndarray
-    right_NT: np.ndarray  # summed over the seeds, as is asked_NT
-    asked_NT: np.ndarray
-    impossible_N: np.ndarray | None = None  # share of the seeds; None for pictures without codes
-
-
-@dataclass(frozen=True)
 class Measured:
-    """One arm on one split as numbers: the parts of FID's interval, and each caption's influence.
-
-    The latter is None for fewer than four pictures a side.
+    """One arm on one split as numbers, and what is missing; each caption's influence on FID is
+    None for fewer than four pictures a side.
     """
 
     measures: Mapping[str, float | tuple]  # fid, fid_own, kid, .. -> value, or with its ends
-    spread: Mapping[str, core.Interval | None]
+    fid: Fid
     distance: paired.Distance | None
+    missing: Sequence[Missing]
 
 
 @dataclass
@@ -72,10 +62,10 @@ class Split:
     name: str
     task: Task
     drawn: dict[str, list[images.Pictures]] = field(default_factory=dict)  # arm -> a set a seed
-    judged: dict[str, Judged] = field(default_factory=dict)
+    sides: dict[str, Sides] = field(default_factory=dict)  # arm -> against the other pictures
     own_NSS3: np.ndarray | None = None  # the pictures the captions were written for
-    own_ND: np.ndarray | None = None
-    others_MD: np.ndarray | None = None
+    own: Held | None = None
+    others: Held | None = None
     pixels_sha256: str = ""  # of the captions' own pictures, then of the others
 
     @property
@@ -84,7 +74,7 @@ class Split:
         return self.task.prompts
 
 
-def protocol(options: Options) -> dict:
+def protocol(options) -> dict:
     """What is known of the protocol before anything is measured."""
     captions = captions_of(options)
     return {
@@ -97,14 +87,14 @@ def protocol(options: Options) -> dict:
     }
 
 
-def captions_of(options: Options) -> dict[str, int]:
+def captions_of(options) -> dict[str, int]:
     """Captions of each split asked for, the headline's first."""
     usual = QUICK if options.quick else CAPTIONS
     return {split: options.n or usual[split] for split in options.split}
 
 
 def measure(
-    options: Options,
+    options,
     group: sharding.Group,
     arms: Sequence[Arm],
     system,
@@ -113,6 +103,7 @@ def measure(
 ) -> core.Measurement:
     """Draw every arm on every split and judge it; `plain` on the headline's split alone."""
     features = load_features(protocol["features"])
+    named, missing = networks.find_all(options, features.name, variables=False)
     with phases("prompts"):
         splits = [
             Split(name, scenes_task(count, features.size, name, options.real))
@@ -132,26 +123,25 @@ def measure(
     main, arm = splits[0], main_arm(system)
     with phases("statistics"):
         measured = {split.name: measure_split(split, options.resamples, arm) for split in splits}
-    extra = dict(pair for split in splits for pair in numbers(split, measured[split.name]))
+    extra = dict(pair for split in splits for pair in told(split, measured[split.name]))
     with phases("features"):
         extra |= scale(main, features, system)
+        beside = networks.take(networks.sides_by(named, partial(by_network, main, arm)))
     with phases("report"):
-        write_grid(options.reports / "fid_coco", main.prompts, main.drawn[arm][0])
-        near, missing = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
-    spread = dict(measured[main.name][arm].spread)
-    per_seed = fid.per_seed(main.others_MD, main.judged[arm].features_KND)
+        fid.write_grid(options.reports / "fid_coco", main.prompts, main.drawn[arm][0])
+        near, unpicked = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
+    head, pictures = measured[main.name][arm], drawings(splits)
+    extra |= {f"{main.name}.{arm}.{key}": value for key, value in (beside.extra | near).items()}
     return core.Measurement(
-        value=float(np.mean(per_seed)),
+        **fid.headline(head.fid),
         n=len(main.prompts),
-        interval=spread.pop("both"),
-        spread=spread,
-        per_seed=per_seed,
         samples=samples(splits),
-        extra=extra | {f"{main.name}.{arm}.{key}": value for key, value in near.items()},
-        missing=missing,
-        warnings=warnings(splits, features),
+        extra=extra,
+        by={f"{main.name}.{arm}.{key}": network for key, network in beside.by.items()},
+        missing=[*head.missing, *missing, *beside.missing, *unpicked],
+        warnings=[*warnings(splits, features), *beside.remarks],
         protocol=found(splits, features),
-        counters=counters(splits),
+        counters=fid.counters(pictures),
         device=getattr(system, "device", None),
     )
 
@@ -191,16 +181,24 @@ def embed(split: Split, features: Features) -> None:
     own_NSS3 = np.concatenate(list(batches(split.task.reference)))
     others_MSS3 = np.concatenate(list(batches(split.task.further)))
     split.own_NSS3 = own_NSS3
-    split.own_ND, split.others_MD = (
-        extract(features, fid.pieces(real), len(real), f"features of {name}")
+    split.own, split.others = (
+        fid.held(features, fid.pieces(real), len(real), name)
         for name, real in ((split.name, own_NSS3), (f"other {split.name}", others_MSS3))
     )
     both = own_NSS3.tobytes() + others_MSS3.tobytes()
     split.pixels_sha256 = hashlib.sha256(both).hexdigest()
     for name, sets in split.drawn.items():
-        label, count = f"features of {split.name}, {name}", len(split.prompts)
-        rows = [extract(features, one.batches(), count, label) for one in sets]
-        split.judged[name] = Judged(np.stack(rows), *np.zeros((2, count, 0)))
+        fakes = fid.held_sets(features, sets, f"{split.name}, {name}")
+        split.sides[name] = Sides(split.others, fakes, features, split.others)
+
+
+def by_network(split: Split, arm: str, features: Features) -> Sides:
+    """What one arm drew for a split against the other pictures, by another network."""
+    count = len(split.task.further)
+    others = fid.held(features, batches(split.task.further), count, f"other {split.name}")
+    fakes = fid.held_sets(features, split.drawn[arm], f"{split.name}, {arm}")
+    captions = [prompt.caption for prompt in split.prompts]
+    return Sides(others, fakes, features, others, captions=captions)
 
 
 def read_back(split: Split, features: Features, vq) -> None:
@@ -208,6 +206,8 @@ def read_back(split: Split, features: Features, vq) -> None:
 
     `vq` is the system's image tokenizer, None where it has none of our kind.
     """
+    unseen_N = np.array([asks_for_unseen(prompt.meaning) for prompt in split.prompts])
+    pictured = [prompt.image_id for prompt in split.prompts]
     for name, sets in split.drawn.items():
         right_NT, asked_NT = composition.answers(split.prompts, sets, features.size)
         codes = [one.codes() for one in sets] if hasattr(vq, "encode") else [None]
@@ -215,9 +215,8 @@ def read_back(split: Split, features: Features, vq) -> None:
         if all(one is not None for one in codes):
             never_CW = columns_of(vq)
             impossible_N = np.mean([impossible(one, never_CW) for one in codes], axis=0)
-        split.judged[name] = replace(
-            split.judged[name], right_NT=right_NT, asked_NT=asked_NT, impossible_N=impossible_N
-        )
+        truth = Truth(right_NT, asked_NT, pictured, unseen_N, impossible_N)
+        split.sides[name] = replace(split.sides[name], truth=truth)
 
 
 def measure_split(split: Split, resamples: int | None, main: str) -> dict[str, Measured]:
@@ -225,41 +224,27 @@ def measure_split(split: Split, resamples: int | None, main: str) -> dict[str, M
     resamples = RESAMPLES if resamples is None else resamples
 
     def of_arm(name: str) -> Measured:
-        return measure_arm(split, split.judged[name], resamples, name == main)
+        sides = replace(split.sides[name], resamples=resamples)
+        return measure_arm(split, sides, () if name == main else ("fid",))
 
     with one_thread():
-        return dict(zip(split.judged, side_by_side(of_arm, list(split.judged)), strict=True))
+        return dict(zip(split.sides, side_by_side(of_arm, list(split.sides)), strict=True))
 
 
-def measure_arm(split: Split, one: Judged, resamples: int, endless: bool) -> Measured:
-    """FID of both kinds, KID and composition of one arm on one split."""
-    fakes, measures, spreads = one.features_KND, {}, {}
-    for name, real_ND in (("fid", split.others_MD), ("fid_own", split.own_ND)):
-        value = float(np.mean(fid.per_seed(real_ND, fakes)))
-        spreads[name] = fid.spread(real_ND, fakes)
-        ends = spreads[name]["both"]
-        measures[name] = value if ends is None else (value, ends.low, ends.high)
-    enough = min(len(split.prompts), len(split.others_MD)) >= fid.LEAST
-    if endless:
-        measures |= fid.companions(split.others_MD, fakes, resamples)
-    elif enough:
-        measures |= fid.kernel(split.others_MD, fakes)
-    images = [prompt.image_id for prompt in split.prompts]
-    measures |= composition.composition(one.right_NT, one.asked_NT, images)
-    unseen_N = np.array([asks_for_unseen(prompt) for prompt in split.prompts])
-    if unseen_N.sum() >= 2:
-        entity = composition.ALL.index("entity")
-        rights_N, asked_N = one.right_NT[unseen_N, entity], one.asked_NT[unseen_N, entity]
-        measures["entity_unseen"] = paired.mean(rights_N / asked_N)
-    if one.impossible_N is not None:
-        measures["impossible"] = paired.mean(one.impossible_N)
-    some = paired.mean_distance(Reference(split.others_MD), fakes) if enough else None
-    return Measured(measures, spreads["fid"], some)
+def measure_arm(split: Split, sides: Sides, skip: Sequence[str]) -> Measured:
+    """FID of both kinds, and everything else that can be told of one arm on one split."""
+    one, own = fid_of(split.others, sides.fakes), fid_of(split.own, sides.fakes)
+    more, missing = numbers(sides, skip)
+    some = None
+    if min(split.others.count, len(split.prompts)) >= LEAST:
+        fakes_KND = np.stack([fake.features_ND for fake in sides.fakes])
+        some = paired.mean_distance(Reference(split.others.features_ND), fakes_KND)
+    return Measured({"fid": one.number, "fid_own": own.number} | more, one, some, missing)
 
 
-def numbers(split: Split, measured: Mapping[str, Measured]) -> Iterator[tuple[str, float | tuple]]:
+def told(split: Split, measured: Mapping[str, Measured]) -> Iterator[tuple[str, float | tuple]]:
     """`split.arm.measure` and its value; FID over that without documents, paired over captions."""
-    yield f"{split.name}.floor", frechet_from_features(split.others_MD, split.own_ND)
+    yield f"{split.name}.floor", split.others.distance(split.own)
     none = measured.get("documents0")
     for name, one in measured.items():
         for key, value in one.measures.items():
@@ -279,10 +264,10 @@ def scale(split: Split, features: Features, system) -> dict[str, float]:
     }
     extra = {}
     for name, pictures in made.items():
-        rows_ND = extract(features, pictures, count, f"features of {name}")
+        rows = fid.held(features, pictures, count, name)
         extra |= {
-            f"{split.name}.{name}": frechet_from_features(split.others_MD, rows_ND),
-            f"{split.name}.{name}_own": frechet_from_features(split.own_ND, rows_ND),
+            f"{split.name}.{name}": split.others.distance(rows),
+            f"{split.name}.{name}_own": split.own.distance(rows),
         }
     return extra
 
@@ -291,20 +276,21 @@ def samples(splits: Sequence[Split]) -> dict[str, np.ndarray]:
     """What single pictures scored, for paired comparison; nothing above `fid.KEPT_BYTES`."""
     kept = {
         "prompts": np.array([prompt.id for split in splits for prompt in split.prompts]),
-        "tasks": np.array(composition.ALL),
+        "tasks": np.array(ALL),
     }
     for split in splits:
         kept |= {
-            f"{split.name}.unseen_N": np.array([asks_for_unseen(one) for one in split.prompts]),
+            f"{split.name}.unseen_N": next(iter(split.sides.values())).truth.unseen_N,
             f"{split.name}.images": np.array([prompt.image_id for prompt in split.prompts]),
-            f"{split.name}.own_ND": split.own_ND.astype(np.float32),
-            f"{split.name}.others_MD": split.others_MD.astype(np.float32),
+            f"{split.name}.own_ND": split.own.features_ND.astype(np.float32),
+            f"{split.name}.others_MD": split.others.features_ND.astype(np.float32),
         }
-        for name, one in split.judged.items():
+        for name, one in split.sides.items():
+            fakes_KND = np.stack([fake.features_ND for fake in one.fakes])
             kept |= {
-                f"{split.name}.{name}.features_KND": one.features_KND.astype(np.float32),
-                f"{split.name}.{name}.right_NT": one.right_NT.astype(np.int8),
-                f"{split.name}.{name}.asked_NT": one.asked_NT.astype(np.int8),
+                f"{split.name}.{name}.features_KND": fakes_KND.astype(np.float32),
+                f"{split.name}.{name}.right_NT": one.truth.right_NT.astype(np.int8),
+                f"{split.name}.{name}.asked_NT": one.truth.asked_NT.astype(np.int8),
             }
     return kept if sum(one.nbytes for one in kept.values()) <= fid.KEPT_BYTES else {}
 
@@ -313,16 +299,12 @@ def warnings(splits: Sequence[Split], features: Features) -> list[str]:
     """What a reader must know before quoting the numbers."""
     said = []
     for split in splits:
-        n = min(len(split.prompts), len(split.others_MD))
+        n = min(len(split.prompts), split.others.count)
         if n <= features.dim:
             said.append(
                 f"{split.name}: n={n} is not above the {features.dim} features: FID is far too high"
             )
-    sets = [one for split in splits for each in split.drawn.values() for one in each]
-    extra = list(dict.fromkeys(name for one in sets for name in one.extra))
-    if extra:
-        said.append(f"{len(extra)} files of --images belong to no prompt, first {extra[0]}")
-    return said
+    return said + fid.unasked(drawings(splits))
 
 
 def found(splits: Sequence[Split], features: Features) -> dict:
@@ -335,7 +317,6 @@ def found(splits: Sequence[Split], features: Features) -> dict:
     }
 
 
-def counters(splits: Sequence[Split]) -> dict[str, int]:
-    """Pictures drawn, and taken from the cache."""
-    sets = [one for split in splits for each in split.drawn.values() for one in each]
-    return {name: sum(getattr(one, name) for one in sets) for name in ("drawn", "reused")}
+def drawings(splits: Sequence[Split]) -> list[images.Pictures]:
+    """All sets of pictures."""
+    return [one for split in splits for sets in split.drawn.values() for one in sets]

@@ -136,17 +136,17 @@ PLANTED = (
     ),
     Planted(
         "unseen-from-3700",
-        "benchmarks/ablations/retrieval_scores.py",
+        "cm3leon/evaluation/metrics/composition.py",
         "for entity in entities()[SEEN_ENTITIES:])",
         "for entity in entities()[SEEN_ENTITIES - 100 :])",
-        ("benchmarks/ablations/test_retrieval_scores.py",),
+        ("evaluation/metrics/test_composition.py",),
     ),
     Planted(
         "overall-with-entity",
-        "benchmarks/evaluate/composition.py",
+        "cm3leon/evaluation/metrics/composition.py",
         "six = share_K[: len(TASKS)]",
         "six = share_K[: len(TASKS) + 1]",
-        ("benchmarks/evaluate/test_composition.py",),
+        ("evaluation/metrics/test_composition.py",),
     ),
     Planted(
         "no-redraws",

@@ -11,7 +11,7 @@ The standard library alone: reports read this without torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 LOWER, HIGHER, NONE = "lower", "higher", "none"
@@ -23,12 +23,14 @@ class Measure:
 
     `unit` is empty for plain numbers, such as distances. `better` is "none" for numbers that say
     nothing of a system's worth: those of the protocol, such as a floor, counts and settings.
+    `module` is the file of `metrics/` that takes it of any features (`sides.numbers`).
     """
 
     name: str
     title: str
     unit: str
     better: str
+    module: str = ""
 
     def __post_init__(self):
         if self.better not in (LOWER, HIGHER, NONE):
@@ -50,14 +52,14 @@ MEASURES = (
     Measure("fid_prompts", "FID against the prompts' pictures", "", LOWER),
     Measure("fid_imported", "FID against imported statistics", "", LOWER),
     Measure("fid_all", "FID against all pictures", "", LOWER),
-    Measure("fid_at_*", "FID by number of pictures", "", LOWER),
-    Measure("fid_infinity", "FID at infinitely many pictures", "", LOWER),
+    Measure("fid_at_*", "FID by number of pictures", "", LOWER, "fid"),
+    Measure("fid_infinity", "FID at infinitely many pictures", "", LOWER, "fid"),
     Measure("fid_ratio", "FID over the twin's", "ratio", LOWER),
-    Measure("kid", "KID", "", LOWER),
-    Measure("kid_std", "deviation of KID over subsets", "", NONE),
-    Measure("fd_dinov2", "FD-DINOv2", "", LOWER),
+    Measure("kid", "KID", "", LOWER, "kid"),
+    Measure("kid_std", "deviation of KID over subsets", "", NONE, "kid"),
+    Measure("fd_dinov2", "FD-DINOv2", "", LOWER, "fd_dinov2"),
     Measure("fd_dinov2_*", "FD-DINOv2", "", LOWER),
-    Measure("cmmd", "CMMD", "", LOWER),
+    Measure("cmmd", "CMMD", "", LOWER, "cmmd"),
     Measure("cmmd_*", "CMMD", "", LOWER),
     # the scale of these distances: of the protocol, not of the system
     Measure("floor", "real against real (floor)", "", NONE),
@@ -66,32 +68,33 @@ MEASURES = (
     Measure("ceiling", "noise (ceiling)", "", NONE),
     Measure("ceiling_own", "noise against the captions' own pictures", "", NONE),
     # quality, diversity, nearness to the caption
-    Measure("precision", "precision", "share", HIGHER),
-    Measure("recall", "recall", "share", HIGHER),
-    Measure("inception_score", "Inception score", "", HIGHER),
-    Measure("clip_score", "CLIP score, plain cosine", "cosine", HIGHER),
-    Measure("clip_score_s", "CLIP score, 2.5 max(0, cosine)", "", HIGHER),
+    Measure("precision", "precision", "share", HIGHER, "precision_recall"),
+    Measure("recall", "recall", "share", HIGHER, "precision_recall"),
+    Measure("inception_score", "Inception score", "", HIGHER, "inception_score"),
+    Measure("inception_score_*", "Inception score", "", HIGHER),
+    Measure("clip_score", "CLIP score, plain cosine", "cosine", HIGHER, "clip_score"),
+    Measure("clip_score_s", "CLIP score, 2.5 max(0, cosine)", "", HIGHER, "clip_score"),
     Measure("clip_score_s_*", "CLIP score, 2.5 max(0, cosine)", "", HIGHER),
     Measure("clip_score_*", "CLIP score, plain cosine", "cosine", HIGHER),
     Measure("clip", "CLIP score", "cosine", HIGHER),
     Measure("apart", "distance of two drawings of a caption", "", NONE),
     # what a picture shows of what its caption claims, and how it is made
-    Measure("single", "single object", "share", HIGHER),
-    Measure("two", "two objects", "share", HIGHER),
-    Measure("counting", "counting", "share", HIGHER),
-    Measure("colors", "colours", "share", HIGHER),
-    Measure("position", "position", "share", HIGHER),
-    Measure("attribution", "colour attribution", "share", HIGHER),
-    Measure("overall", "overall (mean of six)", "share", HIGHER),
+    Measure("single", "single object", "share", HIGHER, "composition"),
+    Measure("two", "two objects", "share", HIGHER, "composition"),
+    Measure("counting", "counting", "share", HIGHER, "composition"),
+    Measure("colors", "colours", "share", HIGHER, "composition"),
+    Measure("position", "position", "share", HIGHER, "composition"),
+    Measure("attribution", "colour attribution", "share", HIGHER, "composition"),
+    Measure("overall", "overall (mean of six)", "share", HIGHER, "composition"),
     Measure("composition", "composition", "share", HIGHER),
     Measure("right", "composition", "share", HIGHER),
-    Measure("entity", "entity", "share", HIGHER),
-    Measure("entity_unseen", "entity never seen in training", "share", HIGHER),
-    Measure("size", "size", "share", HIGHER),
-    Measure("pattern", "pattern", "share", HIGHER),
-    Measure("place", "place", "share", HIGHER),
-    Measure("all", "everything claimed", "share", HIGHER),
-    Measure("impossible", "impossible drawings", "share", LOWER),
+    Measure("entity", "entity", "share", HIGHER, "composition"),
+    Measure("entity_unseen", "entity never seen in training", "share", HIGHER, "composition"),
+    Measure("size", "size", "share", HIGHER, "composition"),
+    Measure("pattern", "pattern", "share", HIGHER, "composition"),
+    Measure("place", "place", "share", HIGHER, "composition"),
+    Measure("all", "everything claimed", "share", HIGHER, "composition"),
+    Measure("impossible", "impossible drawings", "share", LOWER, "impossible"),
     Measure("copy_pixels", "copies of documents, by pixels", "share", LOWER),
     Measure("copy_features", "copies of documents, by features", "share", LOWER),
     Measure("copy_blocks", "copies of documents, by blocks of codes", "share", LOWER),
@@ -179,7 +182,7 @@ def declared(numbers: Iterable[str], own: Iterable[Measure] = ()) -> dict[str, d
     found = {}
     for number in numbers:
         end, measure = find_measure(number, (*own, *MEASURES)) or _unknown(number)
-        found[end] = {key: value for key, value in asdict(measure).items() if key != "name"}
+        found[end] = {key: getattr(measure, key) for key in ("title", "unit", "better")}
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cm3leon.evaluation.measures import HIGHER, LOWER, Measure
 from cm3leon.reports import extra, main_arm
 from cm3leon.reports.benches.decoding import verdicts, verdicts_table
+from cm3leon.reports.benches.fid import beside_table
 from cm3leon.reports.benches.latency import latency_tables
 from cm3leon.reports.benches.pretraining import pretraining_tables
 from cm3leon.reports.benches.retrieval import retrieval_tables
@@ -23,6 +24,7 @@ def detail_tables(record: Mapping) -> dict:
         "fid_coco": lambda: [
             splits_table(record),
             scale_table(record),
+            beside_table(record),
             *([] if main_arm(record) else [composition_table(record)]),
         ],
         "ablate_decoding": lambda: [

@@ -26,7 +26,6 @@ from cm3leon.reports import (
     newest,
     own,
     read_published,
-    remarks,
 )
 from cm3leon.reports.records.store import RESULTS, column, read_all
 
@@ -369,7 +368,7 @@ def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[st
     notes += [
         f"{row['model']} {row['value']:.2f}: {row['note']}" for row in quoted if _disputed(row)
     ]
-    said = {text for record in records for text in remarks(record)}
+    said = {text for record in records for text in record["warnings"]}
     return notes + sorted(f"warning: {text}" for text in said)
 
 

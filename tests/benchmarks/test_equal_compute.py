@@ -6,10 +6,10 @@ import torch
 
 from benchmarks import equal_compute as module
 from benchmarks.equal_compute import Options
-from benchmarks.evaluate.composition import ALL
 from benchmarks.harness import core
 from cm3leon import checkpoint
 from cm3leon.errors import UserError
+from cm3leon.evaluation.metrics.composition import ALL
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import read_published
 from cm3leon.reports.benches.equal_compute import compute_table

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import fid_coco
-from benchmarks.evaluate import scenes_fid
+from benchmarks.evaluate import networks, scenes_fid
 from benchmarks.fid_coco import Options
 from benchmarks.harness import core
 from benchmarks.images.generated import content_digest
@@ -26,6 +26,7 @@ from cm3leon.loading import load_system
 from cm3leon.reports.benches.splits import arms_of
 from cm3leon.seeds import generator
 from cm3leon.world.scenes import scene
+from tests.coco_maker import stub_features
 from tests.retrieval.test_retriever import add_bank
 from tests.test_pipeline import write_tiny_baselines
 
@@ -106,7 +107,7 @@ def test_record_of_a_drawn_system(options):
         "value": record["value"], "low": interval["low"], "high": interval["high"]
     }  # fmt: skip
     assert interval["low"] <= record["value"] <= interval["high"]
-    wanted = {"fid", "fid_own", "kid", "kid_std", "overall", "place", "all"}
+    wanted = {"fid", "fid_own", "kid", "kid_std", "overall", "place", "all", "precision", "recall"}
     for split in ("natural", "test", "tail"):
         found = {key.split(".")[2] for key in extra if key.startswith(f"{split}.documents0.")}
         assert wanted <= found and extra[f"{split}.floor"] > 0
@@ -114,6 +115,26 @@ def test_record_of_a_drawn_system(options):
     assert {"natural.rfid", "natural.rfid_own", "natural.ceiling", "natural.ceiling_own"} < {*extra}
     assert record["protocol"]["captions"] == {"natural": N, "test": N, "tail": N}
     assert any("natural: n=8 is not above the 128 features" in line for line in record["warnings"])
+
+
+def test_networks_of_their_own_measure_the_embedded_world_too(options, tmp_path, monkeypatch):
+    """What is named by option stands beside the headline; the rest is missing with its option."""
+    monkeypatch.setattr(networks, "load_features", lambda name, *_: stub_features(name))
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    given = dict.fromkeys(("dino_weights", "cmmd_weights"), str(tmp_path / "w.pt"))
+    plain, _ = fid_coco.fid_coco(options(split=("natural",)), Stub())
+    record, _ = fid_coco.fid_coco(options(split=("natural",), **given), Stub())
+    assert record["protocol_digest"] == plain["protocol_digest"]
+    added = {"natural.documents0.fd_dinov2", "natural.documents0.cmmd"}
+    assert record["extra"].keys() - plain["extra"].keys() == added
+    assert "(w.pt, SHA-256 6726825d0000)" in record["measures"]["fd_dinov2"]["by"]
+    needs = {one["measure"]: one["needs"] for one in record["missing"]}
+    assert needs["Inception score"].endswith(" by --inception-weights")
+    assert {"FD-DINOv2", "CMMD"} == {one["measure"] for one in plain["missing"]} - needs.keys()
+    fid_coco.report(options(), record)
+    assert "FD-DINOv2" in (tmp_path / "out" / "fid_coco" / "beside.md").read_text()
+    with pytest.raises(UserError, match=r"--clip-weights: no file none\.pt; name the weights, ViT"):
+        fid_coco.fid_coco(options(clip_weights="none.pt"), Stub())
 
 
 def test_same_command_same_record(options):

@@ -94,7 +94,8 @@ def test_memory_of_an_evaluation(evaluate):
     Measured: 838 and 847 MiB by moments, 1,537 and 1,696 MiB with rows, which above `KID_ROWS`
     and `COVER_ROWS` pictures are no more.
     """
-    from benchmarks.evaluate.measures import COVER_ROWS, KID_ROWS
+    from cm3leon.evaluation.metrics.kid import ROWS as KID_ROWS
+    from cm3leon.evaluation.metrics.precision_recall import ROWS as COVER_ROWS
 
     _, small, _, _ = evaluate(SMALL, False)
     _, large, value, beside = evaluate(LARGE, False)

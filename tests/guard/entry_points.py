@@ -37,7 +37,7 @@ from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY
 from cm3leon.engine import cpu_sample, cpu_step, products
 from cm3leon.evaluation.features.network import extract, load_features
-from cm3leon.evaluation.metrics import impossible
+from cm3leon.evaluation.metrics import fid, impossible
 from cm3leon.loading import load_system
 from cm3leon.pipeline import System
 from cm3leon.rerank import Reranked
@@ -193,7 +193,7 @@ def small_runs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ablate_decoding, "REFERENCE", 12)
     patch.setattr(decoding_settings, "QUICK", PLAN)
     patch.setattr(pinned, "load_features", stub_features)
-    patch.setattr(pinned, "SIZES", ())
+    patch.setattr(fid, "SIZES", ())
 
 
 PLAN = decoding_settings.Plan(

@@ -33,14 +33,10 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     "training": BELOW | {"tasks"} | {"data", "retrieval", "world", "clip", "loading"},
     "interop": BELOW | {"decoding", "retrieval", "loading"},
     "evaluation.statistics": set(),
-    "evaluation.metrics": {"evaluation.statistics", "world"},
-    "evaluation.features": {
-        "evaluation.statistics",
-        "evaluation.progress",
-        "tokenizers",
-        "interop",
-        "clip",
-    },
+    "evaluation.sides": {"evaluation.measures", "evaluation.statistics"},
+    "evaluation.metrics": {"evaluation.sides", "evaluation.statistics", "world"},
+    "evaluation.features": {"evaluation.sides", "evaluation.statistics", "evaluation.progress"}
+    | {"tokenizers", "interop", "clip"},
     "evaluation.measures": set(),
     "evaluation.progress": set(),
     "reports": {"evaluation.statistics", "evaluation.measures"},

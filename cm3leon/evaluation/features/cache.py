@@ -28,6 +28,7 @@ import numpy as np
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features
 from cm3leon.evaluation.progress import progress
+from cm3leon.evaluation.sides import Side
 from cm3leon.files import sha256_bytes, write_atomic
 
 FORMAT = 1  # raise it when the same key would stand for other features
@@ -71,7 +72,7 @@ class Shard:
 
 
 @dataclass
-class Kept:
+class Kept(Side):
     """The features of a listing on disk."""
 
     folder: Path
@@ -85,29 +86,6 @@ class Kept:
         """One after the other, in order."""
         for place in range(shard_count(self.count)):
             yield read_shard(self.folder / f"{place:05}.npz", self.dim)
-
-    def rows(self, wanted: np.ndarray) -> np.ndarray:
-        """Float32 [K, D] of the places that `wanted` (bool [N]) marks, those left out excepted."""
-        parts = [np.zeros((0, self.dim), np.float32)]
-        parts += [one.features_BD[wanted[one.places]] for one in self.shards()]
-        return np.concatenate(parts)
-
-    def moments(self, wanted: np.ndarray | None = None):
-        """`Moments` of all features, or of those at the places that `wanted` (bool [N]) marks."""
-        from cm3leon.evaluation.statistics.frechet import Moments
-
-        seen = Moments(self.dim)
-        for one in self.shards():
-            keep = slice(None) if wanted is None else wanted[one.places]
-            seen.add(one.features_BD[keep])
-        return seen
-
-    @property
-    def readable(self) -> np.ndarray:
-        """Bool [N]: which pictures have features."""
-        found = np.ones(self.count, bool)
-        found[list(self.unreadable)] = False
-        return found
 
 
 class Alone:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import Side
 from cm3leon.files import sha256_file, write_atomic
 
 
@@ -40,11 +41,21 @@ class Statistics:
     about: Mapping
     sha256: str = ""  # of the file they came from
 
-    def distance(self, mu: np.ndarray, sigma: np.ndarray) -> float:
-        """Squared Fréchet distance to other moments."""
+    def distance(self, fake: Side, wanted: np.ndarray | None = None) -> float:
+        """Squared Fréchet distance to the features of a side, or to those that `wanted` marks."""
         from cm3leon.evaluation.statistics.frechet import frechet_distance
 
-        return frechet_distance(self.mu, self.sigma, mu, sigma, check=False)
+        moments = fake.moments(wanted).finish()
+        return frechet_distance(self.mu, self.sigma, *moments, check=False)
+
+    def influence(self, fake: Side) -> np.ndarray:
+        """How much each picture of a side moves the distance (`intervals.frechet_influence`):
+        float64 [N], mean 0."""
+        from cm3leon.evaluation.statistics.frechet import influence
+
+        moved = influence(self.mu, self.sigma, *fake.moments().finish())
+        found = np.concatenate([moved(one.features_BD) for one in fake.shards()])
+        return found - found.mean()
 
 
 def export_statistics(path: str | Path, statistics: Statistics) -> Path:

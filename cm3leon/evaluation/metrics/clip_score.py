@@ -16,8 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import Lacking, Sides
 from cm3leon.evaluation.statistics.frechet import check_features
+from cm3leon.evaluation.statistics.intervals import mean_interval
 
+NETWORK = "open_clip:ViT-B-32-quickgelu"
 PREFIX = "A photo depicts "
 WEIGHT = 2.5
 
@@ -80,3 +83,31 @@ def score_captions(clip, images: Sequence[np.ndarray], captions: Sequence[str]) 
     texts = [PREFIX + caption for caption in captions]
     found = cosines(clip.images(images), clip.texts(texts))
     return ClipScores(found, full_share(clip.words(texts)))
+
+
+def measured(sides: Sides) -> dict[str, tuple]:
+    """CLIP score in both forms, mean over seeds; intervals are Student's t over the prompts."""
+    if sides.clip is None:
+        raise Lacking(f"a CLIP's tower, not {sides.network.name}")
+    texts_ND = sides.clip.texts(prefixed(sides))
+    rows = [fake.rows(np.ones(fake.count, bool)) for fake in sides.fakes]
+    cosine_KN = np.array([cosines(one_ND, texts_ND) for one_ND in rows])
+    found = {}
+    for name, scores_KN in (("clip_score", cosine_KN), ("clip_score_s", clip_s(cosine_KN))):
+        scores_N = scores_KN.mean(0)
+        ends = mean_interval(scores_N) if len(scores_N) > 1 else (None, None)
+        found[name] = (float(scores_N.mean()), *ends)
+    return found
+
+
+def remarks(sides: Sides) -> list[str]:
+    """A line on the captions that filled CLIP's tokens: they may have been cut."""
+    ids_NL = sides.clip.words(prefixed(sides))
+    share, tokens = full_share(ids_NL), ids_NL.shape[1]
+    return [f"{share:.1%} of the captions filled CLIP's {tokens} tokens"] if share else []
+
+
+def prefixed(sides: Sides) -> list[str]:
+    """The captions as CLIP reads them; that of the embedded world never saw the usual words."""
+    start = "" if sides.clip.name == "scenes" else PREFIX
+    return [start + caption for caption in sides.captions]

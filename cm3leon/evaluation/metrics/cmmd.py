@@ -14,9 +14,12 @@ from __future__ import annotations
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import Sides
 from cm3leon.evaluation.statistics.frechet import check_features
 
+NETWORK = "open_clip:ViT-L-14-336-quickgelu"
 SIGMA, SCALE = 10.0, 1000.0
+PICTURES = 30_000  # a side, at most
 ROWS = 1024  # of a block of the kernel matrix: memory does not grow with N * M
 
 
@@ -45,3 +48,9 @@ def _mean_kernel(a_ND: np.ndarray, b_MD: np.ndarray, sigma: float) -> float:
         apart = (part**2).sum(1)[:, None] + squares_M - 2 * part @ b_MD.T
         total += float(np.expm1(-np.maximum(apart, 0.0) / (2 * sigma**2)).sum())
     return total / (len(a_ND) * len(b_MD))
+
+
+def measured(sides: Sides) -> dict[str, float]:
+    """CMMD of at most 30,000 pictures a side, mean over seeds."""
+    real_ND = sides.real_rows(PICTURES)
+    return {"cmmd": float(np.mean([cmmd(real_ND, one) for one in sides.fake_rows(PICTURES)]))}

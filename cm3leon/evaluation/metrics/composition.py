@@ -8,13 +8,23 @@ for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
 import numpy as np
 
+from cm3leon.evaluation.sides import Sides
+from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.intervals import percentile_interval, resamples_of
 from cm3leon.world.language import Meaning, Said
 from cm3leon.world.reader import Found, Reading
+from cm3leon.world.scenes import SEEN_ENTITIES, entities
 
+NETWORK = None
 TASKS = ("single", "two", "counting", "colors", "position", "attribution")
 EXTRAS = ("entity", "size", "pattern", "place", "all")  # ours: the rest of what captions claim
+ALL = TASKS + EXTRAS
+METHOD = "bootstrap over prompts, percentiles"
 
 
 def is_class(found: Found, said: Said) -> bool:
@@ -104,6 +114,72 @@ def scores(verdicts: list[dict[str, bool]]) -> dict[str, tuple[float, int]]:
     if asked:
         out["overall"] = (float(np.mean(asked)), len(verdicts))
     return out
+
+
+def composition(
+    right_NK: np.ndarray,
+    asked_NK: np.ndarray,
+    images: Sequence[str],
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float, float]]:
+    """Task -> (share right, low, high) for every task asked; `overall`: mean of GenEval's six.
+
+    The answers to all captions of one of the `images` (one name a caption), and of all seeds, stay
+    together when images are resampled.
+    """
+    point = shares(right_NK, asked_NK)
+    order = {image: place for place, image in enumerate(dict.fromkeys(images))}
+    image_N = [order[image] for image in images]
+    right_IK, asked_IK = np.zeros((2, len(order), right_NK.shape[1]), np.int64)
+    np.add.at(right_IK, image_N, right_NK)
+    np.add.at(asked_IK, image_N, asked_NK)
+    draws = np.array(
+        [
+            shares(right_IK[rows], asked_IK[rows])
+            for rows in resamples_of(len(order), resamples, 0, "composition")
+        ]
+    )
+    found = {}
+    for name, value, column in zip((*ALL, "overall"), point, draws.T, strict=True):
+        if np.isfinite(value):
+            found[name] = (float(value), *percentile_interval(column[np.isfinite(column)], level))
+    return found
+
+
+def shares(right_NK: np.ndarray, asked_NK: np.ndarray) -> np.ndarray:
+    """Share right by task and, last, the mean of GenEval's six; NaN where a task was not asked."""
+    asked_K = asked_NK.sum(0)
+    share_K = np.where(asked_K > 0, right_NK.sum(0) / np.maximum(asked_K, 1), np.nan)
+    six = share_K[: len(TASKS)]
+    overall = np.mean(six[np.isfinite(six)]) if np.isfinite(six).any() else np.nan
+    return np.append(share_K, overall)
+
+
+def measured(sides: Sides) -> dict[str, tuple]:
+    """Every task's share right and `overall`; of captions about entities that training never shows
+    `entity_unseen`. Nothing where no truth is known, as of photographs.
+    """
+    truth = sides.truth
+    if truth is None:
+        return {}
+    found = composition(truth.right_NT, truth.asked_NT, truth.images)
+    if truth.unseen_N.sum() >= 2:
+        place = ALL.index("entity")
+        right_N, asked_N = (one[truth.unseen_N, place] for one in (truth.right_NT, truth.asked_NT))
+        found["entity_unseen"] = paired.mean(right_N / asked_N)
+    return found
+
+
+def asks_for_unseen(meaning: Meaning) -> bool:
+    """Whether a caption names an entity that never occurs in training."""
+    return any(said.entity in unseen_names() for said in meaning.objects)
+
+
+@cache
+def unseen_names() -> frozenset[str]:
+    """Nouns of the entities that never occur in `train`."""
+    return frozenset(entity.name for entity in entities()[SEEN_ENTITIES:])
 
 
 def objects_right(reading: Reading, truth) -> tuple[int, int]:

@@ -17,8 +17,11 @@ from functools import lru_cache
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import Sides
+from cm3leon.evaluation.statistics import paired
 from cm3leon.world.scenes import scene
 
+NETWORK = None
 PICTURES = 4_000  # of `stock`, `train`
 COMMON = 150  # times that a code must occur in them
 
@@ -50,3 +53,10 @@ def columns_of(vq, pictures: int = PICTURES) -> np.ndarray:
     size = vq.config.resolution
     images = np.stack([scene("stock", "train", at, size).image for at in range(pictures)])
     return never_in(vq.encode(images).cpu().numpy(), vq.config.codebook_size, vq.config.grid)
+
+
+def measured(sides: Sides) -> dict[str, tuple]:
+    """The share of impossible drawings; nothing where pictures have no codes of this world."""
+    if sides.truth is None or sides.truth.impossible_N is None:
+        return {}
+    return {"impossible": paired.mean(sides.truth.impossible_N)}

@@ -15,8 +15,13 @@ from itertools import pairwise
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import MORE, Lacking, Sides
 from cm3leon.evaluation.statistics.frechet import check_features
+from cm3leon.evaluation.statistics.intervals import mean_interval
 from cm3leon.seeds import generator
+
+NETWORK = "inception"  # in any form that has classes
+SPLITS = 10  # parts
 
 
 def inception_score(logits_NK, splits: int = 10, seed: int | None = None) -> tuple[float, float]:
@@ -51,3 +56,25 @@ def _score(logits_NK: np.ndarray) -> float:
     log_mean_K = peak_K + np.log(np.exp(log_p - peak_K).mean(0))
     divergence_N = (np.exp(log_p) * (log_p - log_mean_K)).sum(1)
     return float(np.exp(divergence_N.mean()))
+
+
+def measured(sides: Sides) -> dict[str, tuple]:
+    """The mean over ten parts (of the first prompts, the next, ...), over seeds.
+
+    Its interval is Student's t over the parts. The parts are read one by one: memory does not grow.
+    """
+    logits, count = sides.network.logits, sides.fakes[0].count
+    splits = min(SPLITS, count // 2)
+    if logits is None:
+        raise Lacking(f"a network with classes, not {sides.network.name}")
+    if splits < 2:
+        raise Lacking(MORE)
+
+    def score(fake, part: slice) -> float:
+        marked = np.zeros(count, bool)
+        marked[part] = True
+        return inception_score(logits(fake.rows(marked)), 1)[0]
+
+    cut = parts(count, splits)
+    scores_P = np.mean([[score(fake, part) for part in cut] for fake in sides.fakes], axis=0)
+    return {"inception_score": (float(scores_P.mean()), *mean_interval(scores_P))}

@@ -10,10 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.evaluation.sides import LEAST, MORE, Lacking, Sides
 from cm3leon.evaluation.statistics.frechet import check_features
 from cm3leon.seeds import generator
 
+NETWORK = None
 SUBSET = 1000  # rows of a subset, as is usual
+ROWS = 5_000  # pictures a side that subsets are taken from
 
 
 def kid(
@@ -62,3 +65,13 @@ def cubic(a_ND: np.ndarray, b_MD: np.ndarray) -> np.ndarray:
     """(a.b / D + 1) ** 3 of every pair, float64 [N, M]."""
     base = a_ND @ b_MD.T / a_ND.shape[1] + 1
     return base * base * base
+
+
+def measured(sides: Sides) -> dict[str, float]:
+    """KID of at most 5,000 pictures a side, mean over seeds; its deviation is that of a subset."""
+    real_ND = sides.real_rows(ROWS)
+    if min(len(real_ND), sides.fakes[0].count) < LEAST:
+        raise Lacking(MORE)
+    found = [kid(real_ND, fake_ND) for fake_ND in sides.fake_rows(ROWS)]
+    value, deviation = np.mean(found, axis=0)
+    return {"kid": float(value), "kid_std": float(deviation)}

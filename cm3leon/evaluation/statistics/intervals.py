@@ -167,25 +167,18 @@ def frechet_interval(
     return max(0.0, value + low), value + high
 
 
-def frechet_spread(
-    real, fakes: Sequence, level: float = 0.95
+def spread_of(
+    values: Sequence[float], influence_KN: np.ndarray, level: float = 0.95
 ) -> dict[str, tuple[float, float] | None]:
-    """Intervals of the mean Fréchet distance over sets of pictures, one set a sampling seed.
+    """Intervals of the mean Fréchet distance over K sets of pictures, one set a sampling seed, from
+    the sets' values and how much each of N pictures moves them (`frechet_influence`).
 
     "images": over the prompts, each with all its pictures: the chance of the prompts and, as each
     picture has a seed of its own, that of the drawing too. "seeds": Student's t over the sets,
     prompts fixed; None for one set. "both": the former, widened by what the sets differ more than
     independent drawing explains (a system whose seed moves all pictures at once).
-    `fakes` are K sets of features [N, D], N >= 4, of the same prompts in the same order.
+    The sets are of the same prompts in the same order.
     """
-    values = [frechet_from_features(real, fake) for fake in fakes]
-    return spread_of(values, np.stack([frechet_influence(real, fake) for fake in fakes]), level)
-
-
-def spread_of(
-    values: Sequence[float], influence_KN: np.ndarray, level: float = 0.95
-) -> dict[str, tuple[float, float] | None]:
-    """The intervals of `frechet_spread` from K sets' values and pictures' influences [K, N]."""
     from scipy.special import ndtri
 
     check_level(level)

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.evaluate import fid
 from benchmarks.protocols.scenes import Task
+from cm3leon.evaluation.sides import Held
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.seeds import generator
 
@@ -48,7 +49,7 @@ def pictures(seed: int) -> np.ndarray:
 def test_every_distance_is_of_what_it_says():
     real, others, features, tokenizer = pictures(0), pictures(1), Means(), Darker()
     task = Task([], list(enumerate(real)), list(enumerate(others)))
-    found = fid.scale(task, real, features(real), features, tokenizer)
+    found = fid.scale(task, real, Held(features(real)), features, tokenizer)
     assert tokenizer.seen == N  # rFID goes through the tokenizer, once each
     wanted = {
         "floor": features(others),
@@ -59,5 +60,5 @@ def test_every_distance_is_of_what_it_says():
         {name: frechet_from_features(features(real), one) for name, one in wanted.items()}
     )
     assert found["floor"] < found["rfid"]
-    alone = fid.scale(Task([], [], None), real, features(real), features, Darker())
+    alone = fid.scale(Task([], [], None), real, Held(features(real)), features, Darker())
     assert set(alone) == {"rfid", "ceiling"}

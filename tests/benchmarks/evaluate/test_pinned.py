@@ -13,6 +13,7 @@ from benchmarks.harness import core
 from benchmarks.images.listings import through_jpeg
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
+from cm3leon.evaluation.metrics import fid
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_file
 from cm3leon.images import crop_square, read_picture
@@ -28,7 +29,7 @@ def options(tmp_path, monkeypatch):
     """Options of a small run, with a network that costs nothing."""
     monkeypatch.setattr(pinned, "load_features", stub_features)
     monkeypatch.setattr(feature_cache, "SHARD", 5)
-    monkeypatch.setattr(pinned, "SIZES", ())
+    monkeypatch.setattr(fid, "SIZES", ())
     write_coco(tmp_path / "coco")
 
     def make(**changes):
@@ -185,7 +186,7 @@ def test_other_weights_and_networks_are_trials(options, monkeypatch):
 
 def test_the_line_to_infinity(options, monkeypatch):
     """Through the first prompts' distances: those of a slower computation."""
-    monkeypatch.setattr(pinned, "SIZES", (7, 9, 100))
+    monkeypatch.setattr(fid, "SIZES", (7, 9, 100))
     record, _ = fid_coco.fid_coco(options(n=12), Tinted())
     extra = record["extra"]
     sizes = [7, 9, 12]

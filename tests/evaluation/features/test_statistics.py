@@ -12,6 +12,7 @@ from cm3leon.evaluation.features.statistics import (
     export_statistics,
     import_statistics,
 )
+from cm3leon.evaluation.sides import Held
 from cm3leon.evaluation.statistics.frechet import frechet_from_features, moments
 
 
@@ -41,7 +42,7 @@ def test_other_readers_find_their_keys(tmp_path):
 
 def test_distance_is_that_of_the_features():
     (rows, one), (others, _) = statistics(0), statistics(1, n=30)
-    mine = one.distance(*moments(others))
+    mine = one.distance(Held(others))
     assert mine == pytest.approx(frechet_from_features(rows, others), rel=1e-9)
 
 

@@ -8,19 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.protocols.prompts import scenes_prompts
 from cm3leon import seeds
 from cm3leon.errors import UserError
 from cm3leon.evaluation.metrics.composition import (
+    ALL,
     EXTRAS,
     TASKS,
+    asks_for_unseen,
+    composition,
     judge,
     objects_right,
     scores,
+    shares,
     stands,
+    unseen_names,
 )
 from cm3leon.world.language import OPPOSITE, Meaning, Said
 from cm3leon.world.reader import MOST, Found, Reading, read_picture
-from cm3leon.world.scenes import scene
+from cm3leon.world.scenes import SEEN_ENTITIES, entities, scene
 from cm3leon.world.sprites import PLACES, place_picture
 
 CELL = st.tuples(st.integers(0, 7), st.integers(0, 7))
@@ -279,3 +285,42 @@ def test_a_relation_that_is_told_stands(index):
 def test_a_reading_is_bounded():
     crowded = np.tile(scene("stock", "train", 3, 32).image, (4, 4, 1))
     assert len(read_picture(crowded).objects) <= MOST
+
+
+def test_overall_is_of_genevals_six_alone():
+    asked = np.full((10, len(ALL)), 1)
+    right = np.zeros_like(asked)
+    right[:5, : len(TASKS)] = 1  # half of each of the six
+    found = shares(right, asked)
+    assert len(found) == len(TASKS) + len(EXTRAS) + 1 and found[-1] == 0.5
+    right[:, len(TASKS) :] = 1  # entities, sizes, patterns, places: all right, and left out
+    assert shares(right, asked)[-1] == 0.5
+    asked[:, 0] = 0  # a task that nobody asked
+    found = shares(right, asked)
+    assert np.isnan(found[0]) and found[-1] == 0.5
+
+
+def test_shares_and_intervals_by_name():
+    rng = np.random.default_rng(0)
+    asked = rng.integers(0, 2, (40, len(ALL)))
+    asked[:, ALL.index("entity")] = 0
+    right = asked * rng.integers(0, 2, asked.shape)
+    found = composition(right, asked, [str(k // 2) for k in range(40)], 50)
+    assert "entity" not in found and set(found) == {*ALL, "overall"} - {"entity"}
+    for name, (value, low, high) in found.items():
+        assert 0 <= low <= value <= high <= 1
+        if name != "overall":
+            place = ALL.index(name)
+            assert value == pytest.approx(right[:, place].sum() / asked[:, place].sum())
+    assert found["overall"][0] == pytest.approx(np.mean([found[name][0] for name in TASKS]))
+
+
+def test_unseen_entities_are_those_that_train_never_shows():
+    names = [one.name for one in entities()]
+    assert (
+        len(names) == 4000 and unseen_names() == frozenset(names[3800:]) and SEEN_ENTITIES == 3800
+    )
+    shown = {thing.entity for k in range(400) for thing in scene("stock", "train", k).objects}
+    assert not shown & unseen_names()
+    asked = [asks_for_unseen(one.meaning) for one in scenes_prompts(40, "tail")]
+    assert not any(asked[::2]) and sum(asked[1::2]) > 10  # even indices: entities of `train`

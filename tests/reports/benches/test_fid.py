@@ -1,10 +1,10 @@
 """The table of the numbers beside a pinned FID."""
 
-from cm3leon.evaluation.measures import MEASURES
+from cm3leon.evaluation.measures import MEASURES, declared
 from cm3leon.reports.benches.fid import beside_table
-from tests.record_maker import record
+from tests.record_maker import record, splits_record
 
-PINNED = {"protocol": {"protocol": "coco2014-30k/clean"}, "n": 1200}
+PINNED = {"protocol": {"data": "coco", "protocol": "coco2014-30k/clean"}, "n": 1200}
 MISSING = [{"measure": "CMMD", "needs": "x.pt by --cmmd-weights"}]
 
 
@@ -35,4 +35,17 @@ def test_networks_and_what_is_missing_are_named():
     assert [row[0] for row in table.rows] == ["KID", "FD-DINOv2"]  # the scale has its own table
     said = ("FD-DINOv2 by dinov2 (w.pt)", "not measured: CMMD: x.pt by --cmmd-weights")
     assert table.notes == said
-    assert beside_table(record()) is None  # of no pinned protocol
+    assert beside_table(record()) is None  # version 1 of the embedded world
+
+
+def test_of_the_embedded_world_the_headline_s_arm():
+    """What the table of splits has no column for."""
+    one = splits_record()
+    one["extra"] |= {"natural.documents2.precision": 0.9, "natural.documents1.precision": 0.8}
+    one["extra"] |= {"natural.documents2.clip_score_scenes": 0.3, "natural.documents2.kid_std": 1.0}
+    table = beside_table(one | {"measures": declared(one["extra"]), "missing": MISSING})
+    assert table.rows == (
+        ("precision", "0.900", "", "higher"),
+        ("CLIP score, plain cosine (scenes)", "0.300", "", "higher"),
+    )
+    assert table.notes == ("not measured: CMMD: x.pt by --cmmd-weights",)

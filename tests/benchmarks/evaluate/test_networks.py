@@ -7,25 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import fid_coco
-from benchmarks.evaluate import measures, pinned
-from benchmarks.evaluate.measures import BESIDE, Named, find_named, lacking
+from benchmarks.evaluate import networks, pinned
+from benchmarks.evaluate.networks import BESIDE, Named, find_named, needs
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
 from cm3leon.evaluation.features.network import Features
+from cm3leon.evaluation.metrics import fid
 from cm3leon.evaluation.metrics.clip_score import PREFIX, cosines
 from cm3leon.evaluation.metrics.cmmd import cmmd
 from cm3leon.evaluation.metrics.inception_score import inception_score
 from cm3leon.evaluation.metrics.precision_recall import precision_recall
+from cm3leon.evaluation.sides import Held, Sides
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.images import crop_square, read_picture
+from cm3leon.world.scenes import scene
 from tests.benchmarks.evaluate.test_pinned import squares
 from tests.coco_maker import Tinted, embed, stub_features, write_coco
 
 N = 8
-DINO, CMMD, CLIP = BESIDE
+DINO, CMMD, CLIP, CLASSES = BESIDE
 WEIGHT_KD = np.linspace(-1, 1, 5 * 6).reshape(5, 6).astype(np.float32) / 100
+
+
+LINE = "FID at infinitely many pictures"  # of more than there are
 
 
 class Coarse:
@@ -43,6 +50,8 @@ class Coarse:
 
 class Words:
     """Stands for a CLIP: a text's vector are counts of its letters."""
+
+    name = "words"
 
     def texts(self, texts):
         return np.array([[1 + text.count(letter) for letter in "a12345"] for text in texts])
@@ -75,12 +84,12 @@ def options(tmp_path, monkeypatch):
         return stub_features(name)
 
     monkeypatch.setattr(pinned, "load_features", own)
-    monkeypatch.setattr(measures, "load_features", other)
+    monkeypatch.setattr(networks, "load_features", other)
     monkeypatch.setattr("cm3leon.evaluation.features.towers.load_tower", lambda *_: Words())
     monkeypatch.setattr(feature_cache, "SHARD", 5)
-    monkeypatch.setattr(pinned, "SIZES", ())
-    for beside in BESIDE[::2]:
-        monkeypatch.delenv(measures.KNOWN[beside.known].variable, raising=False)
+    monkeypatch.setattr(fid, "SIZES", ())
+    for beside in BESIDE:
+        monkeypatch.delenv(networks.KNOWN[beside.known].variable, raising=False)
     write_coco(tmp_path / "coco")
     (tmp_path / "w.pt").write_bytes(b"weights")
 
@@ -132,7 +141,7 @@ def test_numbers_are_the_pure_functions(options, tmp_path):
     by = {name: one["by"] for name, one in record["measures"].items() if "by" in one}
     assert by.keys() == {"fd_dinov2", "cmmd", "clip_score", "clip_score_s"}
     assert all("(w.pt, SHA-256 6726825d0000)" in text for text in by.values())
-    assert not record["missing"]
+    assert {one["measure"] for one in record["missing"]} == {LINE}
     fid_coco.report(options(), record)
     table = (tmp_path / "reports" / "fid_coco" / "beside.md").read_text()
     assert "FD-DINOv2" in table and "CLIP score, plain cosine" in table
@@ -153,18 +162,21 @@ def test_rfid_is_that_of_the_pictures_that_come_back(options, tmp_path):
 
 def test_what_is_not_measured_is_said_with_its_way(options, tmp_path):
     record, _ = fid_coco.fid_coco(options(), Tinted())
+    tower = "ViT-B-32.pt by --clip-weights or CM3LEON_CLIP_OPENAI"
     assert {one["measure"]: one["needs"] for one in record["missing"]} == {
+        LINE: "more pictures",
         "rFID": "a system with an image tokenizer",
         "FD-DINOv2": "dinov2_vitl14_pretrain.pth by --dino-weights or CM3LEON_DINOV2",
         "CMMD": "ViT-L-14-336px.pt by --cmmd-weights or CM3LEON_CLIP_OPENAI_L14_336",
-        "CLIP score": "ViT-B-32.pt by --clip-weights or CM3LEON_CLIP_OPENAI",
+        "CLIP score, plain cosine": tower,
+        "CLIP score, 2.5 max(0, cosine)": tower,
     }
     quick, _ = fid_coco.fid_coco(options(quick=True, n=None), Tinted())
     assert {"measure": "floor", "needs": "real pictures without a prompt"} in quick["missing"]
     (everything,) = (tmp_path / "cache" / "_reference").rglob("all.npz")
     imported, _ = fid_coco.fid_coco(options(reference=everything), Tinted())
     needs = "the real pictures, not --reference alone"
-    for name in ("KID", "floor"):
+    for name in ("KID", "precision", "recall", "floor"):
         assert {"measure": name, "needs": needs} in imported["missing"]
     assert "inception_score" in imported["extra"]
 
@@ -200,11 +212,30 @@ def test_weights_are_named_by_variable_and_never_by_a_cache(monkeypatch, tmp_pat
 
 
 def test_another_network_has_another_name():
-    assert Named(DINO, "dinov2", Path("x")).key == "fd_dinov2"
+    assert Named(DINO, "dinov2", Path("x")).name_of("fd_dinov2") == "fd_dinov2"
     small = find_named(CLIP, "ViT-S-32-alt:x.pt")
-    assert small.network == "open_clip:ViT-S-32-alt" and small.key == "clip_score_ViT-S-32-alt"
-    assert small.key_of("_s") == "clip_score_s_ViT-S-32-alt"
-    assert "--cmmd-weights" in lacking(CMMD)
+    assert small.network == "open_clip:ViT-S-32-alt"
+    assert small.name_of("clip_score") == "clip_score_ViT-S-32-alt"
+    assert small.name_of("clip_score_s") == "clip_score_s_ViT-S-32-alt"
+    assert find_named(CLIP, "scenes").name_of("clip_score") == "clip_score_scenes"
+    assert find_named(CMMD, "scenes").path is None
+    assert find_named(DINO, "scenes") == Named(DINO, "dinov2", Path("scenes"))  # a file
+    assert "--cmmd-weights or CM3LEON_CLIP" in needs(CMMD)
+    assert needs(CLASSES, variables=False).endswith(" by --inception-weights")
+
+
+def test_the_embedded_world_s_own_clip_scores_its_pictures():
+    torch.set_num_threads(1)
+    features, clip = Named(CLIP, "scenes", None).load("cpu")
+    shown = [scene("coco", "test", index) for index in range(5)]
+    captions = [one.captions[0] for one in shown]
+    images_ND = features(np.stack([one.image for one in shown]))
+    sides = Sides(None, [Held(images_ND)], features, captions=captions, clip=clip)
+    each = (clip.images([one.image for one in shown]) * clip.texts(captions)).sum(1)  # no prefix
+    taken = networks.take([(Named(CLIP, "scenes", None), sides)])
+    assert taken.extra["clip_score_scenes"][0] == pytest.approx(each.mean(), rel=1e-5)
+    assert taken.by["clip_score_scenes"].startswith("scenes (shipped, SHA-256 ")
+    assert Named(CMMD, "scenes", None).load("cpu")[1] is None
 
 
 def test_bad_weights_and_missing_pictures(options, tmp_path):
@@ -216,5 +247,3 @@ def test_bad_weights_and_missing_pictures(options, tmp_path):
         fid_coco.fid_coco(
             options(dino_weights=str(tmp_path / "w.pt"), reference=tmp_path / "r.npz"), Tinted()
         )
-    with pytest.raises(UserError, match="--clip-weights needs a --protocol"):
-        fid_coco.Options(clip_weights="w.pt")
