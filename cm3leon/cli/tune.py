@@ -42,7 +42,7 @@ class Tune:
     model: tyro.conf.Positional[str]
     """model to begin with; its tokenizers, CLIP and memory bank stay with it"""
     caches: tyro.conf.Positional[tuple[Path, ...]]
-    """record caches, each a data set of the mixture"""
+    """record caches, each a data set of the mixture; one of pretraining is the task of drawing"""
     out: Path | None = None
     """folder of the tuned model; made if it is not there"""
     held_out: tuple[Path, ...] = ()

@@ -21,8 +21,9 @@ from cm3leon import checkpoint, loading, seeds
 from cm3leon.config import ModelConfig, PaperRecipe, RowsConfig, TrainConfig, from_dict, to_dict
 from cm3leon.data import token_cache
 from cm3leon.data.record_cache import RecordCache
-from cm3leon.data.records import EncodedRecord
+from cm3leon.data.records import Encoded, EncodedRecord
 from cm3leon.data.shards import ABOUT
+from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
 from cm3leon.files import new_folder
 from cm3leon.identity import unseal
@@ -116,7 +117,7 @@ class DataSet:
     those left out does not fit the model.
     """
 
-    cache: RecordCache
+    cache: RecordCache | Pairs
     trained: np.ndarray  # int64, their numbers in the cache
     held: np.ndarray
     reason: str = ""
@@ -194,12 +195,37 @@ class Records:
         }
 
 
-def open_records(folder: Path, base: Base) -> RecordCache:
-    """The record cache in a folder; UserError unless it holds records of the model's tokenizers."""
-    about = unseal(folder / ABOUT, "name what `cm3leon encode --task` made")
-    if about.get("format") == token_cache.FORMAT:
-        raise UserError(f"{folder} holds pictures with captions; `encode --task` makes records")
-    cache = RecordCache(folder)
+class Pairs:
+    """A token cache as records of a task, "draw": a caption asks and its picture answers. Record i
+    is caption i mod c of document i div c, where documents have up to c captions.
+    """
+
+    def __init__(self, folder: Path):
+        self.cache = TokenCache(folder)
+        self.folder, self.about, self.skipped = folder, self.cache.about, self.cache.skipped
+        self.tasks = {"draw": len(self)}
+
+    def __len__(self) -> int:
+        return len(self.cache) * self.cache.captions
+
+    def __getitem__(self, index: int) -> EncodedRecord:
+        at, caption = divmod(index, self.cache.captions)
+        text = Encoded("text", "prompt", self.cache.text(at, caption))
+        return EncodedRecord("draw", (text, Encoded("image", "target", self.cache.codes(at))))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption with its picture."""
+        texts = [np.diff(shard["offsets"]).max(initial=0) for shard in self.cache.shards]
+        return int(max(texts)) + len(self.cache.codes(0))
+
+
+def open_records(folder: Path, base: Base) -> RecordCache | Pairs:
+    """The records in a folder, of `cm3leon encode` with a task or without; UserError unless they
+    were made with the model's tokenizers.
+    """
+    about = unseal(folder / ABOUT, "name what `cm3leon encode` made")
+    cache = Pairs(folder) if about.get("format") == token_cache.FORMAT else RecordCache(folder)
     way_out = f"encode it again with --tokenizers {base.home}"
     check_made_by(cache.about, folder, base.text, base.vq, base.home, way_out)
     if not len(cache):
@@ -225,7 +251,7 @@ def find_held(folder: Path, base: Base, count: int | None) -> DataSet:
     return DataSet(cache, fits[count:], fits[:count], reason)
 
 
-def fitting(folder: Path, base: Base) -> tuple[RecordCache, np.ndarray, str]:
+def fitting(folder: Path, base: Base) -> tuple[RecordCache | Pairs, np.ndarray, str]:
     """A record cache, the numbers of its records that fit, and why the first other does not."""
     cache = open_records(folder, base)
     reasons = left_out(cache, base)
@@ -239,14 +265,21 @@ def fitting(folder: Path, base: Base) -> tuple[RecordCache, np.ndarray, str]:
     return cache, fits, reason
 
 
-def left_out(cache: RecordCache, base: Base) -> dict[int, str]:
+def left_out(cache: RecordCache | Pairs, base: Base) -> dict[int, str]:
     """The records that have no room in the model, by their numbers, and why."""
     suspects = range(len(cache))
-    if base.config.positions == "row":  # a row has fewer than five tokens more for each segment
-        segments = np.concatenate([np.diff(shard["segments"]) for shard in cache.shards])
-        suspects = np.flatnonzero(cache.lengths + 5 * segments > base.config.context).tolist()
+    if base.config.positions == "row":
+        suspects = np.flatnonzero(longest_rows(cache) > base.config.context).tolist()
     reasons = {at: too_long(cache[at], base.config, base.vocabulary) for at in suspects}
     return {at: reason for at, reason in reasons.items() if reason}
+
+
+def longest_rows(cache: RecordCache | Pairs) -> np.ndarray:
+    """Tokens that each record's row has at most, int64 [N]: fewer than five more a segment."""
+    if isinstance(cache, Pairs):
+        return np.full(len(cache), cache.longest + 10)
+    segments = np.concatenate([np.diff(shard["segments"]) for shard in cache.shards])
+    return cache.lengths + 5 * segments
 
 
 def task_losses(

@@ -11,12 +11,15 @@ from torch import nn
 
 from cm3leon import checkpoint, seeds
 from cm3leon.config import RowsConfig, TrainConfig
+from cm3leon.data.token_cache import encode
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.loading import load_system
+from cm3leon.sequence.documents import build_free_prompt, build_sample
 from cm3leon.tasks.rows import row_of
 from cm3leon.training import tuning
 from cm3leon.training.tuning import Base, Records, TuneRecipe, find_set, task_losses, tune
+from tests.data.test_token_cache import source as scenes
 from tests.tuning_maker import SIDE, long_question, question, write_base, write_records, write_start
 
 TRAIN = TrainConfig(
@@ -99,6 +102,24 @@ def test_losses_are_of_the_answers_by_task(records):
     assert found["edit"] == pytest.approx(np.mean(codes) / 1000, rel=1e-5)
     assert found["loss"] == pytest.approx(np.mean(text + codes) / 1000, rel=1e-5)
     assert set(found) == {"loss", "answer", "edit"}
+
+
+def test_pairs_are_learned_as_they_are_drawn(place, records, tmp_path):
+    """The row of a pair is that of pretraining; without its text, the free stream of guidance."""
+    base = records.base
+    pairs = tuning.Pairs(encode(scenes(3), base.vq, base.text, tmp_path / "pairs").folder)
+    assert len(pairs) == 15 and pairs.tasks == {"draw": 15}
+    config = RowsConfig(drop_text=0, drop_image=0, drop_both=0)
+    for index in (0, 7, 14):
+        document = pairs.cache.document(index // 5, index % 5)
+        ids, weights, _ = row_of(pairs[index], base.vocabulary, config, seeds.generator(0, "x"))
+        assert ids.tolist() == build_sample(document, [], base.vocabulary).tolist()
+        assert (weights[1:] == 1).all() and len(ids) <= tuning.longest_rows(pairs)[index]
+    free = replace(config, drop_text=1.0)
+    ids, _, _ = row_of(pairs[0], base.vocabulary, free, seeds.generator(0, "x"))
+    prompt = build_free_prompt([], base.vocabulary)
+    assert ids[: len(prompt)].tolist() == prompt.tolist()
+    assert len(tuning.find_set(tmp_path / "pairs", base, 2).trained) == 13
 
 
 class Killed(BaseException):
