@@ -68,7 +68,11 @@ class Shown(NamedTuple):
         data = {name: bytes_of(one) for name, one in self.pictures.items()}
         digest = self._digest(data)
         try:
-            pictures = {name: decoded(one, self.pictures[name]) for name, one in data.items()}
+            paths = self.pictures
+            pictures = {
+                name: decode_picture(readable(one, paths[name]), paths[name])
+                for name, one in data.items()
+            }
         except UserError as error:
             return digest, Skipped(self.id, str(error))
         return digest, Example.of(self.id, pictures, self.texts)
@@ -84,11 +88,11 @@ class Shown(NamedTuple):
         return joined(parts)
 
 
-def decoded(data: bytes | OSError, path: Path) -> np.ndarray:
-    """The picture in a file's bytes; UserError where they could not be read."""
+def readable(data: bytes | OSError, path: Path) -> bytes:
+    """A file's bytes; UserError where they could not be read."""
     if isinstance(data, OSError):
         raise UserError(f"cannot read {path}: {data.strerror}")
-    return decode_picture(data, path)
+    return data
 
 
 def told(texts: Mapping[str, str]) -> str:

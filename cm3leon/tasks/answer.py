@@ -4,7 +4,7 @@ from cm3leon.tasks.task import Task
 
 WRITTEN = {
     "pictures": ("image",),
-    "streams": (None,),
+    "streams": (None, "image"),
     "decode": {"guidance": 1.0, "temperature": 0.0},
 }
 

@@ -9,7 +9,7 @@ from cm3leon.tasks.task import Task
 WRITTEN = {
     "targets": ("caption",),
     "pictures": ("image",),
-    "streams": (None,),
+    "streams": (None, "image"),
     "decode": {"guidance": 1.0, "temperature": 0.0},
 }
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cm3leon.data.examples import Example
+from cm3leon.data.examples import Example, readable
 from cm3leon.data.layouts.find import find_examples
 from cm3leon.data.record_cache import Bundle
 from cm3leon.data.records import ROLES, Record, Segment
@@ -121,9 +121,7 @@ class Line(NamedTuple):
         pictures = []
         try:
             for path, one in zip(paths, data, strict=True):
-                if isinstance(one, OSError):
-                    raise UserError(f"cannot read {path}: {one.strerror}")
-                pictures.append(decode_picture(one, path))
+                pictures.append(decode_picture(readable(one, path), path))
             record = as_record(json.loads(self.data), self.id, pictures)
         except UserError as error:
             return self._digest(data), Skipped(self.id, str(error))
@@ -154,9 +152,7 @@ class RecordFile:
         shard: int = SHARD,
     ):
         self.path, self.folder, self.shard = Path(path), pictures or Path(path).parent, shard
-        data = bytes_of(self.path)
-        if isinstance(data, OSError):
-            raise UserError(f"cannot read {path}: {data.strerror}")
+        data = readable(bytes_of(self.path), self.path)
         lines = [(n, line) for n, line in enumerate(data.split(b"\n"), 1) if line.strip()]
         if not lines:
             raise UserError(f"{path} holds no records")

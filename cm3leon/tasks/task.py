@@ -36,8 +36,9 @@ class Task:
     """A task of the paper's section 4; see the module.
 
     `templates` are Table 5's, `others` further wordings of the paper. `streams` are what each
-    stream of guidance lacks (`rows.DROPS`), the full one (None) first; `decode` the settings of
-    decoding by name, the paper's where it gives any; `measures` name how answers are scored.
+    stream of guidance or contrast lacks (`rows.DROPS`), the full one (None) first; `decode` the
+    settings of decoding by name, the paper's where it gives any: with guidance 1 the full stream
+    stands alone. `measures` name how answers are scored.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """Files of records, and tasks asked of examples: what is encoded, what is refused."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_the_command_encodes_a_task(folder, capsys):
     assert said == f"{len(cache)} records ({len(cache)} of edit) in {folder / 'out'}, 0 skipped\n"
     assert cache.about["source"]["task"] == "edit" and cache.about["size"] == 64
     assert [len(one.ids) for one in cache[0].segments if one.kind == "image"] == [64, 64]
+
+
+@pytest.mark.parametrize("task", ["grounded", "edit"])
+def test_other_processes_read_what_this_one_would(folder, task):
+    """Parts, with their task, go to them and back."""
+    source = find_records("scenes:stock/train:3:1", task, TASKS, 64, "both")
+    (part,) = source.parts(0)
+    (digest, one), (again, two) = part.load(), pickle.loads(pickle.dumps(part)).load()
+    assert digest == again and len(one.records) == len(two.records) > 0
+    for a, b in zip(one.records[0].segments, two.records[0].segments, strict=True):
+        assert (a.role, a.text) == (b.role, b.text) and np.array_equal(a.image, b.image)
 
 
 def test_a_newcomers_task_needs_nothing_but_its_row(folder, tokenizer):

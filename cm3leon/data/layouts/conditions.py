@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cm3leon.data.examples import Example, decoded
+from cm3leon.data.examples import Example, readable
 from cm3leon.data.sources import PICTURES, Coco, Files, Pair, Skipped, bytes_of, stamp_of
 from cm3leon.errors import UserError
 from cm3leon.identity import joined
+from cm3leon.images import decode_picture
 
 THRESHOLDS = (100, 200)  # of Canny's edges, as ControlNet's
 ENDINGS = (".png", *sorted(PICTURES - {".png"}))
@@ -47,7 +48,10 @@ class Conditioned(NamedTuple):
         if isinstance(item, Skipped):
             return digest, item
         try:
-            made = canny(item.image) if self.condition is None else decoded(data, self.condition)
+            if self.condition is None:
+                made = canny(item.image)
+            else:
+                made = decode_picture(readable(data, self.condition), self.condition)
         except UserError as error:
             return digest, Skipped(self.id, str(error))
         pictures = {"image": item.image, "condition": made}

@@ -11,14 +11,13 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cm3leon.checkpoint import read_json
 from cm3leon.data.coco import field_of, objects_of
-from cm3leon.data.examples import Example, Examples, Shown
+from cm3leon.data.examples import Example, Examples, Shown, readable
 from cm3leon.data.sources import Skipped, bytes_of
 from cm3leon.errors import UserError
 from cm3leon.files import parse_json
 from cm3leon.identity import joined
-from cm3leon.images import read_picture
+from cm3leon.images import decode_picture
 
 SEEDS, PROMPT, TURNS = "seeds.json", "prompt.json", "edit_turns.json"
 
@@ -32,23 +31,30 @@ class Pair(NamedTuple):
 
     def digest(self) -> str:
         """As `ExamplePart.digest`."""
-        data = (bytes_of(path) for path in self._paths())
-        told = (f"error {one.errno}" if isinstance(one, OSError) else one for one in data)
-        return joined([self.id, *told])
+        return self._digest([bytes_of(path) for path in self._paths()])
 
     def load(self) -> tuple[str, Example | Skipped]:
         """As `ExamplePart.load`."""
-        *pictures, prompt = self._paths()
+        paths = self._paths()
+        data = [bytes_of(path) for path in paths]
+        digest = self._digest(data)
         try:
-            instruction = field_of(read_json(prompt), "edit", str, "an edit", prompt)
-            found = {f"image{k + 1}": read_picture(path) for k, path in enumerate(pictures)}
+            *pictures, asked = (readable(one, path) for one, path in zip(data, paths, strict=True))
+            content = parse_json(asked, paths[-1])
+            instruction = content.get("edit") if isinstance(content, dict) else None
+            found = {f"image{k + 1}": decode_picture(*one)
+                     for k, one in enumerate(zip(pictures, paths, strict=False))}  # fmt: skip
         except UserError as error:
-            return self.digest(), Skipped(self.id, str(error))
-        return self.digest(), Example.of(self.id, found, [{"instruction": instruction}])
+            return digest, Skipped(self.id, str(error))
+        return digest, Example.of(self.id, found, [{"instruction": instruction}])
 
     def seen(self) -> tuple[list[Path], list[str]]:
         """As `ExamplePart.seen`."""
         return list(self._paths()), [self.id]
+
+    def _digest(self, data: list[bytes | OSError]) -> str:
+        told = (f"error {one.errno}" if isinstance(one, OSError) else one for one in data)
+        return joined([self.id, *told])
 
     def _paths(self) -> tuple[Path, Path, Path]:
         names = (f"{self.seed}_0.jpg", f"{self.seed}_1.jpg", PROMPT)
@@ -63,7 +69,7 @@ def pix2pix(root: str | Path) -> Examples:
     """
     root = Path(root)
     path, parts = root / SEEDS, []
-    content = parse_json(_bytes(path), path)
+    content = parse_json(readable(bytes_of(path), path), path)
     if not isinstance(content, list):
         raise UserError(f"{path} must hold a list of [folder, seeds], got {type(content).__name__}")
     for entry in content:
@@ -80,7 +86,7 @@ def magicbrush(root: str | Path) -> Examples:
     """All turns of a folder of MagicBrush. Raises UserError for a torn or misbuilt list."""
     root = Path(root)
     path, parts, lost = root / TURNS, [], []
-    content = parse_json(_bytes(path), path)
+    content = parse_json(readable(bytes_of(path), path), path)
     for number, turn in enumerate(objects_of({"list": content}, "list", path, "MagicBrush's list")):
         names = [field_of(turn, key, str, f"turn {number}", path) for key in ("input", "output")]
         instruction = field_of(turn, "instruction", str, f"turn {number}", path)
@@ -95,10 +101,3 @@ def magicbrush(root: str | Path) -> Examples:
         pictures = {"image1": home / names[0], "image2": home / names[1]}
         parts.append(Shown(name, pictures, ({"instruction": instruction},)))
     return Examples("magicbrush", parts, lost)
-
-
-def _bytes(path: Path) -> bytes:
-    data = bytes_of(path)
-    if isinstance(data, OSError):
-        raise UserError(f"cannot read {path}: {data.strerror}")
-    return data
