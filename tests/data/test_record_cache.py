@@ -155,7 +155,9 @@ def test_damage_and_other_folders_are_refused(folder, tokenizer, tmp_path):
     assert about["source"]["kind"] == "asked" and about["vq_sha256"]
 
 
-TOKENIZER = TextTokenizer.train(["a red star. a blue star, 12 stars\n(A) what's that?"] * 2, 320)
+TOKENIZER = TextTokenizer.train(
+    ["a red star. a blue star, 12 stars\n(A) what's that?", "ab abba ab1 b1"] * 2, 320
+)
 
 
 @given(st.lists(st.text(st.sampled_from("ab1 .,'(\n\u00e9\u0301"), max_size=6), max_size=5))

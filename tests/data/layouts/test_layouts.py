@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -318,6 +319,8 @@ corner = st.integers(0, 40)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), corner, corner, corner, corner)
+@hypothesis.example(30, 10, 5, 0, 14, 10)  # a little less than half of it is left
+@hypothesis.example(30, 10, 5, 0, 15, 10)  # half of it
 def test_a_cropped_box_is_what_is_left_of_its_pixels(width, height, x0, y0, x1, y1):
     if not (x0 < x1 <= width and y0 < y1 <= height):
         with pytest.raises(UserError, match="a box must have 0 <= x0 < x1 <= "):
