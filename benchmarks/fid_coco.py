@@ -41,7 +41,7 @@ from cm3leon.cli.main import parse
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.images import CROP
-from cm3leon.options import Batch, Count, Documents, Resamples, Samples
+from cm3leon.options import Batch, Count, Documents, Engine, Resamples, Samples
 
 OWN = (  # options of a pinned protocol alone, which its job takes as they are
     "prompts", "prompts_sha256", "reference", "features", "weights", "weights_sha256", "download",
@@ -107,6 +107,8 @@ class Options:
     name: str | None = None
     """of the system that drew --images; left out: the folder's last name"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
+    engine: Engine = "auto"
+    """what takes the steps; auto: C on a CPU, a CUDA graph on a GPU, torch where they cannot"""
     documents: tuple[Documents, ...] | None = None
     """retrieved documents before each caption, 0 to 4; several in scenes alone, where the largest
     is the headline's; left out: the system's own, in scenes beside 0, 1 and 2"""
@@ -198,6 +200,7 @@ def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict,
         system.check_name(options.results / BENCH.name)
     documents = None if options.documents is None else max(options.documents)
     base = settings.tuned(system or find_system(options.system), options.decode.given, documents)
+    base = settings.by_engine(base, options.engine)
     system = best_of(base, options)
     if options.protocol is not None:
         return pinned_fid(options, system, group)

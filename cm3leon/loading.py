@@ -39,9 +39,9 @@ def load_system(
     the defaults of DecodeConfig. `documents` is how many to retrieve (default: as the model's
     recipe says; 0 needs neither CLIP nor bank), `bank` what `cm3leon encode` or `cm3leon index`
     made, to retrieve from instead. `weights`: the transformer's, in float32, bfloat16 or int8
-    (quantise.py); the pictures of two types differ. Raises UserError for an unknown name, a broken
-    checkpoint, other tokenizers than the model was trained with, a bank that has no use, or int8
-    without torchao.
+    (engine/int8.py); the pictures of two types differ. Raises UserError for an unknown name, a
+    broken checkpoint, other tokenizers than the model was trained with, a bank that has no use, or
+    int8 without torchao.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")

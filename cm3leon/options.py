@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 from cm3leon.config import check
 from cm3leon.errors import UserError
@@ -49,6 +49,7 @@ Pixels = Annotated[int, Range(1, 16_384)]  # of a side
 Ids = Annotated[int, Range(1, 2**24)]  # of an id space
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(0, 1e18, above=True)]
+Engine = Literal["auto", "torch", "c", "graph"]  # what takes a step (engine/rule.py)
 NotNegative = Annotated[float, Range(0, 1e18)]
 
 

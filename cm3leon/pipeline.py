@@ -26,6 +26,7 @@ from cm3leon.decoding.images import generate_images
 from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
+from cm3leon.engine import rule
 from cm3leon.engine.int8 import kind
 from cm3leon.errors import UserError
 from cm3leon.identity import joined
@@ -56,6 +57,7 @@ class System:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     retriever: Retriever | None = None  # without one every prompt stands alone
     batch_size: int = 64
+    engine: str = "auto"  # what takes the steps (engine/rule.py)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """One picture a prompt, uint8 [B, H, W, 3]; b depends on prompts[b] and seeds[b] alone.
@@ -250,6 +252,19 @@ class System:
         """The same weights under other decoding settings."""
         return replace(self, decode=decode)
 
+    def with_engine(self, name: str) -> System:
+        """The same, its steps taken by "c", "graph" or "torch", or as the rule says, "auto".
+
+        Raises UserError for an engine that cannot take this model's steps.
+        """
+        rule.find(self.model, name)
+        return replace(self, engine=name)
+
+    @property
+    def steps_by(self) -> str:
+        """The engine that takes the steps: "c", "graph", "torch"."""
+        return rule.find(self.model, self.engine)
+
     def with_retrieval(self, config: RetrievalConfig) -> System:
         """The same weights and bank under another strategy; UserError where there is no bank."""
         if self.retriever is None:
@@ -260,7 +275,7 @@ class System:
 
     def decoder(self, slots: int | None = None) -> Decoder:
         """The model and how it is drawn from, `slots` samples at once (None: all)."""
-        return Decoder(self.model, self.vocabulary, self.decode, slots)
+        return Decoder(self.model, self.vocabulary, self.decode, slots, engine=self.engine)
 
     @property
     def config(self) -> dict:
@@ -275,7 +290,7 @@ class System:
             "retrieval": self.retriever.about if self.retriever else None,
             "size": self.size,
             "dtype": kind(self.model),
-        }
+        } | ({} if self.engine == "auto" else {"engine": self.engine})
 
     @property
     def device(self) -> str:

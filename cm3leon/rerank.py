@@ -56,6 +56,11 @@ class Reranked:
         return self.base.device
 
     @property
+    def steps_by(self) -> str:
+        """That of the base."""
+        return self.base.steps_by
+
+    @property
     def vq(self):
         """The base's image tokenizer."""
         return self.base.vq

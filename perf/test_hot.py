@@ -15,7 +15,7 @@ from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.images import generate_images
 from cm3leon.decoding.loop import Decoder
-from cm3leon.engine import cpu_sample
+from cm3leon.engine.rule import step_of
 from cm3leon.evaluation.statistics.frechet import frechet_distance, moments
 from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.retrieval.bank import MemoryBank
@@ -54,7 +54,8 @@ def test_step(benchmark, model):
     ids = torch.full((2 * BATCH, 150), 5)
     cache = model.cache(2 * BATCH, 300)
     model.prefill(ids, torch.full((2 * BATCH,), 150), cache)
-    benchmark.pedantic(model.step, (ids[:, 0], cache), rounds=60, warmup_rounds=3)
+    by = step_of(model, cache.batch, 0, None)
+    benchmark.pedantic(model.step, (ids[:, 0], cache, 0, None, by), rounds=60, warmup_rounds=3)
 
 
 def test_prefill(benchmark, model):
@@ -79,10 +80,11 @@ def test_draw(benchmark, logits):
     benchmark(sampling.draw, logits, uniforms)
 
 
-def test_choose(benchmark, logits):
+def test_choose(benchmark, model, logits):
     """Temperature, top-p and draw together, as generation calls them."""
+    decoder = Decoder(model, VOCABULARY, DecodeConfig(temperature=1.0, top_p=0.9))
     uniforms = torch.rand(2 * BATCH, generator=torch_generator(0, "perf"), dtype=torch.float64)
-    benchmark(cpu_sample.choose, logits, uniforms, DecodeConfig(temperature=1.0, top_p=0.9))
+    benchmark(decoder.choose, logits, uniforms)
 
 
 def test_rotate(benchmark):

@@ -246,7 +246,7 @@ def build_record(
         "missing": measurement.missing,
         "source": "measured",
         "code": code_state(),
-        "environment": environment_of(measurement.device),
+        "environment": environment_of(measurement.device) | engine_of(system),
         "cost": {
             "seconds": phases.seconds,
             "tokens": measurement.tokens,
@@ -387,6 +387,11 @@ def environment_of(device: str | None = None) -> dict:
         "device": _device_name(device),
         "threads": _threads(),
     }
+
+
+def engine_of(system) -> dict:
+    """What takes the steps of a system of ours: "c", "graph" or "torch"; nothing of others."""
+    return {"engine": system.steps_by} if hasattr(system, "steps_by") else {}
 
 
 def _check_name(what: str, name: str) -> None:

@@ -52,12 +52,13 @@ class Runner:
     repeats: int  # rounds asked for
     budget: float  # seconds of one configuration
     peers: Mapping[str, Peer] = field(default_factory=dict)
-    counters: dict[str, int] = field(default_factory=dict)  # tokens computed by our loop; ways
+    engine: str = "auto"
+    counters: dict[str, int] = field(default_factory=dict)  # work of our loop; steps by engine
 
     def row(self, subject: Subject, dtype: str, batch: int, model, networks) -> Row:
         """Time one configuration; used-up memory and too much work become its note."""
         row = Row(subject, dtype, batch)
-        drawing = Drawing(model, subject, batch, self.guidance, self.top_p, self.counters)
+        drawing = Drawing(model, subject, batch, self.guidance, self.top_p, self.engine)
         row.note = self.beyond(drawing, dtype)
         if row.note:
             return row
@@ -74,7 +75,9 @@ class Runner:
             return row
         lengths = [length + (rounds.FEW + row.plan.tokens) / 2 for length in drawing.streams]
         row.work = subject.work(dtype, batch, tuple(lengths))
-        self.counters[f"{row.name}.steps_by_{drawing.way()}"] = 1
+        for name, count in drawing.counters.items():
+            whose = f"{row.name}.{name}" if name.startswith("steps_by_") else name
+            self.counters[whose] = self.counters.get(whose, 0) + count
         self.ceilings.look(COMPUTE[dtype], row.work.bytes)
         return row
 

@@ -33,7 +33,7 @@ from benchmarks.speed.subjects import PROMPT, STATE_BYTES, Subject, find_subject
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.evaluation.progress import progress
-from cm3leon.options import Batch, Count, Positive, Threads
+from cm3leon.options import Batch, Count, Engine, Positive, Threads
 
 SMALL = ("scenes-s", "scenes-xs", "8x256x8", "12x512x8", "24x1024x16")
 LARGE = ("350m", "760m", "7b")
@@ -76,6 +76,8 @@ class Options:
     """cpu, cuda, cuda:1; auto is CUDA where there is one"""
     peers: bool = False
     """time Hugging Face's OPTForCausalLM.generate in turn with ours"""
+    engine: Engine = "auto"
+    """what takes our steps; auto: as the rule of the package says"""
     llamagen: Path | None = None
     """a checkout of FoundationVision/LlamaGen, whose loop is timed in turn with ours"""
     quick: bool = False
@@ -122,17 +124,21 @@ def latency(options: Options) -> tuple[dict, Path]:
 
 def protocol_of(options: Options, subjects: Sequence[Subject]) -> dict:
     """What is drawn and how it is timed."""
-    return {
-        "sizes": {subject.name: subject.tokens for subject in subjects},
-        "batches": list(options.batches),
-        "dtypes": list(options.dtypes),
-        "guidance": options.guidance,
-        "top_p": options.top_p,
-        "prompt_tokens": PROMPT,
-        "rounds": options.repeats,
-        "budget_s": options.budget,
-        "peers": options.peers,  # Hugging Face's
-    } | ({"llamagen": True} if options.llamagen is not None else {})
+    return (
+        {
+            "sizes": {subject.name: subject.tokens for subject in subjects},
+            "batches": list(options.batches),
+            "dtypes": list(options.dtypes),
+            "guidance": options.guidance,
+            "top_p": options.top_p,
+            "prompt_tokens": PROMPT,
+            "rounds": options.repeats,
+            "budget_s": options.budget,
+            "peers": options.peers,  # Hugging Face's
+        }
+        | ({"llamagen": True} if options.llamagen is not None else {})
+        | ({} if options.engine == "auto" else {"engine": options.engine})
+    )
 
 
 def machine(device: str) -> dict:
@@ -211,7 +217,7 @@ def measure(
     gate.total_s = QUICK_WAIT_S if options.quick else gate.total_s
     runner = Runner(
         device, gate, Ceilings(device), options.guidance, options.top_p, options.batches,
-        options.repeats, options.budget, peers,
+        options.repeats, options.budget, peers, options.engine,
     )  # fmt: skip
     found: list[Row] = []
     total = len(subjects) * len(options.dtypes) * len(options.batches)

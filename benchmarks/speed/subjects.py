@@ -8,7 +8,7 @@ on what is drawn.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -160,7 +160,8 @@ class Drawing:
     batch: int
     guidance: float
     top_p: float
-    counters: dict
+    engine: str = "auto"
+    counters: dict = field(default_factory=dict)
 
     @cached_property
     def prompts(self) -> tuple[list, list | None]:
@@ -193,25 +194,8 @@ class Drawing:
         vocabulary = Vocabulary.from_config(self.subject.config.vocabulary)
         prompts, unconditional = self.prompts
         uniforms_BN = uniforms(range(self.batch), self.subject.tokens)[:, :tokens]
-        decoder = Decoder(self.model, vocabulary, decode, counters=self.counters)
+        decoder = Decoder(
+            self.model, vocabulary, decode, counters=self.counters, engine=self.engine
+        )
         codes_BN = generate_images(decoder, prompts, unconditional, uniforms_BN)
         return codes_BN.cpu().numpy()
-
-    def way(self) -> str:
-        """What takes the steps of this batch: "torch", "c" (step.c) or "graph" (a CUDA graph)."""
-        import torch
-
-        from cm3leon.engine.cpu_step import Fused
-        from cm3leon.engine.cuda_graph import BUCKET
-        from cm3leon.sequence.documents import Vocabulary
-
-        vocabulary = Vocabulary.from_config(self.subject.config.vocabulary)
-        images = vocabulary.image_start, vocabulary.image_end
-        slots = min(BUCKET, self.subject.config.context)
-        cache = self.model.cache(self.batch * len(self.streams), slots)
-        ids_RT = torch.zeros(cache.batch, 1, dtype=torch.int64, device=cache.kv.device)
-        one_R = torch.ones(cache.batch, dtype=torch.int64)
-        self.model.prefill(ids_RT, one_R, cache, *images, torch.zeros_like(ids_RT))
-        self.model.step(ids_RT[:, 0], cache, *images)
-        (way,) = cache.ways.values()
-        return "c" if isinstance(way, Fused) else getattr(way, "name", "torch")

@@ -75,6 +75,15 @@ def tuned(system, decode: Mapping, documents: int | None = None):
     return replace(system, name=name) if name != system.name else system
 
 
+def by_engine(system, name: str):
+    """The system, its steps taken by the engine named; UserError where it has none of ours."""
+    if name == "auto":
+        return system
+    if not hasattr(system, "with_engine"):
+        raise UserError(f"--engine does not apply to system {system.name}; leave it out")
+    return system.with_engine(name)
+
+
 def best_of(system, samples: int, clip: str):
     """The system, or, with several samples, what keeps the best of them by the CLIP named."""
     if samples == 1:

@@ -16,7 +16,7 @@ import tyro
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError, printable
 from cm3leon.files import baselines_folder
-from cm3leon.options import Count, Documents, Pictures, Range, Samples, Whole, Workers
+from cm3leon.options import Count, Documents, Engine, Pictures, Range, Samples, Whole, Workers
 
 GAP = 2  # pixels between the pictures of a grid
 
@@ -48,6 +48,8 @@ class Draw:
     """cpu, cuda, or auto: CUDA where there is one"""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"
     """of the transformer; int8 needs torchao and halves what bfloat16 takes, for large models"""
+    engine: Engine = "auto"
+    """what takes the steps; auto: C on a CPU, a CUDA graph on a GPU, torch where they cannot"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -64,6 +66,7 @@ class Draw:
             weights=self.weights,
         )  # fmt: skip
         system = system.with_decode(replace(system.decode, **self.decode.given))
+        system = system.with_engine(self.engine)
         check_sheet(self.count, system.size)
         if self.samples != 1:
             system = Reranked(system, load_clip("scenes"), self.samples)

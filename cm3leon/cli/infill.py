@@ -10,7 +10,7 @@ import tyro
 
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError, printable
-from cm3leon.options import Beam, Documents, Samples, Tokens
+from cm3leon.options import Beam, Documents, Engine, Samples, Tokens
 
 Box = tuple[int, int, int, int]
 
@@ -45,6 +45,8 @@ class Caption:
     """cpu, cuda, or auto: CUDA where there is one"""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"
     """of the transformer; int8 needs torchao"""
+    engine: Engine = "auto"
+    """what takes the steps; auto: C on a CPU, a CUDA graph on a GPU, torch where they cannot"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -68,7 +70,7 @@ class Caption:
         system = load_system(
             self.system, device=self.device, documents=self.documents and None,
             weights=self.weights,
-        )  # fmt: skip
+        ).with_engine(self.engine)  # fmt: skip
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
         captions = system.caption(
@@ -126,6 +128,8 @@ class Infill:
     """cpu, cuda, or auto: CUDA where there is one"""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"
     """of the transformer; int8 needs torchao"""
+    engine: Engine = "auto"
+    """what takes the steps; auto: C on a CPU, a CUDA graph on a GPU, torch where they cannot"""
     decode: Annotated[DecodeChanges, tyro.conf.arg(name="")] = field(default_factory=DecodeChanges)
 
     def run(self) -> int:
@@ -152,7 +156,7 @@ class Infill:
         documents = self.documents or 0
         system = load_system(
             self.system, device=self.device, documents=documents and None, weights=self.weights
-        )
+        ).with_engine(self.engine)
         images_BHW3 = None
         if pixels is not None:
             images_BHW3 = np.stack([crop_square(pixels, system.size)] * self.samples)
@@ -179,7 +183,7 @@ class Infill:
         edit, pixels = self._edit(), read_picture(self.picture)
         system = load_system(
             self.system, device=self.device, documents=self.documents, weights=self.weights
-        )
+        ).with_engine(self.engine)
         system = system.with_decode(replace(system.decode, **self.decode.given))
         check_sheet(self.samples, system.size)
         image_HW3 = crop_square(pixels, system.size)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, fields
 
 from cm3leon.config import check
 
+OF_STREAMS = frozenset(  # settings that make one distribution of the streams; the others draw
+    ("guidance", "free", "strategy", "alpha", "k", "amateur_temperature", "guided_expert")
+)
+
 
 @dataclass(frozen=True)
 class DecodeConfig:
@@ -63,6 +67,19 @@ class DecodeConfig:
     def streams(self) -> int:
         """Forward passes a token: two unless the free stream has no part in the result."""
         return 1 if self.strategy == "guide" and self.guidance == 1 else 2
+
+    @property
+    def sampling(self) -> dict:
+        """The settings that turn one distribution into a token, by name: the temperature, and what
+        is not at its default, which leaves all as it is. A new setting is one of them, unless
+        `OF_STREAMS` names it: an engine that does not know it leaves the draw to torch.
+        """
+        found = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in OF_STREAMS and getattr(self, field.name) != field.default
+        }
+        return {"temperature": self.temperature} | found
 
 
 @dataclass(frozen=True)

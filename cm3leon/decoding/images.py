@@ -16,9 +16,8 @@ from torch import Tensor
 
 from cm3leon.config import ModelConfig
 from cm3leon.decoding.config import EditGuidance
-from cm3leon.decoding.loop import Decoder, Rows, Written, generate
+from cm3leon.decoding.loop import ALL, Decoder, Rows, Written, generate
 from cm3leon.decoding.sampling import mix
-from cm3leon.engine.cpu_sample import choose
 from cm3leon.errors import UserError
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.positions import place_prompt
@@ -107,20 +106,20 @@ def draw_plans(
         behind_SB = [[at[-n:] for at, n in zip(row, counts_B, strict=True)] for row in places_SB]
         codes.follow(planned_SB, behind_SB, scored)
     generate(rows, codes)
-    return codes.drawn_BM[:, :most], codes.scores_BM.sum(1)
+    return codes.drawn(), codes.scores_BM.sum(1)
 
 
 class _Codes:
     """Draws the open places of plans; ids planned for the others are put in by force."""
 
     def __init__(self, decoder, device, counts_B, uniforms_BM, edit):
-        self.decode, self.edit = decoder.decode, edit
+        self.decoder, self.edit = decoder, edit
         self.images = decoder.vocabulary.image_start, decoder.vocabulary.image_size
         self.counts_B, self.most = counts_B, uniforms_BM.shape[1]
         # One place more than any plan has, for those that have ended and wait for the others.
         noise_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
         self.noise_BM = F.pad(noise_BM, (0, 1)).to(device)
-        self.drawn_BM = torch.zeros(self.noise_BM.shape, dtype=torch.int64, device=device)
+        self.written: list[tuple] = []  # (samples, place, codes)
         self.scores_BM = torch.zeros_like(self.noise_BM)
         self.planned_SBM, self.scored = None, False
 
@@ -133,10 +132,10 @@ class _Codes:
 
     def __call__(self, samples, given, logits: Sequence[Tensor]) -> Written:
         """The next place of these samples."""
-        at = np.minimum(given, self.most)
-        mixed_RV = mix(logits, self.decode, self.edit)
-        codes_R = choose(mixed_RV, self.noise_BM[samples, at], self.decode)
-        self.drawn_BM[samples, at] = codes_R
+        at = given if samples is ALL else np.minimum(given, self.most)
+        mixed_RV = mix(logits, self.decoder.decode, self.edit)
+        codes_R = self.decoder.choose(mixed_RV, self.noise_BM[samples, at])
+        self.written.append((samples, at, codes_R))
         ids_R, ended_R = codes_R + self.images[0], self.counts_B[samples] <= at + 1
         if self.planned_SBM is None:
             return Written(ids_R, ended_R)
@@ -145,6 +144,16 @@ class _Codes:
             self.scores_BM[samples, at] = self._score(logits[0], planned_SR[0])
         ids_SR = planned_SR.where(planned_SR != DRAW, ids_R)
         return Written(ids_SR, ended_R, self.places_SBM[:, samples, at])
+
+    def drawn(self) -> Tensor:
+        """What was drawn at each place, int64 [B, M]."""
+        together = [codes_B for samples, _, codes_B in self.written if samples is ALL]
+        drawn_BM = torch.zeros(self.noise_BM.shape, dtype=torch.int64, device=self.noise_BM.device)
+        if together:
+            drawn_BM[:, : len(together)] = torch.stack(together, 1)
+        for samples, at, codes_R in self.written[len(together) :]:
+            drawn_BM[samples, at] = codes_R
+        return drawn_BM[:, : self.most]
 
     def _score(self, logits_RV: Tensor, planned_R: Tensor) -> Tensor:
         """Log p of a planned image code, [R]; 0 where there is none."""

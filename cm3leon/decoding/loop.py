@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,10 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import check
+from cm3leon.decoding import sampling
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.engine import cpu_sample
+from cm3leon.engine.rule import step_of
 from cm3leon.errors import UserError
 from cm3leon.model.kv_cache import Cache
 from cm3leon.model.transformer import Transformer
@@ -35,9 +39,11 @@ ALL = slice(None)
 class Decoder:
     """A model and how it is drawn from: what every way of decoding is given.
 
-    At most `slots` samples are in the cache at once (None: all). `counters`, if given, is increased
-    by the work done: "prefill_tokens" and "step_tokens" (places of the batch, padding included),
-    "idle_tokens" (those of steps whose sample had ended) and "forward_calls".
+    At most `slots` samples are in the cache at once (None: all). `engine` names what takes the
+    steps, "auto" leaves it to the rule (`engine/rule.py`). `counters`, if given, is increased by
+    the work done: "prefill_tokens" and "step_tokens" (places of the batch, padding included),
+    "idle_tokens" (those of steps whose sample had ended), "forward_calls" and, of these, the steps
+    by engine: "steps_by_c", "steps_by_graph", "steps_by_torch".
     """
 
     model: Transformer
@@ -45,6 +51,7 @@ class Decoder:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     slots: int | None = None
     counters: dict[str, int] | None = None
+    engine: str = "auto"
 
     def __post_init__(self):
         check(self.slots is None or self.slots >= 1, "slots", "be at least 1", self.slots)
@@ -59,6 +66,20 @@ class Decoder:
         if unconditional is None or self.decode.streams == 1:
             return [prompts]
         return [prompts, unconditional]
+
+    def choose(self, logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+        """One id a row, int64 [B], as `sampling.choose` has it: by the engine's sampler where that
+        knows all settings, else by torch.
+        """
+        if self.engine in ("auto", "c"):
+            ids_B = cpu_sample.draw(logits_BV, uniforms_B, **self._sampling)
+            if ids_B is not None:
+                return ids_B
+        return sampling.choose(logits_BV, uniforms_B, self.decode)
+
+    @cached_property
+    def _sampling(self) -> dict:
+        return self.decode.sampling
 
     def limits(
         self, prompts_SB: Sequence[Sequence[np.ndarray]], samples: int, most: int
@@ -104,7 +125,7 @@ def generate(rows: Rows, write: Writer) -> None:
     new = ALL  # places in the cache whose next token is to be chosen
     while True:
         rows.put(new, write(*rows.asked(new)))
-        if rows.ended_R.any():
+        if np.count_nonzero(rows.ended_R):
             new = rows.refill()
             if len(new):
                 continue
@@ -132,7 +153,7 @@ class Rows:
         ids: tuple[int, int],
         width: int = 1,
     ):
-        self.model, self.ids, self.width = decoder.model, ids, width
+        self.model, self.ids, self.width, self.named = decoder.model, ids, width, decoder.engine
         self.device = decoder.model.token_embedding.weight.device
         self.prompts_SB, self.places_SB, self.streams = prompts_SB, places_SB, len(prompts_SB)
         self.samples = len(prompts_SB[0])
@@ -158,7 +179,7 @@ class Rows:
             return self.sample_R[new], self.given_R[new], logits
         if self.in_step:
             return ALL, int(self.given_R[0]), self.logits
-        return self.sample_R, self.given_R, self.logits
+        return self.sample_R.copy(), self.given_R, self.logits
 
     def put(self, new: np.ndarray | slice, written: Written) -> None:
         """Take what was written for the samples in these places."""
@@ -230,11 +251,14 @@ class Rows:
             self._reorder(parents)
         if places is not None:
             self.cache.go_on(places.flatten())
-        ids_X = self._by_stream(ids).flatten().to(self.device)
-        self.logits = self.model.step(ids_X, self.cache, *self.ids).chunk(self.streams)
+        ids_X = (ids.repeat(self.streams) if ids.ndim == 1 else ids.flatten()).to(self.device)
+        logits_XV = self.model.step(ids_X, self.cache, *self.ids, self.engine)
+        self.logits = logits_XV.chunk(self.streams)
         self._count("step_tokens", len(ids_X))
-        self._count("idle_tokens", int(self.ended_R.sum()) * self.streams * self.width)
+        idle = np.count_nonzero(self.ended_R)
+        self._count("idle_tokens", idle * self.streams * self.width)
         self._count("forward_calls", 1)
+        self._count(f"steps_by_{self.engine.name}", 1)
 
     def _reorder(self, parents_RW: np.ndarray) -> None:
         """Let every row go on from its parent, which holds the same but for what it was given."""
@@ -310,6 +334,7 @@ class Rows:
         if not np.array_equal(rows_X, np.arange(old.batch)):
             self.cache = self.model.cache(len(rows_X), self.capacity)
             self.cache.copy(old, self._tensor(rows_X))
+        self.engine = step_of(self.model, self.cache.batch, *self.ids, self.named)
 
     def _by_stream(self, ids: Tensor) -> Tensor:
         """Ids of every stream, [S, R * W]."""

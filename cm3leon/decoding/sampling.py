@@ -15,13 +15,9 @@ from torch import Tensor
 
 from cm3leon.decoding.config import DecodeConfig, EditGuidance
 from cm3leon.errors import UserError
+from cm3leon.model.transformer import widen
 
 FEW = 64  # likeliest tokens among which the nucleus is looked for first
-
-
-def widen(logits: Tensor) -> Tensor:
-    """The same numbers in at least float32: half precision is for storage, not for sums."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def guide(cond_BV: Tensor, free_BV: Tensor, weight: float) -> Tensor:

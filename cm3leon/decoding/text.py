@@ -21,7 +21,6 @@ from torch import Tensor
 from cm3leon.config import check
 from cm3leon.decoding.loop import Decoder, Rows, Written, generate
 from cm3leon.decoding.sampling import mix
-from cm3leon.engine.cpu_sample import choose
 from cm3leon.errors import UserError
 from cm3leon.sequence.positions import place_prompt, text_room
 
@@ -150,13 +149,13 @@ class _Choices:
     """The text ids and <eom>, between the vocabulary and V choices."""
 
     def __init__(self, decoder: Decoder):
-        self.decode = decoder.decode
+        self.decoder = decoder
         self.text_size, self.eom = decoder.vocabulary.text_size, decoder.vocabulary.eom
 
     def mixed(self, logits: Sequence[Tensor]) -> Tensor:
         """The streams as one distribution over text ids and <eom>, [R, V]."""
         few = [torch.cat([one[:, : self.text_size], one[:, self.eom :]], 1) for one in logits]
-        return mix(few, self.decode)
+        return mix(few, self.decoder.decode)
 
     def ids(self, chosen_R: Tensor) -> Tensor:
         """Choices as ids of the vocabulary."""
@@ -176,7 +175,7 @@ class _Texts(_Choices):
         """The next token of these samples."""
         logits_RV = self.mixed(logits)
         at = np.minimum(given, self.uniforms_BM.shape[1] - 1)  # of those that have ended any
-        found_R = choose(logits_RV, self.uniforms_BM[samples, at], self.decode)
+        found_R = self.decoder.choose(logits_RV, self.uniforms_BM[samples, at])
         gains_R = logits_RV.double().log_softmax(-1).gather(-1, found_R[:, None])[:, 0]
         texts = self.texts_B[samples]
         for text, token, gain in zip(texts, found_R.tolist(), gains_R.tolist(), strict=True):

@@ -1,17 +1,14 @@
-"""Work on a GPU recorded once as a CUDA graph and replayed; how long work takes on any device."""
+"""Work on a GPU recorded once as a CUDA graph and replayed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
 WARM = 1  # calls before the recording: libraries set themselves up, which cannot be recorded
-REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,3 @@ def capture(run: Callable[[], Tensor], device: torch.device, pool=None) -> Captu
                 graph.capture_end()
         here.wait_stream(aside)
     return Captured(graph.replay, made)
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a call, from an idle device to an idle device."""
-    found = []
-    for _ in range(REPEATS + 1):
-        wait(device)
-        started = time.perf_counter()
-        run()
-        wait(device)
-        found.append(time.perf_counter() - started)
-    return median(found[1:])
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

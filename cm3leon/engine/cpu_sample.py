@@ -1,4 +1,4 @@
-"""decode.choose as one call of draw.c, for logits on a CPU; by torch for everything else.
+"""A token drawn from logits on a CPU, as one call of draw.c.
 
 Axes: B rows, V logits.
 """
@@ -11,8 +11,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cm3leon.decoding import sampling
-from cm3leon.decoding.config import DecodeConfig
 from cm3leon.engine.native import library
 
 UNCONTRACTED = "-ffp-contract=off"  # each product and each sum is rounded, as by torch
@@ -33,15 +31,31 @@ def compiled() -> ctypes.CDLL | None:
     return found
 
 
-def choose(logits_BV: Tensor, uniforms_B: Tensor, config: DecodeConfig) -> Tensor:
-    """One id a row, int64 [B], as `sampling.choose` draws it; it also says what is wrong with a row
-    that cannot be drawn from.
+def draw(
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    **others: float,
+) -> Tensor | None:
+    """One id a row, int64 [B], by temperature, top-k, top-p and inverse CDF; None where another
+    must draw: at other options, at temperature 0, for all but float32 rows on a CPU, without a
+    compiler, and for rows that cannot be drawn from.
     """
-    if not possible(logits_BV, uniforms_B, config):
-        return sampling.choose(logits_BV, uniforms_B, config)
-    code, threads = compiled(), torch.get_num_threads()
+    known = (
+        not others
+        and temperature > 0
+        and logits_BV.device.type == uniforms_B.device.type == "cpu"
+        and logits_BV.dtype == torch.float32
+        and logits_BV.ndim == 2
+        and uniforms_B.shape == logits_BV.shape[:1]
+        and (top_k or 1) <= logits_BV.shape[1]
+    )
+    if not known or (code := compiled()) is None:
+        return None
     logits_BV, (rows, size) = logits_BV.contiguous(), logits_BV.shape
-    uniforms_B = uniforms_B.to(torch.float64).contiguous()
+    uniforms_B, threads = uniforms_B.to(torch.float64).contiguous(), torch.get_num_threads()
     work = torch.empty(code.draw_bytes(size, threads) // 8 + 1, dtype=torch.float64)
     ids_B = torch.empty(rows, dtype=torch.int64)
     code.draw(
@@ -51,24 +65,9 @@ def choose(logits_BV: Tensor, uniforms_B: Tensor, config: DecodeConfig) -> Tenso
         work.data_ptr(),
         rows,
         size,
-        config.temperature,
-        config.top_k or 0,
-        config.top_p,
+        temperature,
+        top_k or 0,
+        top_p,
         threads,
     )
-    if (ids_B < 0).any():
-        return sampling.choose(logits_BV, uniforms_B, config)
-    return ids_B
-
-
-def possible(logits_BV: Tensor, uniforms_B: Tensor, config: DecodeConfig) -> bool:
-    """Whether draw.c can draw: float32 rows on a CPU, a temperature above 0, a compiler."""
-    return (
-        logits_BV.device.type == uniforms_B.device.type == "cpu"
-        and logits_BV.dtype == torch.float32
-        and logits_BV.ndim == 2
-        and uniforms_B.shape == logits_BV.shape[:1]
-        and config.temperature > 0
-        and (config.top_k or 1) <= logits_BV.shape[1]
-        and compiled() is not None
-    )
+    return None if (ids_B < 0).any() else ids_B

@@ -1,4 +1,4 @@
-"""A step of generation as one call of step.c, where that is faster than torch.
+"""A step of generation as one call of step.c.
 
 On a CPU, in float32 or, where the processor multiplies it, in bfloat16, from copies of the matrices
 in the order in which it reads them. The logits are float32, those of the same step by torch up to
@@ -10,31 +10,20 @@ Axes: B rows, D width, V logits.
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable
 from functools import lru_cache
-from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cm3leon.engine.native import library
-from cm3leon.engine.products import kept, parts
+from cm3leon.engine.prepared import kept, parts
+from cm3leon.engine.torch_step import MATRICES, MOST_BYTES
 from cm3leon.model.kv_cache import Cache
+from cm3leon.model.transformer import Transformer
 
-if TYPE_CHECKING:
-    from cm3leon.model.transformer import Transformer
-
-Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
-MATRICES = ("qkv", "out", "up", "down")  # of a block, in the order of step.c
 FLAGS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}  # of step.c, by type of the weights
 CONTRACTED = "-ffp-contract=fast"  # a product and a sum are rounded once
 MOST_SIZE = 512  # of a head, as in step.c
-MOST_BYTES = 2 << 30  # of weights: what takes more is not copied
-SLOTS = 64  # of the cache in which the two ways are timed
-REPEATS = 3
-_faster: dict[tuple, bool] = {}
 
 
 @lru_cache
@@ -55,59 +44,29 @@ def compiled(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
     return found
 
 
-def fastest_step(
-    model: Transformer,
-    rows: int,
-    start: int,
-    end: int | None,
-    by_torch: Callable[[], Advance],
-) -> Advance:
-    """The faster of step.c and what `by_torch` makes, timed once for a shape, rows and threads."""
-    if not possible(model):
-        return by_torch()
-    config, table_VD = model.config, model.table(start, end)
-    rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
-    shape = (config.layers, config.width, config.heads, len(table_VD))
-    key = (*shape, table_VD.dtype, rows, torch.get_num_threads())
-    if _faster.get(key) is False:  # nothing is packed for a way that lost
-        return by_torch()
-    fused = Fused(model, start, end)
-    if key not in _faster:
-        _faster[key] = timed(model, rows, fused) < timed(model, rows, by_torch())
-    return fused if _faster[key] else by_torch()
-
-
-def possible(model: Transformer) -> bool:
-    """Whether step.c can take this model's steps: its type and shape, a CPU, no weights too large
-    to be copied, a compiler.
+def why_not(model: Transformer) -> str | None:
+    """Why step.c cannot take this model's steps, None where it can: its type and shape, a CPU, no
+    weights too large to be copied, a compiler.
     """
     weights = [part for weight in model.parameters() for part in parts(weight)]
-    config = model.config
-    dtype = weights[0].dtype
-    return (
-        all(one.device.type == "cpu" and one.dtype == dtype for one in weights)
-        and config.width % 2 == 0  # bfloat16 is multiplied in pairs
-        and config.width // config.heads <= MOST_SIZE
-        and sum(one.nbytes for one in weights) <= MOST_BYTES
-        and compiled(dtype) is not None
-    )
-
-
-def timed(model: Transformer, rows: int, advance: Advance) -> float:
-    """Median seconds of a step on a cache that is nearly full."""
-    cache = model.cache(rows, min(SLOTS, model.config.context))
-    cache.start(torch.full((rows,), cache.capacity - 1), cache.capacity - 1, even=True)
-    seconds = []
-    for _ in range(REPEATS + 1):
-        x_BD = torch.ones(rows, model.config.width, dtype=cache.kv.dtype)
-        started = time.perf_counter()
-        advance(x_BD, cache)
-        seconds.append(time.perf_counter() - started)
-    return median(seconds[1:])
+    config, dtype = model.config, weights[0].dtype
+    if any(one.device.type != "cpu" for one in weights):
+        return "the weights are not on a CPU"
+    if any(one.dtype != dtype for one in weights) or dtype not in FLAGS:
+        return "the weights are neither float32 nor bfloat16"
+    if config.width % 2 or config.width // config.heads > MOST_SIZE:  # bfloat16 goes in pairs
+        return f"width {config.width} of {config.heads} heads is odd, or heads exceed {MOST_SIZE}"
+    if sum(one.nbytes for one in weights) > MOST_BYTES:
+        return f"the weights take more than {MOST_BYTES / 2**30:g} GiB, of which a copy is made"
+    if compiled(dtype) is None:
+        return f"step.c is not compiled for {dtype} here"
+    return None
 
 
 class Fused:
     """The packed matrices of a model, and the call."""
+
+    name = "c"
 
     def __init__(self, model: Transformer, start: int, end: int | None):
         self.config = model.config

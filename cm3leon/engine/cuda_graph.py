@@ -12,24 +12,19 @@ Axes: B rows, D width, H heads, K head size, S slots of a bucket, V logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from cm3leon.engine.capture import Captured, capture, pool_of, seconds
-from cm3leon.engine.products import parts
+from cm3leon.engine.capture import Captured, capture, pool_of
+from cm3leon.engine.prepared import parts
+from cm3leon.engine.torch_step import TorchStep
 from cm3leon.model.kv_cache import Cache, attend_newest
-
-if TYPE_CHECKING:
-    from cm3leon.engine.cpu_step import Advance
-    from cm3leon.model.transformer import Transformer
+from cm3leon.model.transformer import Transformer
 
 BUCKET = 128  # slots
 LEAST = 16  # steps that a bucket has left to be worth recording, which costs about as much as four
 TOLERANCE = 0.05  # of the largest logit: more is no rounding, not even in bfloat16
-_faster: dict[tuple, bool] = {}
+_right: dict[tuple, bool] = {}
 
 
 class Bucket:
@@ -59,38 +54,23 @@ def bucket(longest: int, capacity: int) -> int:
     return min(capacity, (longest // BUCKET + 1) * BUCKET)
 
 
-def graphed_step(
-    model: Transformer,
-    rows: int,
-    start: int,
-    end: int | None,
-    by_torch: Callable[[], Advance],
-) -> Advance:
-    """A step of one cache by graphs, where they are faster than what `by_torch` makes."""
-    rows = 1 << (rows - 1).bit_length()  # one measurement for numbers of rows that are near
-    kind = type(model.blocks[0].up.weight)
-    return Graphed(model, by_torch, (model.config, kind, rows, len(model.table(start, end))))
-
-
 class Graphed:
     """The graphs of one cache, one a bucket, each recorded when it is first worth it.
 
-    `by_torch` makes the step that is recorded, anew when weights were replaced since; weights that
-    were changed in place are seen. That step is taken as it is near the end of a bucket, where
-    recording fails, and where a graph was found to be no faster; `key` names such a step.
+    torch's step is what is recorded, made anew when weights were replaced since; weights that were
+    changed in place are seen. It is taken as it is near the end of a bucket, where recording fails,
+    and where the first graph of such a step gave other logits.
     """
 
-    def __init__(self, model: Transformer, by_torch: Callable[[], Advance], key: tuple):
-        self.by_torch, self.key = by_torch, key
+    def __init__(self, model: Transformer, rows: int, start: int, end: int | None):
+        self.by_torch = lambda: TorchStep(model, rows, start, end)
+        kind = type(model.blocks[0].up.weight)
+        self.key = (model.config, kind, rows, len(model.table(start, end)))
         # The dictionaries that own the weights: to ask the modules takes as long as a small step.
         self.owners = [one._parameters for one in model.modules() if one._parameters]
         self.stamp: tuple | None = None
         self.lost = False
-
-    @property
-    def name(self) -> str:
-        """What takes the steps: "graph", or "torch" while there is none."""
-        return "graph" if self.stamp is not None and self.graphs else "torch"
+        self.name = "torch"  # what took the last step: this, or "graph"
 
     def __call__(self, x_BD: Tensor, cache: Cache) -> Tensor:
         """Write the tokens' keys and values behind what the rows hold, attend; logits [B, V]."""
@@ -98,6 +78,7 @@ class Graphed:
         if stamp != self.stamp:
             self._begin(x_BD, stamp)
         graph = self._graph(x_BD, cache)
+        self.name = "torch" if graph is None else "graph"
         if graph is None:
             return self.advance(x_BD, cache)
         self.x_BD.copy_(x_BD)
@@ -121,7 +102,7 @@ class Graphed:
     def _graph(self, x_BD: Tensor, cache: Cache) -> Captured | None:
         """The graph of the bucket that the next token is in; None: take the step by torch."""
         slots, key = bucket(cache.longest, cache.capacity), (*self.key, x_BD.dtype, x_BD.device)
-        if slots in self.graphs or self.lost or _faster.get(key) is False:
+        if slots in self.graphs or self.lost or _right.get(key) is False:
             return self.graphs.get(slots)
         if slots - cache.longest < LEAST:
             return None
@@ -130,23 +111,21 @@ class Graphed:
         except RuntimeError:  # what cannot be recorded, or no memory for it
             self.lost = True
             return None
-        if key not in _faster:
-            _faster[key] = self._wins(graph, x_BD, cache)
-        if not _faster[key]:
+        if key not in _right:
+            _right[key] = self._agrees(graph, x_BD, cache)
+        if not _right[key]:
             return None
         self.graphs[slots] = graph
         return graph
 
-    def _wins(self, graph: Captured, x_BD: Tensor, cache: Cache) -> bool:
-        """Whether a graph gives torch's logits, in less time. A step may be repeated: it writes the
-        same numbers again.
+    def _agrees(self, graph: Captured, x_BD: Tensor, cache: Cache) -> bool:
+        """Whether a graph gives torch's logits. A step may be repeated: it writes the same numbers
+        again.
         """
         wanted_BV = self.advance(x_BD.clone(), cache).float()
-        by_torch_s = seconds(lambda: self.advance(x_BD.clone(), cache), x_BD.device)
-        graph_s = seconds(graph.replay, x_BD.device)
         graph.replay()
         off = (graph.made.float() - wanted_BV).abs().max()
-        return graph_s < by_torch_s and bool(off <= TOLERANCE * wanted_BV.abs().max())
+        return bool(off <= TOLERANCE * wanted_BV.abs().max())
 
     def _record(self, x_BD: Tensor, cache: Cache, slots: int) -> Captured:
         if self.pool is None:

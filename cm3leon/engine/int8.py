@@ -2,8 +2,7 @@
 
 Each row of a matrix is whole numbers from -127 to 127 times one scale; the embeddings stay as they
 are. What a step reads is halved against bfloat16, where a product reads the whole numbers
-themselves; torchao's own makes a bfloat16 copy of the matrix in each call, so the ways here are
-measured against it (linears.py).
+themselves; torchao's own makes a bfloat16 copy of the matrix in each call.
 
 Axes: M rows, N outputs, K inputs.
 """
@@ -72,12 +71,22 @@ def whole(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     return numbers_NK, scale.flatten()
 
 
+def rule(weight: Tensor, rows: int) -> Callable[[Tensor], Callable] | None:
+    """What makes the product of such a weight for so many rows; None: torchao's own.
+
+    Whichever reads the whole numbers themselves, half the bytes of bfloat16: on a CPU torch's, on a
+    GPU the compiled sums, where one pass over a large matrix serves all rows.
+    """
+    if weight.device.type == "cpu":
+        return packed
+    return summed if rows <= FEW and weight.numel() >= LARGE else None
+
+
 def packed(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """torch's own product with int8."""
+    """torch's own product with int8 on a CPU."""
     numbers_NK, scale_N = whole(weight)
-    kind = weight.dtype if weight.device.type == "cpu" else torch.float32  # what it has there
-    scale_N = scale_N.to(kind)
-    return lambda x_MK: torch._weight_int8pack_mm(x_MK.to(kind), numbers_NK, scale_N).to(x_MK.dtype)
+    scale_N = scale_N.to(weight.dtype)
+    return lambda x_MK: torch._weight_int8pack_mm(x_MK, numbers_NK, scale_N)
 
 
 def summed(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -97,13 +106,3 @@ def sums(x_MK: Tensor, numbers_NK: Tensor, scale_N: Tensor) -> Tensor:
 def compiled_sums() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`sums` by torch.compile, once for each shape."""
     return torch.compile(sums, fullgraph=True, dynamic=False)
-
-
-def ways(weight: Tensor, rows: int) -> dict[str, Callable[[Tensor], Callable[[Tensor], Tensor]]]:
-    """What to try beside torchao's product."""
-    if whole(weight) is None:
-        return {}
-    found = {"int8 packed": packed}
-    if weight.device.type == "cuda" and rows <= FEW and weight.numel() >= LARGE:
-        found["int8 summed"] = summed
-    return found

@@ -59,7 +59,6 @@ class Cache:
         self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
         self.even = True  # all rows are equally long: nothing to mask
         self.mask_B1L: Tensor | None = None  # of rows that end together: 0, or -inf before a row
-        self.ways: dict = {}  # of taking a step, chosen at the first one
 
     @property
     def batch(self) -> int:

@@ -20,10 +20,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cm3leon.config import ModelConfig, VocabularyConfig
-from cm3leon.decoding.sampling import widen
-from cm3leon.engine.cpu_step import MATRICES, Advance, fastest_step
-from cm3leon.engine.cuda_graph import graphed_step
-from cm3leon.engine.products import products, version
 from cm3leon.errors import UserError
 from cm3leon.model.attention import Rows, join_heads, split_heads
 from cm3leon.model.cross_entropy import head_loss
@@ -36,6 +32,7 @@ SPECIALS = 4  # <pad> <eos> <break> <eom>
 LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
 PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
 Attend = Callable[[Tensor, int], Tensor]  # queries, keys, values [.., 3 D], heads -> [.., D]
+Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
 
 
 def vocabulary_size(config: VocabularyConfig) -> int:
@@ -319,39 +316,32 @@ class Transformer(nn.Module):
         return widen(self.logits(torch.cat(states), start, end))
 
     @torch.inference_mode()
-    def step(self, ids_B: Tensor, cache: Cache, start: int = 0, end: int | None = None) -> Tensor:
+    def step(
+        self,
+        ids_B: Tensor,
+        cache: Cache,
+        start: int = 0,
+        end: int | None = None,
+        by: Advance | None = None,
+    ) -> Tensor:
         """Append one token to every row and return the logits [B, end - start] after it, at least
         float32.
 
         The tokens stand at `cache.next_B`, which goes on by one. The same logits as `forward` over
         the whole row gives at its last token. The ids are not checked again: they come from a draw
-        over a range of this vocabulary.
+        over a range of this vocabulary. `by` takes the step through the layers for these ids in
+        another way (`engine.rule.step_of`); left out, torch does.
         """
         cache.open()
-        if (start, end) not in cache.ways:
-            by_torch = partial(self._by_torch, cache.batch, start, end)
-            fastest = graphed_step if cache.kv.is_cuda else fastest_step
-            cache.ways[start, end] = fastest(self, cache.batch, start, end, by_torch)
         x_BD = self.token_embedding(ids_B) + F.embedding(cache.next_B, self._table(cache))
-        logits = cache.ways[start, end](x_BD, cache)
+        if by is not None:
+            logits_BV = by(x_BD, cache)
+        else:
+            for layer, block in enumerate(self.blocks):
+                x_BD = block(x_BD, partial(_newest, cache, layer))
+            logits_BV = widen(self.logits(norm(x_BD), start, end))
         cache.close()
-        return logits
-
-    def _by_torch(self, rows: int, start: int, end: int | None) -> Advance:
-        """A step of so many rows by torch, each matrix multiplied by the way that is fastest."""
-        lists = [[getattr(block, name).weight for block in self.blocks] for name in MATRICES]
-        named = zip(MATRICES, lists, strict=True)
-        columns = [products(self, name, weights, rows) for name, weights in named]
-        (head,) = products(self, f"head {start} {end}", [self.table(start, end)], rows)
-        layers = list(zip(*columns, strict=True))
-
-        def advance(x_BD: Tensor, cache: Cache) -> Tensor:
-            for layer, (qkv, out, up, down) in enumerate(layers):
-                x_BD = x_BD + out(cache.extend(layer, qkv(norm(x_BD))))
-                x_BD = x_BD + down(up(norm(x_BD)).relu_())
-            return widen(head(norm(x_BD)))
-
-        return advance
+        return logits_BV
 
     def _read(
         self, ids_BT: Tensor, lengths_B: Tensor, places_BT: Tensor, cache: Cache, put: Callable
@@ -423,6 +413,16 @@ class Transformer(nn.Module):
         return head_loss(hidden_MD, self.table(0, None), targets_M, IGNORE)
 
 
+def widen(logits: Tensor) -> Tensor:
+    """The same numbers in at least float32: half precision is for storage, not for sums."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def version(weight: Tensor) -> int:
+    """How often a tensor was changed in place; made under inference mode it does not count."""
+    return -1 if weight.is_inference() else weight._version
+
+
 def behind(places_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """The place behind each row's last token, [B]."""
     return places_BT.gather(1, lengths_B[:, None] - 1)[:, 0] + 1
@@ -432,6 +432,11 @@ def _cached(put: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:
     """Attention by a cache: [B, T, 3 D] -> [B, T, D]."""
     q_BHTK, k_BHTK, v_BHTK = split_heads(qkv_BTM, heads)
     return join_heads(put(layer, q_BHTK=q_BHTK, k_BHTK=k_BHTK, v_BHTK=v_BHTK))
+
+
+def _newest(cache: Cache, layer: int, qkv_BM: Tensor, heads: int) -> Tensor:
+    """Attention of one token a row by a cache: [B, 3 D] -> [B, D]."""
+    return cache.extend(layer, qkv_BM)
 
 
 def pieces(count: int, size: int) -> list[slice]:

@@ -158,6 +158,21 @@ def test_editing_equals_the_plain_loop():
         assert codes[np.array(hole.hidden)].tolist() == drawn
 
 
+@pytest.mark.parametrize("slots", [1, 5, 32, None])
+def test_three_streams_of_a_sample_see_no_other(slots):
+    """Alone and among 32, refilled or not, with captions and without: the loop without a cache."""
+    decode, edit = DecodeConfig(temperature=0.9, top_p=0.95), EditGuidance(1.6, 2.5)
+    decoder = Decoder(MODEL, VOCABULARY, decode, slots)
+    found = fill_holes(decoder, HOLES * 8, range(32), edit=edit)
+    for row, (hole, codes) in enumerate(zip(HOLES * 8, found, strict=True)):
+        plans = streams_of(hole, decode, "forward", edit)
+        drawn, _ = plain(plans, uniforms([row], 7)[0], decode, edit)
+        assert codes[np.array(hole.hidden)].tolist() == drawn
+        if row % 11 == 0:
+            (alone,) = fill_holes(decoder, [hole], [row], edit=edit)
+            assert alone.tolist() == codes.tolist()
+
+
 def test_weights_of_editing():
     decode = DecodeConfig(guidance=1.0, temperature=1.0)
     one = fill_holes(Decoder(MODEL, VOCABULARY, decode), SAME, SEEDS)

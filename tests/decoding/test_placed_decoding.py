@@ -20,6 +20,7 @@ from cm3leon.decoding.sampling import choose, combine, guide_edit
 from cm3leon.decoding.text import BeamConfig, beam_text, continue_text
 from cm3leon.decoding.text_infill import Gaps, fill_gaps
 from cm3leon.engine import cpu_step
+from cm3leon.engine.rule import step_of
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import derive, generator, torch_generator, uniforms
@@ -127,17 +128,13 @@ def test_a_place_is_seen(kind):
     assert (logits[0][0, -1] - logits[1][0, -1]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["torch", "c"])
+@pytest.mark.parametrize("engine", ["torch", "c"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_reading_and_steps_equal_the_whole_row(kind, fused, monkeypatch):
+def test_reading_and_steps_equal_the_whole_row(kind, engine):
     """Prompts read at once or in two parts, then steps, by torch's products and by step.c."""
-    if fused and not cpu_step.possible(MODELS[kind]):
-        pytest.skip("no compiler here")
-    seconds = (0.0, 1.0) if fused else (1.0, 0.0)
-    measured = iter(seconds * 2)
-    monkeypatch.setattr(cpu_step, "_faster", {})
-    monkeypatch.setattr(cpu_step, "timed", lambda *_: next(measured))
     model = MODELS[kind]
+    if engine == "c" and cpu_step.why_not(model):
+        pytest.skip("no compiler here")
     samples = [build_sample(query, before, VOCABULARY) for query, before in QUERIES[:4]]
     places = [place(row, VOCABULARY, model.config) for row in samples]
     cuts = [len(row) - 6 for row in samples]
@@ -164,9 +161,7 @@ def test_reading_and_steps_equal_the_whole_row(kind, fused, monkeypatch):
             now = [cut + step for cut in cuts]
             assert cache.next_B.tolist() == [one[k] for one, k in zip(places, now, strict=True)]
             token = torch.tensor([row[k] for row, k in zip(samples, now, strict=True)])
-            logits = model.step(token, cache)
-        (way,) = cache.ways.values()
-        assert isinstance(way, cpu_step.Fused) == fused
+            logits = model.step(token, cache, by=step_of(model, 4, 0, None, engine))
 
 
 def test_a_grid_that_was_changed_in_place_is_seen():

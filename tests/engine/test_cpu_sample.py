@@ -1,6 +1,7 @@
-"""A draw in one call gives the ids of decode.choose, and its errors."""
+"""A draw in one call gives the ids of sampling.choose, and its errors."""
 
 import math
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -8,13 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cm3leon.decoding import sampling
-from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.config import OF_STREAMS, DecodeConfig
+from cm3leon.decoding.loop import Decoder
 from cm3leon.engine import cpu_sample
-from cm3leon.engine.cpu_sample import choose, compiled, possible
+from cm3leon.engine.cpu_sample import compiled, draw
 from cm3leon.errors import UserError
 from cm3leon.seeds import torch_generator
+from tests.decoding.test_text import MODEL, VOCABULARY
 
 needs_compiler = pytest.mark.skipif(compiled() is None, reason="no C compiler here")
+
+
+def decoder(**settings) -> Decoder:
+    return Decoder(MODEL, VOCABULARY, DecodeConfig(**settings))
+
+
 EDGES = (0.0, 5e-324, 0.25, 0.5, 1 - 2**-53)
 
 
@@ -50,9 +59,8 @@ def test_the_ids_of_decode(seed, rows, size, spread, kind, temperature, top_k, t
     uniforms_B[0] = edge
     top_k = None if top_k is None else min(top_k, size)
     config = DecodeConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    assert possible(logits_BV, uniforms_B, config)
     before_BV = logits_BV.clone()
-    found_B = choose(logits_BV, uniforms_B, config)
+    found_B = draw(logits_BV, uniforms_B, **config.sampling)
     assert torch.equal(logits_BV, before_BV)
     wanted_B = sampling.choose(logits_BV, uniforms_B, config)
     for row in (found_B != wanted_B).nonzero()[:, 0].tolist():
@@ -85,7 +93,7 @@ def test_threads_and_strides_do_not_matter(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found_B = choose(logits_BV, uniforms_B, config)
+        found_B = draw(logits_BV, uniforms_B, **config.sampling)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found_B, sampling.choose(logits_BV, uniforms_B, config))
@@ -98,7 +106,7 @@ def test_the_share_of_each_id():
     count = 100_000
     grid_B = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     config = DecodeConfig(temperature=1.0, top_p=0.8)
-    ids_B = choose(logits_V.expand(count, -1), grid_B, config)
+    ids_B = draw(logits_V.expand(count, -1), grid_B, **config.sampling)
     shares_V = ids_B.bincount(minlength=5) / count
     wanted = math.exp(2) / (math.exp(2) + math.exp(1))
     torch.testing.assert_close(
@@ -121,7 +129,7 @@ def test_rows_that_cannot_be_drawn_from(row, uniform, why):
     logits_BV = torch.tensor([[0.0, 1.0], row])
     uniforms_B = torch.tensor([0.1, uniform], dtype=torch.float64)
     with pytest.raises(UserError, match=why):
-        choose(logits_BV, uniforms_B, DecodeConfig(temperature=1.0, top_p=0.9))
+        decoder(temperature=1.0, top_p=0.9).choose(logits_BV, uniforms_B)
 
 
 @pytest.mark.parametrize("why", ["no library", "double", "greedy", "a row alone"])
@@ -135,12 +143,41 @@ def test_torch_where_it_is_not_for(why, monkeypatch):
         logits_BV = logits_BV.double()
     elif why == "a row alone":
         logits_BV, uniforms_B = logits_BV[0], uniforms_B[0]
-    assert not possible(logits_BV, uniforms_B, config)
-    found_B = choose(logits_BV, uniforms_B, config)
+    assert draw(logits_BV, uniforms_B, **config.sampling) is None
+    found_B = replace(decoder(), decode=config).choose(logits_BV, uniforms_B)
     assert torch.equal(found_B, sampling.choose(logits_BV, uniforms_B, config))
+
+
+@dataclass(frozen=True)
+class LaterConfig(DecodeConfig):
+    """Settings of a later version: the engine's sampler was written before `min_p`."""
+
+    min_p: float = 0.0
+
+
+@needs_compiler
+def test_a_setting_that_the_engine_does_not_know_is_left_to_torch(monkeypatch):
+    """And never left out: torch is asked with all settings."""
+    logits_BV, uniforms_B, asked = torch.zeros(2, 5), torch.tensor([0.1, 0.9]).double(), []
+    monkeypatch.setattr(sampling, "choose", lambda *_: asked.append(_[2]) or torch.full((2,), 3))
+    off, on = (LaterConfig(temperature=1.0, top_p=0.9, min_p=value) for value in (0.0, 0.1))
+    assert on.sampling == {"temperature": 1.0, "top_p": 0.9, "min_p": 0.1}
+    assert replace(decoder(), decode=off).choose(logits_BV, uniforms_B).tolist() == [0, 4]
+    assert not asked
+    assert replace(decoder(), decode=on).choose(logits_BV, uniforms_B).tolist() == [3, 3]
+    assert asked == [on]
+    named = replace(decoder(), decode=off, engine="torch")
+    assert named.choose(logits_BV, uniforms_B).tolist() == [3, 3] and asked == [on, off]
+
+
+def test_settings_of_streams_are_none_of_the_draw():
+    """All that DecodeConfig has is either known to `combine` and the prompts, or to the draw."""
+    other = DecodeConfig(2.0, 0.5, 0.9, "drop", "contrast", 0.3, 4, 0.7, True, 9)
+    assert other.sampling == {"temperature": 0.5, "top_p": 0.9, "top_k": 9}
+    assert {field.name for field in fields(other)} == OF_STREAMS | other.sampling.keys()
 
 
 def test_a_top_k_beyond_the_ids_is_refused():
     uniforms_B = torch.tensor([0.5], dtype=torch.float64)
     with pytest.raises(UserError, match=r"decode\.top_k"):
-        choose(torch.zeros(1, 4), uniforms_B, DecodeConfig(temperature=1.0, top_k=5))
+        decoder(temperature=1.0, top_k=5).choose(torch.zeros(1, 4), uniforms_B)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from cm3leon.config import MODELS
 from cm3leon.engine import cpu_step
-from cm3leon.engine.cpu_step import Fused, compiled, fastest_step
+from cm3leon.engine.cpu_step import Fused, compiled, why_not
+from cm3leon.engine.rule import find, step_of
+from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
 
@@ -60,13 +62,10 @@ def agree(lengths: list[int], shape: tuple, ids: tuple, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         ours, theirs = read(model, lengths), read(model, lengths)
-        ways = {id(ours): Fused(model, *ids), id(theirs): model._by_torch(len(lengths), *ids)}
+        fused = Fused(model, *ids)
         for step in range(3):
             ids_B = (torch.arange(len(lengths)) * 7 + step) % 500
-            found = []
-            for cache in (ours, theirs):
-                cache.ways[ids] = ways[id(cache)]
-                found.append(model.step(ids_B, cache, *ids))
+            found = [model.step(ids_B, ours, *ids, fused), model.step(ids_B, theirs, *ids)]
             torch.testing.assert_close(*found, rtol=1e-5, atol=2e-5)
         assert torch.equal(ours.lengths_B, theirs.lengths_B)
         torch.testing.assert_close(ours.kv, theirs.kv, rtol=1e-5, atol=1e-5)
@@ -95,10 +94,9 @@ def test_bfloat16_is_nearer_to_float32_than_torch(lengths, shape, ids, threads):
         for one, way in ((model, Fused), (model, None), (exact, None)):
             cache = read(one, lengths)
             cache.kv.copy_(read(exact, lengths).kv)
-            advance = way(one, *ids) if way else one._by_torch(len(lengths), *ids)
-            cache.ways[ids] = advance
+            by = way(one, *ids) if way else None
             tokens = (torch.arange(len(lengths)) * 7 + step for step in range(3))
-            found.append(torch.stack([one.step(ids_B % 500, cache, *ids) for ids_B in tokens]))
+            found.append(torch.stack([one.step(ids_B % 500, cache, *ids, by) for ids_B in tokens]))
     finally:
         torch.set_num_threads(before)
     ours, theirs, wanted = (one.float() for one in found)
@@ -140,8 +138,7 @@ def test_the_logits_of_the_whole_row():
     fused = Fused(model, 0, None)
     rows = [[i % 500 for i in range(9)][:5], [(9 + i) % 500 for i in range(9)]]
     for token in (11, 12, 13):
-        cache.ways[0, None] = fused
-        found = model.step(torch.tensor([token, token]), cache)
+        found = model.step(torch.tensor([token, token]), cache, by=fused)
         for row, logits in zip(rows, found, strict=True):
             row.append(token)
             places = torch.arange(len(row))[None]
@@ -156,49 +153,42 @@ def test_weights_of_any_size_in_one_softmax():
     for block in model.blocks:
         block.qkv.weight.mul_(40)
     ours, theirs = read(model, [12, 3]), read(model, [12, 3])
-    ours.ways[0, None], theirs.ways[0, None] = Fused(model, 0, None), model._by_torch(2, 0, None)
-    found = [model.step(torch.tensor([1, 2]), cache) for cache in (ours, theirs)]
+    fused, ids_B = Fused(model, 0, None), torch.tensor([1, 2])
+    found = [model.step(ids_B, ours, by=fused), model.step(ids_B, theirs)]
     assert torch.isfinite(found[0]).all()
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("faster", [True, False])
-def test_the_faster_way_is_taken_and_timed_once(faster, monkeypatch):
-    model, calls = small(), []
-    monkeypatch.setattr(cpu_step, "_faster", {})
-
-    def timed(model, rows, advance):
-        calls.append(rows)
-        return float(isinstance(advance, Fused) != faster)
-
-    monkeypatch.setattr(cpu_step, "timed", timed)
-    for _ in range(2):
-        way = fastest_step(model, 3, 0, None, lambda: "torch")
-        assert isinstance(way, Fused) == faster
-    assert calls == [4, 4]
-    fastest_step(model, 5, 0, None, lambda: "torch")
-    assert calls == [4, 4, 8, 8]
+WHERE_NOT = {
+    "no library": "step.c is not compiled for torch.float32 here",
+    "double": "neither float32 nor bfloat16",
+    "mixed": "neither float32 nor bfloat16",
+    "meta": "not on a CPU",
+    "too large": "the weights take more than",
+    "a large head": "width 48 of 3 heads",
+}
 
 
-def test_the_timing_itself():
-    model = small()
-    assert cpu_step.timed(model, 2, Fused(model, 0, None)) > 0
-
-
-@pytest.mark.parametrize("why", ["no library", "double", "mixed", "too large", "a large head"])
+@pytest.mark.parametrize("why", WHERE_NOT)
 def test_torch_where_it_is_not_for(why, monkeypatch):
+    """By the rule; whoever names the engine is told."""
     model = small()
+    assert why_not(model) is None and find(model) == "c" and step_of(model, 2, 0, None).name == "c"
     if why == "no library":
         monkeypatch.setattr(cpu_step, "compiled", lambda dtype: None)
     elif why == "double":
         model.double()
     elif why == "mixed":
         model.blocks[1].up.bfloat16()
+    elif why == "meta":
+        model.to("meta")
     elif why == "a large head":
         monkeypatch.setattr(cpu_step, "MOST_SIZE", 15)
     else:
         monkeypatch.setattr(cpu_step, "MOST_BYTES", 1000)
-    assert fastest_step(model, 2, 0, None, lambda: "torch") == "torch"
+    assert find(model) == "torch"
+    with pytest.raises(UserError, match=f"engine 'c' cannot take the steps: .*{WHERE_NOT[why]}"):
+        find(model, "c")
 
 
 def test_changed_weights_are_packed_anew():
@@ -207,6 +197,6 @@ def test_changed_weights_are_packed_anew():
     assert Fused(model, 0, None).head is first.head
     model.blocks[0].up.weight.mul_(3)
     ours, theirs = read(model, [4]), read(model, [4])
-    ours.ways[0, None], theirs.ways[0, None] = Fused(model, 0, None), model._by_torch(1, 0, None)
-    found = [model.step(torch.tensor([5]), cache) for cache in (ours, theirs)]
+    fused, ids_B = Fused(model, 0, None), torch.tensor([5])
+    found = [model.step(ids_B, ours, by=fused), model.step(ids_B, theirs)]
     torch.testing.assert_close(*found, rtol=1e-5, atol=2e-5)

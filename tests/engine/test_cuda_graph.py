@@ -8,6 +8,7 @@ that belongs to one step alone would show as wrong logits in the next.
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cm3leon.config import MODELS
-from cm3leon.engine import capture, cuda_graph
-from cm3leon.engine import products as linears
+from cm3leon.engine import cuda_graph, torch_step
 from cm3leon.engine.capture import Captured
-from cm3leon.engine.cuda_graph import Bucket, Graphed, bucket, graphed_step
+from cm3leon.engine.cuda_graph import Bucket, Graphed, bucket
+from cm3leon.engine.rule import find, step_of
+from cm3leon.engine.torch_step import TorchStep
+from cm3leon.errors import UserError
 from cm3leon.model.kv_cache import Cache
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
@@ -60,7 +63,7 @@ def recorded(run, device, pool=None) -> Captured:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Graphs of small buckets on a CPU, always the faster way; the buckets that were recorded."""
+    """Graphs of small buckets on a CPU; those that were recorded."""
     found = []
 
     def capture_one(run, device, pool=None):
@@ -71,9 +74,8 @@ def graphs(monkeypatch):
     monkeypatch.setattr(cuda_graph, "pool_of", lambda device: None)
     monkeypatch.setattr(cuda_graph, "BUCKET", 8)
     monkeypatch.setattr(cuda_graph, "LEAST", 1)
-    monkeypatch.setattr(cuda_graph, "_faster", {})
-    monkeypatch.setattr(cuda_graph, "seconds", lambda run, device: float(run.__name__ != "replay"))
-    monkeypatch.setattr(linears, "fastest_way", lambda *_: "plain")  # as on a GPU: no copies
+    monkeypatch.setattr(cuda_graph, "_right", {})
+    monkeypatch.setattr(torch_step, "rule", lambda *_: torch_step.plain)  # as on a GPU: no copies
     return found
 
 
@@ -97,25 +99,26 @@ def read(model: Transformer, lengths: list[int], capacity: int = 40, seed: int =
     return cache
 
 
-def by_graphs(model: Transformer, cache: Cache) -> Graphed:
-    cache.ways[IDS] = way = graphed_step(
-        model, cache.batch, *IDS, lambda: model._by_torch(cache.batch, *IDS)
-    )
-    return way
+class Pair:
+    """Two caches that hold the same: one takes its steps by graphs, or otherwise, one by torch."""
+
+    def __init__(self, model: Transformer, caches: tuple[Cache, Cache], by=None):
+        self.model, self.caches = model, caches
+        self.by = by or Graphed(model, caches[0].batch, *IDS)
+
+    def __iter__(self):
+        return iter(self.caches)
 
 
-def pair(model: Transformer, lengths: list[int], capacity: int = 40) -> tuple[Cache, Cache]:
-    """Two caches that hold the same: one to take steps by graphs, one by torch."""
-    ours, theirs = read(model, lengths, capacity), read(model, lengths, capacity)
-    by_graphs(model, ours)
-    theirs.ways[IDS] = model._by_torch(len(lengths), *IDS)
-    return ours, theirs
+def pair(model: Transformer, lengths: list[int], capacity: int = 40, by=None) -> Pair:
+    return Pair(model, (read(model, lengths, capacity), read(model, lengths, capacity)), by)
 
 
-def both_step(model, caches, step: int, rtol=1e-5, atol=2e-5) -> None:
+def both_step(both: Pair, step: int, rtol=1e-5, atol=2e-5) -> None:
     """One token more in both caches: the same logits, and the same held."""
+    model, caches = both.model, both.caches
     ids_B = ids(caches[0].batch, 1, 99 + step)[:, 0]
-    found = [model.step(ids_B, cache, *IDS) for cache in caches]
+    found = [model.step(ids_B, caches[0], *IDS, both.by), model.step(ids_B, caches[1], *IDS)]
     torch.testing.assert_close(*found, rtol=rtol, atol=atol)
     assert torch.equal(caches[0].lengths_B, caches[1].lengths_B)
     torch.testing.assert_close(caches[0].kv, caches[1].kv, rtol=rtol, atol=atol)
@@ -130,42 +133,39 @@ def both_step(model, caches, step: int, rtol=1e-5, atol=2e-5) -> None:
 def test_the_logits_of_torch_in_any_bucket(lengths, slots, shape):
     """Three steps of fixed shapes, with the slot as a tensor."""
     model = small(torch.float32, *shape)
-    ours, theirs = read(model, lengths), read(model, lengths)
-    advance, at = model._by_torch(len(lengths), *IDS), torch.zeros(1, dtype=torch.int64)
+    advance, at = TorchStep(model, len(lengths), *IDS), torch.zeros(1, dtype=torch.int64)
 
     def fixed(x_BD, cache):
         at.fill_(cache.longest)
         return advance(x_BD, Bucket(cache, at, slots))
 
-    ours.ways[IDS], theirs.ways[IDS] = fixed, advance
+    both = pair(model, lengths, by=fixed)
     for step in range(3):
-        both_step(model, (ours, theirs), step)
+        both_step(both, step)
 
 
 @pytest.mark.parametrize("lengths", [[5], [5, 5, 5], [5, 2, 7, 7, 1, 4, 7, 3]])
 def test_a_replay_takes_the_next_step_in_and_across_buckets(graphs, lengths):
     model = small()
-    caches = pair(model, lengths)
+    both = pair(model, lengths)
     for step in range(20):
-        both_step(model, caches, step)
-    assert len(graphs) == 4 and not caches[0].ways[IDS].lost
-    assert caches[0].ways[IDS].name == "graph"
+        both_step(both, step)
+    assert len(graphs) == 4 and not both.by.lost and both.by.name == "graph"
 
 
 def test_bfloat16_is_close(graphs):
     model = small(torch.bfloat16)
-    caches = pair(model, [5, 2, 9])
+    both = pair(model, [5, 2, 9])
     for step in range(12):
-        both_step(model, caches, step, rtol=2e-2, atol=2e-2)
+        both_step(both, step, rtol=2e-2, atol=2e-2)
 
 
 def test_the_logits_of_the_whole_row(graphs):
     model = small()
     rows = [ids(2, 9)[0, :5].tolist(), ids(2, 9)[1].tolist()]
-    cache = read(model, [5, 9])
-    by_graphs(model, cache)
+    cache, by = read(model, [5, 9]), Graphed(model, 2, *IDS)
     for token in (11, 12, 13):
-        found = model.step(torch.tensor([token, token]), cache, *IDS)
+        found = model.step(torch.tensor([token, token]), cache, *IDS, by)
         for row, logits in zip(rows, found, strict=True):
             row.append(token)
             whole = model(torch.tensor([row]), torch.arange(len(row))[None])[0, -1, slice(*IDS)]
@@ -176,47 +176,45 @@ def test_what_is_put_moved_and_reordered_is_seen_by_the_same_graphs(graphs):
     model = small()
     caches = pair(model, [5, 2, 9], capacity=24)
     for step in range(3):
-        both_step(model, caches, step)
+        both_step(caches, step)
     for cache in caches:
         cache.put(torch.tensor([2, 0]), read(model, [3, 4], seed=5), torch.tensor([0, 1]))
-    both_step(model, caches, 3)
+    both_step(caches, 3)
     known = len(graphs)
     for cache in caches:
         cache.settle()
         cache.reorder(torch.tensor([1, 1, 0]), 1)
-    both_step(model, caches, 4)
+    both_step(caches, 4)
     for cache in caches:  # all rows equally long, then not
         cache.put(torch.arange(3), read(model, [6, 6, 6], seed=6), torch.arange(3))
     for step in range(2):
-        both_step(model, caches, 5 + step)
+        both_step(caches, 5 + step)
     for cache in caches:
         cache.put(torch.tensor([1]), read(model, [2], seed=7), torch.tensor([0]))
-    both_step(model, caches, 7)
+    both_step(caches, 7)
     assert len(graphs) == known
 
 
 def test_a_copied_cache_has_graphs_of_its_own(graphs):
     model = small()
     caches = pair(model, [5, 2])
-    both_step(model, caches, 0)
+    both_step(caches, 0)
     others = [model.cache(3, 40) for _ in caches]
     for other, cache in zip(others, caches, strict=True):
         other.copy(cache, torch.tensor([1, 0, 1]))
-    by_graphs(model, others[0])
-    others[1].ways[IDS] = model._by_torch(3, *IDS)
+    others = Pair(model, others)
     for step in range(2):
-        both_step(model, others, step)
-        both_step(model, caches, step)
+        both_step(others, step)
+        both_step(caches, step)
     assert len(graphs) == 2
 
 
 def test_logits_outlive_the_next_step(graphs):
     model = small()
-    cache = read(model, [4])
-    by_graphs(model, cache)
-    first = model.step(torch.tensor([7]), cache, *IDS)
+    cache, by = read(model, [4]), Graphed(model, 1, *IDS)
+    first = model.step(torch.tensor([7]), cache, *IDS, by)
     kept = first.clone()
-    model.step(torch.tensor([8]), cache, *IDS)
+    model.step(torch.tensor([8]), cache, *IDS, by)
     assert torch.equal(first, kept)
 
 
@@ -242,23 +240,19 @@ def moved(model):
 )
 def test_weights_that_changed_are_seen(graphs, change, records):
     model = small()
-    ours, theirs = pair(model, [3, 2])
-    both_step(model, (ours, theirs), 0)
+    both = pair(model, [3, 2])
+    both_step(both, 0)
     change(model)
-    theirs.ways[IDS] = model._by_torch(2, *IDS)
-    both_step(model, (ours, theirs), 1)
+    both_step(both, 1)
     assert records is None or len(graphs) == records
 
 
 def test_a_type_that_changed_needs_a_new_cache_and_new_graphs(graphs):
     model = small()
-    cache = read(model, [3])
-    way = by_graphs(model, cache)
-    model.step(torch.tensor([1]), cache, *IDS)
+    cache, by = read(model, [3]), Graphed(model, 1, *IDS)
+    model.step(torch.tensor([1]), cache, *IDS, by)
     model.to(torch.bfloat16)
-    caches = pair(model, [3])
-    caches[0].ways[IDS] = way
-    both_step(model, caches, 0, 2e-2, 2e-2)
+    both_step(pair(model, [3], by=by), 0, 2e-2, 2e-2)
     assert len(graphs) == 2
 
 
@@ -272,18 +266,18 @@ def test_what_cannot_be_recorded_is_taken_by_torch(graphs, monkeypatch):
     monkeypatch.setattr(cuda_graph, "capture", refuse)
     caches = pair(model, [5, 2])
     for step in range(6):
-        both_step(model, caches, step)
-    assert len(tries) == 1 and caches[0].ways[IDS].name == "torch"
+        both_step(caches, step)
+    assert len(tries) == 1 and caches.by.name == "torch"
 
 
-def test_a_graph_that_is_no_faster_is_dropped_and_timed_once(graphs, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "seconds", lambda run, device: 1.0)
+def test_a_graph_of_other_logits_is_dropped_and_looked_at_once(graphs, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "TOLERANCE", -1.0)
     model = small()
     for _ in range(2):
         caches = pair(model, [5, 2])
         for step in range(6):
-            both_step(model, caches, step)
-    assert len(graphs) == 1 and list(cuda_graph._faster.values()) == [False]
+            both_step(caches, step)
+    assert len(graphs) == 1 and list(cuda_graph._right.values()) == [False]
 
 
 def test_nothing_is_recorded_for_a_few_steps(graphs, monkeypatch):
@@ -292,7 +286,7 @@ def test_nothing_is_recorded_for_a_few_steps(graphs, monkeypatch):
     caches = pair(model, [5, 2], capacity=18)
     counts = []
     for step in range(13):
-        both_step(model, caches, step)
+        both_step(caches, step)
         counts.append(len(graphs))
     assert counts == [0, 0, 0] + [1] * 10  # slots 5..7, 8..15, 16 and 17
 
@@ -311,30 +305,27 @@ def test_one_trace_serves_all_slots(lengths):
         traces.append(graph)
         return graph.forward
 
-    cache = read(model, lengths)
-    advance = model._by_torch(2, *IDS)
+    cache, advance = read(model, lengths), TorchStep(model, 2, *IDS)
     compiled = torch.compile(
         lambda x_BD, at: advance(x_BD, Bucket(cache, at, 24)), backend=count, fullgraph=True
     )
-    other = read(model, lengths)
-    other.ways[IDS] = advance
-    cache.ways[IDS] = lambda x_BD, cache: compiled(x_BD, torch.tensor([cache.longest]))
+    both = Pair(
+        model, (cache, read(model, lengths)),
+        lambda x_BD, cache: compiled(x_BD, torch.tensor([cache.longest])),
+    )  # fmt: skip
     for step in range(5):
-        both_step(model, (cache, other), step)
+        both_step(both, step)
     assert len(traces) == 1
 
 
-def test_the_way_on_a_cpu_is_another():
+def test_the_rule_is_the_device():
     model = small()
-    cache = read(model, [3])
-    model.step(torch.tensor([1]), cache, *IDS)
-    assert not isinstance(cache.ways[IDS], Graphed)
-
-
-def test_seconds_are_of_whole_calls():
-    calls = []
-    assert capture.seconds(lambda: calls.append(1), torch.device("cpu")) >= 0
-    assert len(calls) == capture.REPEATS + 1
+    assert find(model) != "graph"
+    with pytest.raises(UserError, match="the model is on cpu, not on a CUDA device"):
+        find(model, "graph")
+    there = SimpleNamespace(weight=SimpleNamespace(is_cuda=True))
+    on_gpu = SimpleNamespace(token_embedding=there)
+    assert find(on_gpu) == find(on_gpu, "graph") == "graph" and find(on_gpu, "torch") == "torch"
 
 
 @pytest.mark.gpu
@@ -344,29 +335,24 @@ def test_seconds_are_of_whole_calls():
 def test_on_a_gpu(dtype, lengths, monkeypatch):
     monkeypatch.setattr(cuda_graph, "BUCKET", 8)
     monkeypatch.setattr(cuda_graph, "LEAST", 1)
-    monkeypatch.setattr(cuda_graph, "_faster", {})
-    monkeypatch.setattr(
-        cuda_graph, "seconds", lambda run, device: float(run.__name__ != "replay")
-    )  # the graph wins
+    monkeypatch.setattr(cuda_graph, "_right", {})
     model = small(dtype).cuda()
     caches = [read(model, lengths) for _ in range(2)]
-    by_graphs(model, caches[0])
-    caches[1].ways[IDS] = model._by_torch(len(lengths), *IDS)
+    by = Graphed(model, len(lengths), *IDS)
     close = (1e-4, 1e-4) if dtype == torch.float32 else (2e-2, 2e-2)
     for step in range(20):
         ids_B = ids(len(lengths), 1, step)[:, 0].cuda()
-        found = [model.step(ids_B, cache, *IDS) for cache in caches]
+        found = [model.step(ids_B, caches[0], *IDS, by), model.step(ids_B, caches[1], *IDS)]
         torch.testing.assert_close(*found, rtol=close[0], atol=close[1])
     buckets = {bucket(max(lengths) + step, 40) for step in range(20)}
-    assert not caches[0].ways[IDS].lost and caches[0].ways[IDS].graphs.keys() == buckets
+    assert not by.lost and by.graphs.keys() == buckets
 
 
 @pytest.mark.gpu
 @ON_A_GPU
-def test_drawing_on_a_gpu_takes_the_way_that_was_measured():
+def test_drawing_on_a_gpu_takes_graphs():
     model = small(torch.bfloat16).cuda()
-    cache = read(model, [4, 3])
+    cache, by = read(model, [4, 3]), step_of(model, 2, *IDS)
     for _ in range(5):
-        assert torch.isfinite(model.step(torch.tensor([1, 2]).cuda(), cache, *IDS)).all()
-    way = cache.ways[IDS]
-    assert isinstance(way, Graphed) and not way.lost and len(cuda_graph._faster) >= 1
+        assert torch.isfinite(model.step(torch.tensor([1, 2]).cuda(), cache, *IDS, by)).all()
+    assert by.name == "graph" and not by.lost and len(cuda_graph._right) >= 1

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from cm3leon.engine import cpu_step
 from cm3leon.engine import int8 as int8_weights
-from cm3leon.engine import products as linears
+from cm3leon.engine import torch_step
 from cm3leon.engine.cuda_graph import Bucket
-from cm3leon.engine.int8 import kind, packed, quantised, summed, sums, ways, whole, with_weights
-from cm3leon.engine.products import fastest_way, kept, parts, products
+from cm3leon.engine.int8 import kind, packed, quantised, summed, sums, whole, with_weights
+from cm3leon.engine.prepared import kept, parts
+from cm3leon.engine.rule import find
+from cm3leon.engine.torch_step import TorchStep, plain, products, rule
 from cm3leon.errors import UserError
 from cm3leon.loading import load_system
 from cm3leon.model.kv_cache import Cache
@@ -61,15 +62,15 @@ def test_every_product_is_that_of_the_widened_numbers(way, dtype, rows):
     torch.testing.assert_close(found_MN.double(), wanted_MN, rtol=close, atol=close)
 
 
-def test_what_is_tried(monkeypatch):
+def test_the_rule(monkeypatch):
     weight = stand_in(4, 4)
-    assert set(ways(weight, 2)) == {"int8 packed"} and ways(torch.zeros(4, 4), 2) == {}
-    monkeypatch.setattr(int8_weights, "LARGE", 16)
+    assert rule(weight, 2, 100) is packed
     weight.device = torch.device("cuda")
-    assert set(ways(weight, 8)) == {"int8 packed", "int8 summed"}
-    assert set(ways(weight, 9)) == {"int8 packed"}
+    assert rule(weight, 8, 100) is plain  # torchao's own product
+    monkeypatch.setattr(int8_weights, "LARGE", 16)
+    assert rule(weight, 8, 100) is summed and rule(weight, 9, 100) is plain
     weight.scale = torch.ones(1)  # one for the whole matrix
-    assert whole(weight) is None and ways(weight, 2) == {}
+    assert whole(weight) is None and rule(weight, 2, 100) is plain
 
 
 def test_unknown_types_are_one_line():
@@ -130,16 +131,15 @@ def test_steps_give_the_logits_of_whole_rows(model, dtype, lengths):
     caches = [int8.cache(len(lengths), 20) for _ in range(2)]
     for cache in caches:
         int8.prefill(ids_BT, torch.tensor(lengths), cache)
-    advance, at = int8._by_torch(len(lengths), 0, None), torch.zeros(1, dtype=torch.int64)
+    advance, at = TorchStep(int8, len(lengths), 0, None), torch.zeros(1, dtype=torch.int64)
 
     def fixed(x_BD: torch.Tensor, cache: Cache) -> torch.Tensor:
         return advance(x_BD, Bucket(cache, at.fill_(cache.longest), 16))
 
-    caches[1].ways[0, None] = fixed
     close = 1e-4 if dtype == torch.float32 else 3e-2
     for token in (3, 4, 5):
-        for cache in caches:
-            found_BV = int8.step(torch.full((len(lengths),), token), cache)
+        for cache, by in zip(caches, (advance, fixed), strict=True):
+            found_BV = int8.step(torch.full((len(lengths),), token), cache, by=by)
             for row, logits in zip(rows, found_BV, strict=True):
                 whole_V = int8(torch.tensor([[*row, token]]))[0, -1]
                 torch.testing.assert_close(logits, whole_V, rtol=close, atol=close)
@@ -147,17 +147,13 @@ def test_steps_give_the_logits_of_whole_rows(model, dtype, lengths):
 
 
 @NEEDS_TORCHAO
-def test_nothing_takes_a_wrapper_for_a_plain_weight(model, monkeypatch):
-    """No step of step.c, no copy that only a plain weight can have; an own measurement."""
-    plain, int8 = model
-    assert cpu_step.fastest_step(int8, 2, 0, None, lambda: "torch") == "torch"
-    monkeypatch.setattr(linears, "_chosen", {})
-    monkeypatch.setattr(linears, "choose_way", lambda found: min(found))
-    one, other = plain.blocks[0].up.weight, int8.blocks[0].up.weight
-    assert fastest_way([other], 2) == "int8 packed"
-    assert fastest_way([one], 2) in linears.WAYS
+def test_nothing_takes_a_wrapper_for_a_plain_weight(model):
+    """No step of step.c, no copy that only a plain weight can have."""
+    whole_numbers, other = model[1], model[1].blocks[0].up.weight
+    assert find(whole_numbers) == "torch" and rule(other, 2, 100) is packed
+    assert rule(model[0].blocks[0].up.weight, 2, 100) is torch_step.packed
     x_MK = torch.randn(2, 48)
-    (product,) = products(int8, "up", [other], 2)
+    (product,) = products(whole_numbers, "up", [other], 2)
     torch.testing.assert_close(product(x_MK), torch.nn.functional.linear(x_MK, other))
 
 

@@ -35,7 +35,7 @@ from cm3leon.config import VQConfig
 from cm3leon.decoding.image_infill import EditGuidance, hidden_by_box
 from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY
-from cm3leon.engine import cpu_sample, cpu_step, products
+from cm3leon.engine import cpu_sample, rule, torch_step
 from cm3leon.evaluation.features.network import extract, load_features
 from cm3leon.evaluation.metrics import fid, impossible
 from cm3leon.loading import load_system
@@ -127,15 +127,13 @@ def codes(system: System, images: np.ndarray) -> list[str]:
 
 @contextmanager
 def one_way(compiled: bool, threads: int) -> Iterator[None]:
-    """Steps and draws by C or by torch, on so many threads, whichever is faster."""
+    """Steps and draws by the rule, which is C, or by torch, on so many threads."""
     before = torch.get_num_threads()
-    seconds = iter([0.0, 1.0] * 1000 if compiled else [1.0, 0.0] * 1000)  # C is timed first
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_step, "_faster", {})
-        patch.setattr(cpu_step, "timed", lambda *_: next(seconds))
         if not compiled:
-            patch.setattr(cpu_sample, "possible", lambda *_: False)
-            patch.setattr(products, "fastest_way", lambda *_: "plain")
+            patch.setattr(rule, "find", lambda *_: "torch")
+            patch.setattr(cpu_sample, "draw", lambda *_, **__: None)
+            patch.setattr(torch_step, "rule", lambda *_: torch_step.plain)
         torch.set_num_threads(threads)
         try:
             yield

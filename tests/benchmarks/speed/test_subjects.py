@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.speed import subjects
 from benchmarks.speed.subjects import Drawing, find_subject, make_model
+from cm3leon.engine.rule import find
 from cm3leon.errors import UserError
 from cm3leon.loading import model_names
-from cm3leon.model import transformer
 from cm3leon.model.transformer import parameter_count, vocabulary_size
 
 
@@ -67,8 +67,8 @@ def test_int8_without_its_package_is_one_line(monkeypatch):
 
 @pytest.mark.parametrize("guidance,streams", [(3.0, (32, 3)), (1.0, (32,))])
 def test_a_drawing_is_what_was_asked(guidance, streams):
-    subject, counters = find_subject("2x32x2", 16), {}
-    drawing = Drawing(make_model(subject, "float32", "cpu"), subject, 3, guidance, 0.9, counters)
+    subject = find_subject("2x32x2", 16)
+    drawing = Drawing(make_model(subject, "float32", "cpu"), subject, 3, guidance, 0.9)
     assert drawing.streams == streams
     assert len({prompt.tobytes() for prompt in drawing.prompts[0]}) == 3  # nothing to share
     whole, few = drawing.draw(16), drawing.draw(4)
@@ -76,21 +76,17 @@ def test_a_drawing_is_what_was_asked(guidance, streams):
     assert whole.min() >= 0 and whole.max() < 4076
     assert (whole[:, :4] == few).all() and (drawing.draw(16) == whole).all()
     rows = 3 * len(streams)
-    assert counters["step_tokens"] == rows * (15 + 3 + 15)
+    assert drawing.counters["step_tokens"] == rows * (15 + 3 + 15)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_way_of_a_step_by_name(dtype, monkeypatch):
-    subject, took = find_subject("2x32x2", 16), []
-    drawing = Drawing(make_model(subject, dtype, "cpu"), subject, 3, 3.0, 0.9, {})
-
-    def torch_alone(model, rows, start, end, by_torch):
-        took.append((rows, start, end))
-        return by_torch()
-
-    assert drawing.way() in ("torch", "c")
-    monkeypatch.setattr(transformer, "fastest_step", torch_alone)
-    assert drawing.way() == "torch" and took == [(6, 512, 512 + 4076)]
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_what_took_the_steps_is_counted(engine):
+    subject = find_subject("2x32x2", 16)
+    model = make_model(subject, "float32", "cpu")
+    drawing = Drawing(model, subject, 3, 3.0, 0.9, engine)
+    drawing.draw(5)
+    steps = {name: n for name, n in drawing.counters.items() if name.startswith("steps_by_")}
+    assert steps == {f"steps_by_{find(model, engine)}": 4}
 
 
 def test_work_counts_both_streams():
