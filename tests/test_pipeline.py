@@ -11,7 +11,9 @@ import torch
 from benchmarks.images import generated as images
 from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig
+from cm3leon.decoding import loop
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.engine.rule import step_of
 from cm3leon.errors import UserError
 from cm3leon.loading import load_system
 from cm3leon.model.transformer import Transformer
@@ -138,6 +140,24 @@ def test_config_is_json_and_names_what_moves_the_drawing(system):
     config = json.loads(json.dumps(system.config))
     assert config["decode"]["guidance"] == DecodeConfig().guidance
     assert (config["model"], config["size"], config["dtype"]) == ("scenes-s", 32, "float32")
+
+
+def test_an_engine_that_is_named_takes_the_steps(system, monkeypatch):
+    """By the rule nothing is said of it, so that what was drawn is known again."""
+    took = []
+    monkeypatch.setattr(loop, "step_of", lambda *asked: took.append(asked[-1]) or step_of(*asked))
+    named = system.with_engine("torch")
+    assert named.steps_by == "torch" and system.steps_by in ("c", "torch")
+    assert named.config == system.config | {"engine": "torch"}
+    codes_BN = named.draw_codes(PROMPTS[:2], SEEDS[:2])
+    assert named.caption(named.decode_codes(codes_BN)) and set(took) == {"torch"}
+    assert named.with_engine("auto").config == system.config
+    with pytest.raises(
+        UserError, match="engine 'graph' cannot take the steps: the model is on cpu"
+    ):
+        system.with_engine("graph")
+    with pytest.raises(UserError, match="engine must be one of auto, torch, c, graph, got 'x'"):
+        system.with_engine("x")
 
 
 OTHERWISE = {"config.json": ("heads", 4), "../vq/config.json": ("quantiser", "unit")}

@@ -115,7 +115,7 @@ class _Codes:
     def __init__(self, decoder, device, counts_B, uniforms_BM, edit):
         self.decoder, self.edit = decoder, edit
         self.images = decoder.vocabulary.image_start, decoder.vocabulary.image_size
-        self.counts_B, self.most = counts_B, uniforms_BM.shape[1]
+        self.counts_B, self.fewest, self.most = counts_B, counts_B.min(), uniforms_BM.shape[1]
         # One place more than any plan has, for those that have ended and wait for the others.
         noise_BM = torch.as_tensor(uniforms_BM, dtype=torch.float64)
         self.noise_BM = F.pad(noise_BM, (0, 1)).to(device)
@@ -136,7 +136,9 @@ class _Codes:
         mixed_RV = mix(logits, self.decoder.decode, self.edit)
         codes_R = self.decoder.choose(mixed_RV, self.noise_BM[samples, at])
         self.written.append((samples, at, codes_R))
-        ids_R, ended_R = codes_R + self.images[0], self.counts_B[samples] <= at + 1
+        ids_R = codes_R + self.images[0]
+        soon = samples is ALL and at + 1 < self.fewest
+        ended_R = None if soon else self.counts_B[samples] <= at + 1
         if self.planned_SBM is None:
             return Written(ids_R, ended_R)
         planned_SR = self.planned_SBM[:, samples, at]

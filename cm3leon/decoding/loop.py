@@ -105,12 +105,13 @@ class Decoder:
 
 class Written(NamedTuple):
     """What comes next in the rows of R samples: `ids` int64 [R * W], or [S, R * W] where streams
-    differ; `ended` bool [R]. `places` [S, R * W] say where the ids stand, None: behind the token
-    before. Row w of a sample goes on from its row `parents[r, w]`, int64 [R, W]; None: its own.
+    differ; `ended` bool [R], None: none has. `places` [S, R * W] say where the ids stand, None:
+    behind the token before. Row w of a sample goes on from its row `parents[r, w]`, int64 [R, W];
+    None: its own.
     """
 
     ids: Tensor
-    ended: np.ndarray
+    ended: np.ndarray | None
     places: Tensor | None = None
     parents: np.ndarray | None = None
 
@@ -120,12 +121,13 @@ class Written(NamedTuple):
 Writer = Callable[[np.ndarray | slice, np.ndarray | int, Sequence[Tensor]], Written]
 
 
+@torch.inference_mode()
 def generate(rows: Rows, write: Writer) -> None:
     """Let `write` choose tokens until all samples have ended; who has ended may be asked again."""
     new = ALL  # places in the cache whose next token is to be chosen
     while True:
         rows.put(new, write(*rows.asked(new)))
-        if np.count_nonzero(rows.ended_R):
+        if rows.some_ended:
             new = rows.refill()
             if len(new):
                 continue
@@ -158,12 +160,14 @@ class Rows:
         self.prompts_SB, self.places_SB, self.streams = prompts_SB, places_SB, len(prompts_SB)
         self.samples = len(prompts_SB[0])
         self.counters = {} if decoder.counters is None else decoder.counters
+        for name in ("prefill_tokens", "step_tokens", "idle_tokens", "forward_calls"):
+            self.counters.setdefault(name, 0)
         longest = max(len(row) for stream in prompts_SB for row in stream)
         self.capacity = min(longest + most - 1, decoder.model.config.context)
         self.slots = min(self.samples, decoder.slots or self.samples)
         self.sample_R = np.arange(self.slots)
-        self.given_R = np.zeros(self.slots, np.int64)  # tokens of each
-        self.ended_R = np.zeros(self.slots, bool)
+        self.steps, self.came_R = 0, np.zeros(self.slots, np.int64)  # when each came
+        self.some_ended, self.ended_R = False, np.zeros(self.slots, bool)
         self.in_step = self.slots == self.samples  # all are here, in order and equally far
         self.next = self.read = self.slots  # the first sample that waits, that is not yet read
         cache, logits_PV, which_SA = self._read(self.sample_R, self.capacity)
@@ -176,19 +180,20 @@ class Rows:
         if new is not ALL:
             rows_R = self._tensor(self._rows(new, streams=1))
             logits = [logits_RV[rows_R] for logits_RV in self.logits]
-            return self.sample_R[new], self.given_R[new], logits
+            return self.sample_R[new], self.steps - self.came_R[new], logits
         if self.in_step:
-            return ALL, int(self.given_R[0]), self.logits
-        return self.sample_R.copy(), self.given_R, self.logits
+            return ALL, self.steps, self.logits
+        return self.sample_R.copy(), self.steps - self.came_R, self.logits
 
     def put(self, new: np.ndarray | slice, written: Written) -> None:
         """Take what was written for the samples in these places."""
-        self.given_R[new] += 1
+        if written.ended is not None:
+            self.ended_R[new] = written.ended
+            self.some_ended = bool(np.count_nonzero(self.ended_R))
         if new is ALL:
-            self.written, self.ended_R = written, written.ended
+            self.written = written
             return
         rows_R, old = self._tensor(self._rows(new, streams=1)), self.written
-        self.ended_R[new] = written.ended
         ids = [self._by_stream(one.ids).clone() for one in (old, written)]
         ids[0][:, rows_R] = ids[1]
         places, parents = old.places, old.parents
@@ -197,9 +202,8 @@ class Rows:
             places[:, rows_R] = written.places
         if parents is not None:
             parents[new] = written.parents
-        self.written = Written(ids[0], self.ended_R, places, parents)
+        self.written = Written(ids[0], None, places, parents)
 
-    @torch.inference_mode()
     def refill(self) -> np.ndarray:
         """Samples that wait take places of those that ended; these places, int64, maybe none.
 
@@ -218,30 +222,31 @@ class Rows:
         logits_XV = torch.cat(self.logits).index_copy(0, rows_X, self.ahead_PV[few_X])
         self.logits = logits_XV.chunk(self.streams)
         self.sample_R[places] = np.arange(self.next, self.next + len(places))
-        self.ended_R[places], self.given_R[places] = False, 0
+        self.ended_R[places], self.came_R[places] = False, self.steps
         self.next += len(places)
         return places
 
-    @torch.inference_mode()
     def shrink(self) -> None:
-        """Let ended samples leave once they are half of all, or the cache is full."""
-        left = np.flatnonzero(~self.ended_R)
+        """Let ended samples leave once they are half of all, or the cache is full; of others a
+        token is wasted.
+        """
+        left, count = np.flatnonzero(~self.ended_R), len(self.ended_R)
         full = self.cache.longest == self.cache.capacity
-        if len(left) == len(self.ended_R) or (2 * len(left) > len(self.ended_R) and not full):
+        if len(left) == count or (2 * len(left) > count and not full):
+            self.counters["idle_tokens"] += (count - len(left)) * self.streams * self.width
             return
         self._go_on_with(self.cache, self._rows(left))
         rows_R = self._tensor(self._rows(left, streams=1))
         ids, _, places, parents = self.written
         self.written = Written(
             self._by_stream(ids)[:, rows_R],
-            self.ended_R[left],
+            None,
             None if places is None else places[:, rows_R],
             None if parents is None else parents[left],
         )
-        self.sample_R, self.given_R = self.sample_R[left], self.given_R[left]
-        self.ended_R, self.in_step = self.written.ended, False
+        self.sample_R, self.came_R = self.sample_R[left], self.came_R[left]
+        self.some_ended, self.ended_R, self.in_step = False, self.ended_R[left], False
 
-    @torch.inference_mode()
     def step(self) -> None:
         """Append to every row what was written for it."""
         if self.cache.longest == self.cache.capacity:
@@ -251,20 +256,20 @@ class Rows:
             self._reorder(parents)
         if places is not None:
             self.cache.go_on(places.flatten())
-        ids_X = (ids.repeat(self.streams) if ids.ndim == 1 else ids.flatten()).to(self.device)
+        ids_X = ids.repeat(self.streams) if ids.ndim == 1 else ids.flatten()
         logits_XV = self.model.step(ids_X, self.cache, *self.ids, self.engine)
         self.logits = logits_XV.chunk(self.streams)
-        self._count("step_tokens", len(ids_X))
-        idle = np.count_nonzero(self.ended_R)
-        self._count("idle_tokens", idle * self.streams * self.width)
-        self._count("forward_calls", 1)
-        self._count(f"steps_by_{self.engine.name}", 1)
+        self.steps += 1
+        counters, name = self.counters, f"steps_by_{self.engine.name}"
+        counters["step_tokens"] += self.cache.batch
+        counters["forward_calls"] += 1
+        counters[name] = counters.get(name, 0) + 1
 
     def _reorder(self, parents_RW: np.ndarray) -> None:
         """Let every row go on from its parent, which holds the same but for what it was given."""
         own_RW = np.arange(len(parents_RW))[:, None] * self.width + parents_RW
         rows_SRW = own_RW + np.arange(self.streams)[:, None, None] * own_RW.size
-        self.cache.reorder(self._tensor(rows_SRW.ravel()), int(self.given_R.max()) - 1)
+        self.cache.reorder(self._tensor(rows_SRW.ravel()), self.steps - int(self.came_R.min()))
 
     def _read_ahead(self) -> None:
         """Read the next of the samples that wait into a cache of their own."""
@@ -318,8 +323,8 @@ class Rows:
         """Read ragged rows, ids over places [2, T]; the logits after each."""
         ids_RT, lengths_R = pad([ids for ids, _ in rows], 0)
         places_RT, _ = pad([places for _, places in rows], 0)
-        self._count("prefill_tokens", ids_RT.numel())
-        self._count("forward_calls", 1)
+        self.counters["prefill_tokens"] += ids_RT.numel()
+        self.counters["forward_calls"] += 1
         return read(ids_RT.to(self.device), lengths_R, cache, *self.ids, places_RT)
 
     def _rows(self, places: np.ndarray, streams: int | None = None) -> np.ndarray:
@@ -342,9 +347,6 @@ class Rows:
 
     def _tensor(self, places: np.ndarray) -> Tensor:
         return torch.as_tensor(places, device=self.device)
-
-    def _count(self, name: str, more: int) -> None:
-        self.counters[name] = self.counters.get(name, 0) + more
 
 
 def pad(prompts: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:

@@ -203,7 +203,7 @@ class _Searches(_Choices):
         for one, totals, places in zip(live, best_RW.tolist(), at_RW.tolist(), strict=True):
             if one.alive:
                 one.grow(totals, places)
-        last_X = torch.tensor([token for one in live for token in one.last])
+        last_X = torch.tensor([token for one in live for token in one.last], device=at_RW.device)
         ended_R = np.array([not one.alive for one in live])
         return Written(self.ids(last_X), ended_R, parents=np.array([one.parents for one in live]))
 

@@ -265,6 +265,14 @@ def test_shipped_system_and_decoding_options(options):
     assert record["system"]["name"] == "scenes-s+guidance1"
     assert record["system"]["config"]["decode"]["guidance"] == 1.0
     assert record["environment"]["device"].startswith(("cpu", "cuda"))
+    assert record["environment"]["engine"] in ("c", "graph", "torch")
+
+
+def test_an_engine_is_named_in_the_record(options):
+    record, _ = fid_coco.fid_coco(options(engine="torch", split=("natural",)))
+    assert record["environment"]["engine"] == record["system"]["config"]["engine"] == "torch"
+    with pytest.raises(UserError, match="--engine does not apply to system noise; leave it out"):
+        fid_coco.fid_coco(options(system="noise", engine="torch"))
 
 
 def test_the_best_of_several_samples(options):
