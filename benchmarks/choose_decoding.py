@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ from benchmarks.protocols.scenes import Rendered, Task
 from benchmarks.systems import settings
 from benchmarks.systems.find import find_system
 from benchmarks.systems.settings import Arm
+from cm3leon.config import to_dict
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
@@ -157,7 +158,7 @@ def choose_decoding(options: Options, system=None) -> tuple[dict, Path]:
         "reference": "other pictures of val and tail, mixed alike",
         "real": options.real,
         "features": "scenes",
-        "cells": {arm.name: asdict(arm.system.decode) for arm in grid},
+        "cells": {arm.name: to_dict(arm.system.decode) for arm in grid},
         "rule": "lowest FID of the cells whose composition is within the best one's interval",
     }
     bench = replace(BENCH, measure=partial(measure, options, grid))

@@ -425,9 +425,12 @@ class TrainConfig:
 
 
 def to_dict(config) -> dict:
-    """Plain JSON-able dict of a configuration (tuples become lists)."""
+    """Plain JSON-able dict of a configuration (tuples become lists), its keys as files call them:
+    a field that got another name since keeps the first there (`STORED` of its class).
+    """
+    stored = getattr(config, "STORED", {})
     return {
-        key: list(value) if isinstance(value, tuple) else value
+        stored.get(key, key): list(value) if isinstance(value, tuple) else value
         for key, value in asdict(config).items()
     }
 
@@ -440,6 +443,8 @@ def from_dict(kind, values: dict):
     """
     if not isinstance(values, dict):
         raise UserError(f"{kind.__name__} must be a mapping, got {type(values).__name__}")
+    fresh = {old: new for new, old in getattr(kind, "STORED", {}).items()}
+    values = {fresh.get(key, key): value for key, value in values.items()}
     known = {field.name for field in fields(kind)}
     if strange := sorted(set(values) - known):
         raise UserError(f"{kind.__name__} has no field {strange[0]!r}; it has {sorted(known)}")
@@ -447,7 +452,6 @@ def from_dict(kind, values: dict):
         if field.name in values and not _fits(values[field.name], str(field.type)):
             name, value = f"{kind.__name__}.{field.name}", values[field.name]
             raise UserError(f"{name} must be of type {field.type}, got {value!r}")
-    values = dict(values)
     if kind is ModelConfig and "vocabulary" in values:
         values["vocabulary"] = from_dict(VocabularyConfig, values["vocabulary"])
     try:

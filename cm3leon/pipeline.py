@@ -34,7 +34,12 @@ from cm3leon.model.transformer import Transformer
 from cm3leon.retrieval.retriever import Retriever
 from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import uniforms
-from cm3leon.sequence.documents import Document, Vocabulary, build_free_prompt, build_prompt
+from cm3leon.sequence.documents import (
+    Document,
+    Vocabulary,
+    build_prompt,
+    build_unconditional_prompt,
+)
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.workers import portions, side_by_side
@@ -113,8 +118,8 @@ class System:
         conditional = [self.prompt(caption, before) for caption, before in pairs]
         unconditional = None
         if self.decode.streams == 2:  # else the conditional stream stands alone (Eq. 2)
-            vocabulary, reading = self.vocabulary, self.decode.free
-            unconditional = [build_free_prompt(before, vocabulary, reading) for before in documents]
+            asked = self.vocabulary, self.decode.unconditional
+            unconditional = [build_unconditional_prompt(before, *asked) for before in documents]
         noise = uniforms(seeds, self.tokens)  # one uniform a token, from the sample's own seed
         return generate_images(self.decoder(), conditional, unconditional, noise)
 

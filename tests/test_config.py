@@ -77,7 +77,7 @@ BAD = [  # section, field, values it refuses
     ("decode", "guidance", [NAN, INF, -INF]),
     ("decode", "temperature", [-1.0, NAN, INF]),
     ("decode", "top_p", [0, 1.1, -0.5, NAN]),
-    ("decode", "free", ["none"]),
+    ("decode", "unconditional", ["none"]),
     ("decode", "strategy", ["beam"]),
     ("decode", "alpha", [0, 1.1, NAN]),
     ("decode", "k", [0, -1]),
@@ -154,6 +154,14 @@ def test_json_brings_every_preset_back(config):
     plain = json.loads(json.dumps(to_dict(config), allow_nan=False))
     assert from_dict(type(config), plain) == config
     assert to_dict(from_dict(type(config), plain)) == plain
+
+
+def test_a_setting_keeps_its_first_name_in_files():
+    """Shipped configs, records and kept pictures are told by it; the new name is read too."""
+    config = DecodeConfig(unconditional="bare")
+    assert to_dict(config)["free"] == "bare" and "unconditional" not in to_dict(config)
+    for name in ("free", "unconditional"):
+        assert from_dict(DecodeConfig, {name: "bare"}) == config
 
 
 @settings(max_examples=40)

@@ -7,8 +7,9 @@ like any system's, so a killed run draws nothing twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from cm3leon.config import to_dict
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.pipeline import System
 
@@ -58,7 +59,7 @@ class Cell:
     @property
     def about(self) -> dict:
         """For the protocol."""
-        decode = asdict(self.system.decode)
+        decode = to_dict(self.system.decode)
         documents = self.system.retriever.config.documents if self.system.retriever else 0
         return {"system": self.system.name, "documents": documents, "decode": decode}
 
@@ -125,7 +126,10 @@ def reading_cells(system: System, plan: Plan) -> list[Cell]:
     cells = [Cell("documents-0", none, plan.cell_prompts, plan.cell_seeds)]
     for reading in ("mask", "drop", "bare"):
         cell = Cell(
-            f"documents-2-{reading}", set_to(two, free=reading), plan.cell_prompts, plan.cell_seeds
+            f"documents-2-{reading}",
+            set_to(two, unconditional=reading),
+            plan.cell_prompts,
+            plan.cell_seeds,
         )
         cells.append(cell)
     return cells

@@ -167,20 +167,20 @@ class Drawing:
     def prompts(self) -> tuple[list, list | None]:
         """Captions of random text, all different, and their text-free twins under guidance."""
         from cm3leon.seeds import generator
-        from cm3leon.sequence.documents import Vocabulary, build_free_prompt, build_prompt
+        from cm3leon.sequence.documents import Vocabulary, build_prompt, build_unconditional_prompt
 
         vocabulary = Vocabulary.from_config(self.subject.config.vocabulary)
         draws = generator(0, "latency", "captions")
         texts = draws.integers(0, vocabulary.text_size, (self.batch, PROMPT - 2))
         prompts = [build_prompt(row.tolist(), [], vocabulary) for row in texts]
-        free = build_free_prompt([], vocabulary)
-        return prompts, None if self.guidance == 1 else [free] * self.batch
+        bare = build_unconditional_prompt([], vocabulary)
+        return prompts, None if self.guidance == 1 else [bare] * self.batch
 
     @property
     def streams(self) -> tuple[int, ...]:
         """Tokens of a sample's prompt in each stream."""
-        prompts, free = self.prompts
-        return (len(prompts[0]),) if free is None else (len(prompts[0]), len(free[0]))
+        streams = [stream for stream in self.prompts if stream is not None]
+        return tuple(len(stream[0]) for stream in streams)
 
     def draw(self, tokens: int) -> np.ndarray:
         """Codes int64 [batch, tokens] on the host: whoever has them waited for the device."""

@@ -10,8 +10,9 @@ attends to the caption weighs its words by nothing but the values.
 
 Nothing but functions on a dictionary of tensors, so that the published names stay.
 
-Axes: B samples, S streams (caption, and free), X = S * B rows, C caption places, N image tokens,
-T tokens fed, K all places C + N, D width, H heads, E size of a head, V codes, W width of T5.
+Axes: B samples, S streams (caption, unconditional), X = S * B rows, C caption places, N image
+tokens, T tokens fed, K all places C + N, D width, H heads, E size of a head, V codes, W width
+of T5.
 """
 
 from __future__ import annotations
@@ -283,8 +284,8 @@ def draw_codes(
     config, device, streams = network.config, captions_BCW.device, decode.streams
     captions_XCW, codes = captions_BCW, []
     if streams == 2:
-        free_CW = network.tensors["cls_embedding.uncond_embedding"]
-        captions_XCW = torch.cat([captions_BCW, free_CW.expand_as(captions_BCW)])
+        uncond_CW = network.tensors["cls_embedding.uncond_embedding"]
+        captions_XCW = torch.cat([captions_BCW, uncond_CW.expand_as(captions_BCW)])
     with torch.inference_mode():
         fixed = turns(config).to(device), masks(words_BC, config.places).repeat(streams, 1, 1, 1)
         caches = empty_caches(network, len(captions_XCW))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from cm3leon.config import check
 
 OF_STREAMS = frozenset(  # settings that make one distribution of the streams; the others draw
-    ("guidance", "free", "strategy", "alpha", "k", "amateur_temperature", "guided_expert")
+    ("guidance", "unconditional", "strategy", "alpha", "k", "amateur_temperature", "guided_expert")
 )
 
 
@@ -22,13 +23,14 @@ class DecodeConfig:
     guidance: float = 1.75  # classifier-free guidance weight a_c of Eq. 2; 1 is conditional only
     temperature: float = 0.6  # 0: the most likely token
     top_p: float = 1.0
-    free: str = "mask"  # unconditional stream (A32): "mask", "drop" or "bare"
+    unconditional: str = "mask"  # its stream's prompt (A32): "mask", "drop" or "bare"
     strategy: str = "guide"  # or "contrast": CD-K (Eq. 3), an alternative to guidance (A40)
     alpha: float = 0.5  # of CD-K: share of the k-th largest probability that a token must reach
     k: int = 8  # of CD-K; 1 is contrastive decoding
     amateur_temperature: float = 1.0  # of CD-K
     guided_expert: bool = False  # of CD-K: the expert is the guided distribution (A40)
     top_k: int | None = None
+    STORED: ClassVar[dict] = {"unconditional": "free"}  # settings as files and records call them
 
     def __post_init__(self):
         check(math.isfinite(self.guidance), "decode.guidance", "be finite", self.guidance)
@@ -40,10 +42,10 @@ class DecodeConfig:
         )
         check(0 < self.top_p <= 1, "decode.top_p", "lie in (0, 1]", self.top_p)
         check(
-            self.free in ("mask", "drop", "bare"),
-            "decode.free",
+            self.unconditional in ("mask", "drop", "bare"),
+            "decode.unconditional",
             "be 'mask', 'drop' or 'bare'",
-            self.free,
+            self.unconditional,
         )
         strategies = ("guide", "contrast")
         check(
@@ -65,7 +67,7 @@ class DecodeConfig:
 
     @property
     def streams(self) -> int:
-        """Forward passes a token: two unless the free stream has no part in the result."""
+        """Forward passes a token: two unless the unconditional stream has no part in the result."""
         return 1 if self.strategy == "guide" and self.guidance == 1 else 2
 
     @property
@@ -111,8 +113,8 @@ class DecodeChanges:
     """nucleus: the most likely tokens that together have this probability"""
     top_k: int | None = None
     """the most likely tokens, so many"""
-    free: str | None = None
-    """unconditional stream: mask, drop or bare"""
+    unconditional: str | None = None
+    """prompt of the unconditional stream: mask, drop or bare"""
     strategy: str | None = None
     """guide, or contrast: CD-K"""
     alpha: float | None = None

@@ -28,9 +28,9 @@ from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence.documents import (
     Document,
     Vocabulary,
-    build_free_prompt,
     build_prompt,
     build_sample,
+    build_unconditional_prompt,
 )
 from cm3leon.sequence.masking import Span
 
@@ -92,9 +92,11 @@ class Hole:
             parts.append(planned_N[left:right])
         return Plan(prompt, np.concatenate(parts))
 
-    def free(self, vocabulary: Vocabulary, method: str, reading: str, rest: bool = False) -> Plan:
+    def unconditional(
+        self, vocabulary: Vocabulary, method: str, reading: str, rest: bool = False
+    ) -> Plan:
         """The plan without the caption: the unconditional stream (A32), which still sees the
-        picture. `reading` is of the documents, as in `build_free_prompt`.
+        picture. `reading` is of the documents, as in `build_unconditional_prompt`.
         """
         documents = () if reading == "bare" else self.documents
         without = replace(self, text_ids=None, documents=documents)
@@ -103,14 +105,15 @@ class Hole:
             return plan
         # The one that can leave the sentinel out.
         before = plan.prompt[len(plan.prompt) - self.bounds[0] :]
-        prompt = np.concatenate([build_free_prompt(documents, vocabulary, reading), before])
-        return replace(plan, prompt=prompt)
+        prompt = build_unconditional_prompt(documents, vocabulary, reading)
+        return replace(plan, prompt=np.concatenate([prompt, before]))
 
     def blind(self, vocabulary: Vocabulary, reading: str, rest: bool = False) -> Plan:
-        """The "forward" plan without caption and without the codes before the hidden ones: the
-        free stream of editing. A sentinel stands for either, as where both are hidden in training.
+        """The "forward" plan without caption and without the codes before the hidden ones: what
+        editing calls unconditional. A sentinel stands for either, as where both are hidden in
+        training.
         """
-        plan, start = self.free(vocabulary, "forward", reading, rest), self.bounds[0]
+        plan, start = self.unconditional(vocabulary, "forward", reading, rest), self.bounds[0]
         if not start:
             return plan
         shown = plan.prompt[: len(plan.prompt) - start]
@@ -125,7 +128,7 @@ class Hole:
     def _caption(self, vocabulary: Vocabulary, reading: str) -> np.ndarray:
         """What stands before the picture."""
         if self.text_ids is None:
-            return build_free_prompt(self.documents, vocabulary, reading)
+            return build_unconditional_prompt(self.documents, vocabulary, reading)
         return build_prompt(self.text_ids, self.documents, vocabulary)
 
     def _rotated(self, vocabulary: Vocabulary, spans: list[Span]) -> tuple[np.ndarray, int]:
@@ -192,11 +195,12 @@ def _plans(decoder, holes, method, edit, rest: bool) -> list[list[Plan]]:
     All holes have a caption, or none has: then guidance and contrast have nothing to compare.
     """
     vocabulary, decode = decoder.vocabulary, decoder.decode
+    reading = decode.unconditional
     plans_SB = [[hole.plan(vocabulary, method, rest) for hole in holes]]
     if edit or (holes[0].text_ids is not None and decode.streams == 2):
-        plans_SB.append([hole.free(vocabulary, method, decode.free, rest) for hole in holes])
+        plans_SB.append([hole.unconditional(vocabulary, method, reading, rest) for hole in holes])
     if edit:
-        plans_SB.append([hole.blind(vocabulary, decode.free, rest) for hole in holes])
+        plans_SB.append([hole.blind(vocabulary, reading, rest) for hole in holes])
     return plans_SB
 
 

@@ -20,30 +20,31 @@ from cm3leon.model.transformer import widen
 FEW = 64  # likeliest tokens among which the nucleus is looked for first
 
 
-def guide(cond_BV: Tensor, free_BV: Tensor, weight: float) -> Tensor:
-    """Classifier-free guidance, free + weight * (cond - free) (Eq. 2); 1 is cond, 0 is free.
+def guide(cond_BV: Tensor, uncond_BV: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance, uncond + weight * (cond - uncond) (Eq. 2); 1 is cond, 0 uncond.
 
     Both streams must be finite (restrict afterwards). Raises UserError for a weight that is not.
     """
     if not math.isfinite(weight):
         raise UserError(f"decode.guidance must be finite, got {weight}")
-    _check_shapes(cond_BV, free_BV)
-    cond_BV, free_BV = widen(cond_BV), widen(free_BV)
+    _check_shapes(cond_BV, uncond_BV)
+    cond_BV, uncond_BV = widen(cond_BV), widen(uncond_BV)
     if weight == 1:
         return cond_BV
     if weight == 0:
-        return free_BV
-    return free_BV + weight * (cond_BV - free_BV)
+        return uncond_BV
+    return uncond_BV + weight * (cond_BV - uncond_BV)
 
 
 def guide_edit(
-    full_BV: Tensor, image_BV: Tensor, free_BV: Tensor, image_weight: float, text_weight: float
+    full_BV: Tensor, image_BV: Tensor, uncond_BV: Tensor, image_weight: float, text_weight: float
 ) -> Tensor:
-    """Guidance with two weights for editing: free + image_weight (image - free) + text_weight (full
-    - image); `image` sees the picture to edit, `full` the instruction too. Weights 1, 1 give full.
+    """Guidance with two weights for editing (InstructPix2Pix, Eq. 3): uncond + image_weight (image
+    - uncond) + text_weight (full - image); `image` sees the picture to edit, `full` the instruction
+    too. Weights 1, 1 give full.
     """
     return guide(full_BV, image_BV, text_weight) + (
-        guide(image_BV, free_BV, image_weight) - widen(image_BV)
+        guide(image_BV, uncond_BV, image_weight) - widen(image_BV)
     )
 
 
@@ -126,19 +127,19 @@ def top_k(logits_BV: Tensor, k: int) -> Tensor:
     return logits_BV.masked_fill(logits_BV < limit_B1, -torch.inf)
 
 
-def combine(cond_BV: Tensor, free_BV: Tensor | None, decode: DecodeConfig) -> Tensor:
+def combine(cond_BV: Tensor, uncond_BV: Tensor | None, decode: DecodeConfig) -> Tensor:
     """The streams of one step as one distribution, by `decode.strategy`; one stream is itself.
 
     "guide": classifier-free guidance. "contrast": CD-K, the conditional stream as expert and the
-    free one as amateur (A42); with `decode.guided_expert` the expert is the guided distribution
-    (A40).
+    unconditional one as amateur (A42); with `decode.guided_expert` the expert is the guided
+    distribution (A40).
     """
-    if free_BV is None:
+    if uncond_BV is None:
         return widen(cond_BV)
     if decode.strategy == "guide":
-        return guide(cond_BV, free_BV, decode.guidance)
-    expert_BV = guide(cond_BV, free_BV, decode.guidance) if decode.guided_expert else cond_BV
-    return contrast(expert_BV, free_BV, decode.alpha, decode.k, decode.amateur_temperature)
+        return guide(cond_BV, uncond_BV, decode.guidance)
+    expert_BV = guide(cond_BV, uncond_BV, decode.guidance) if decode.guided_expert else cond_BV
+    return contrast(expert_BV, uncond_BV, decode.alpha, decode.k, decode.amateur_temperature)
 
 
 def mix(

@@ -21,7 +21,13 @@ from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig, Continuation, beam_text, continue_text
 from cm3leon.errors import UserError
 from cm3leon.seeds import derive, uniforms
-from cm3leon.sequence.documents import FREE_READINGS, Document, Text, Vocabulary, build_sample
+from cm3leon.sequence.documents import (
+    UNCONDITIONAL_READINGS,
+    Document,
+    Text,
+    Vocabulary,
+    build_sample,
+)
 from cm3leon.sequence.masking import Span, rotate
 from cm3leon.tokenizers.text import TextTokenizer
 
@@ -56,17 +62,17 @@ class Gaps:
         """
         return self._prompt(vocabulary, with_picture=True)
 
-    def free(self, vocabulary: Vocabulary, reading: str = "mask") -> np.ndarray:
+    def unconditional(self, vocabulary: Vocabulary, reading: str = "mask") -> np.ndarray:
         """The prompt without its picture, int64 [T]: the unconditional or the amateur's stream.
 
-        The paper names none for text. These are the readings of `build_free_prompt` with caption
-        and picture exchanged: "mask" keeps the documents and puts a sentinel for the picture;
-        "drop" keeps them and puts nothing; "bare" has the sentinel and no documents. Without
-        documents all three are the bare one.
+        The paper names none for text. These are the readings of `build_unconditional_prompt` with
+        caption and picture exchanged: "mask" keeps the documents and puts a sentinel for the
+        picture; "drop" keeps them and puts nothing; "bare" has the sentinel and no documents.
+        Without documents all three are the bare one.
         """
-        if reading not in FREE_READINGS:
-            known = ", ".join(FREE_READINGS)
-            raise UserError(f"decode.free must be one of {known}, got {reading!r}")
+        if reading not in UNCONDITIONAL_READINGS:
+            known = ", ".join(UNCONDITIONAL_READINGS)
+            raise UserError(f"decode.unconditional must be one of {known}, got {reading!r}")
         documents = () if reading == "bare" else self.documents
         without = replace(self, codes=None, documents=documents)
         return without._prompt(vocabulary, with_picture=reading != "drop" or not documents)
@@ -149,8 +155,8 @@ def fill_gaps(
         part, own = [captions[row] for row in rows], [seeds[row] for row in rows]
         streams = [[one.prompt(decoder.vocabulary) for one in part]]
         if decoder.decode.streams == 2 and part[0].codes is not None:
-            reading = decoder.decode.free
-            streams.append([one.free(decoder.vocabulary, reading) for one in part])
+            asked = decoder.vocabulary, decoder.decode.unconditional
+            streams.append([one.unconditional(*asked) for one in part])
         return _fill(decoder, part, streams, own, beam, most)
 
     return apart([one.codes is None for one in captions], fill)

@@ -18,7 +18,7 @@ import numpy as np
 from cm3leon.config import VocabularyConfig
 from cm3leon.errors import UserError
 
-FREE_READINGS = ("mask", "drop", "bare")
+UNCONDITIONAL_READINGS = ("mask", "drop", "bare")
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def build_prompt(
     return _assemble([*_flat(retrieved), Text(text_ids)], [vocabulary.break_], vocabulary)
 
 
-def build_free_prompt(
+def build_unconditional_prompt(
     retrieved: Sequence[Document], vocabulary: Vocabulary, reading: str = "mask"
 ) -> np.ndarray:
     """Text-masked twin of `build_prompt`, int64 [T]: the unconditional stream of Eq. 1-2.
@@ -223,8 +223,9 @@ def build_free_prompt(
     for the query's text; "drop" keeps them and puts nothing; "bare" is `<eos> <mask:0> <break>`.
     Without documents all three are the bare one.
     """
-    if reading not in FREE_READINGS:
-        raise UserError(f"decode.free must be one of {', '.join(FREE_READINGS)}, got {reading!r}")
+    if reading not in UNCONDITIONAL_READINGS:
+        known = ", ".join(UNCONDITIONAL_READINGS)
+        raise UserError(f"decode.unconditional must be one of {known}, got {reading!r}")
     documents = [] if reading == "bare" else _flat(retrieved)
     query = [] if reading == "drop" and documents else [Mask(0)]
     return _assemble([*documents, *query], [vocabulary.break_], vocabulary)

@@ -49,25 +49,27 @@ def test_plans_by_hand():
 def test_plans_without_the_caption_by_hand():
     free = [EOS, ONE, BREAK]
     for reading in ("mask", "drop", "bare"):
-        found = shown(HOLE.free(VOCABULARY, "forward", reading))
+        found = shown(HOLE.unconditional(VOCABULARY, "forward", reading))
         assert found == [[*free, A], [DRAW, DRAW, D, DRAW]]
     span = [[*free, A, TWO, F, EOS, ONE, EOM, TWO], [DRAW, DRAW, D, DRAW]]
-    assert shown(HOLE.free(VOCABULARY, "span", "mask")) == span
+    assert shown(HOLE.unconditional(VOCABULARY, "span", "mask")) == span
     spans = [[*free, A, TWO, D, THREE, F, EOS, ONE, EOM, TWO], [DRAW, DRAW, EOM, THREE, DRAW]]
-    assert shown(HOLE.free(VOCABULARY, "spans", "mask")) == spans
+    assert shown(HOLE.unconditional(VOCABULARY, "spans", "mask")) == spans
     assert shown(HOLE.blind(VOCABULARY, "mask")) == [[*free, TWO], [DRAW, DRAW, D, DRAW]]
     start = Hole((1, 2), (True, False), (7,))
     assert shown(start.blind(VOCABULARY, "mask")) == [free, [DRAW]]  # nothing before it to hide
     bare = replace(HOLE, text_ids=None)
     for method in METHODS:
-        assert shown(bare.plan(VOCABULARY, method)) == shown(HOLE.free(VOCABULARY, method, "mask"))
+        assert shown(bare.plan(VOCABULARY, method)) == shown(
+            HOLE.unconditional(VOCABULARY, method, "mask")
+        )
 
 
 def test_documents_stand_before_the_caption():
     hole = replace(HOLE, documents=BEFORE)
     assert shown(hole.plan(VOCABULARY))[0] == [*HEAD, 7, 8, BREAK, A]
-    assert shown(hole.free(VOCABULARY, "forward", "drop"))[0] == [*HEAD, A]
-    assert shown(hole.free(VOCABULARY, "forward", "bare"))[0] == [EOS, ONE, BREAK, A]
+    assert shown(hole.unconditional(VOCABULARY, "forward", "drop"))[0] == [*HEAD, A]
+    assert shown(hole.unconditional(VOCABULARY, "forward", "bare"))[0] == [EOS, ONE, BREAK, A]
     assert shown(hole.blind(VOCABULARY, "mask"))[0] == [*HEAD, ONE, BREAK, TWO]
 
 
@@ -132,9 +134,9 @@ SEEDS = [4, 5, 6, 7]
 def streams_of(hole, decode, method, edit=None, rest=False):
     plans = [hole.plan(VOCABULARY, method, rest)]
     if (hole.text_ids and decode.streams == 2) or edit:
-        plans.append(hole.free(VOCABULARY, method, decode.free, rest))
+        plans.append(hole.unconditional(VOCABULARY, method, decode.unconditional, rest))
     if edit:
-        plans.append(hole.blind(VOCABULARY, decode.free, rest))
+        plans.append(hole.blind(VOCABULARY, decode.unconditional, rest))
     return plans
 
 
@@ -234,13 +236,13 @@ def test_no_caption_beside_captions(decode):
 def test_a_hidden_picture_is_drawing_it():
     """All hidden, forward: the loop of drawing and this one are the same."""
     from cm3leon.decoding.images import generate_images
-    from cm3leon.sequence.documents import build_free_prompt
+    from cm3leon.sequence.documents import build_unconditional_prompt
 
     decode = DecodeConfig(guidance=2.0, temperature=1.0)
     holes = [Hole((0,) * 6, (True,) * 6, text) for text in ((1, 2), (3,), (4, 5, 6))]
     found = fill_holes(Decoder(MODEL, VOCABULARY, decode), holes, [1, 2, 3])
     prompts = [build_prompt(hole.text_ids, [], VOCABULARY) for hole in holes]
-    free = [build_free_prompt([], VOCABULARY)] * 3
+    free = [build_unconditional_prompt([], VOCABULARY)] * 3
     noise = uniforms([1, 2, 3], 6)
     drawn = generate_images(Decoder(MODEL, VOCABULARY, decode), prompts, free, noise)
     assert np.array_equal(drawn, found)

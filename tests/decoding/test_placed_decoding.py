@@ -25,14 +25,14 @@ from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import derive, generator, torch_generator, uniforms
 from cm3leon.sequence.documents import (
-    FREE_READINGS,
+    UNCONDITIONAL_READINGS,
     Document,
     Image,
     Text,
     Vocabulary,
-    build_free_prompt,
     build_prompt,
     build_sample,
+    build_unconditional_prompt,
 )
 from cm3leon.sequence.positions import place, table_rows
 
@@ -99,13 +99,13 @@ def plain(model: Transformer, streams, uniforms_BN, decode: DecodeConfig) -> lis
     return np.array(codes_NB).T.tolist()
 
 
-@pytest.mark.parametrize("reading", FREE_READINGS)
+@pytest.mark.parametrize("reading", UNCONDITIONAL_READINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_equal_the_plain_loop(kind, reading):
     """None to three documents, ragged, beside each other and alone; all streams of guidance."""
     model, noise = MODELS[kind], uniforms(range(len(QUERIES)), CODES)
     prompts = [build_prompt(query.segments[0].ids, before, VOCABULARY) for query, before in QUERIES]
-    free = [build_free_prompt(before, VOCABULARY, reading) for _, before in QUERIES]
+    free = [build_unconditional_prompt(before, VOCABULARY, reading) for _, before in QUERIES]
     decoder = Decoder(model, VOCABULARY, DECODE)
     found = generate_images(decoder, prompts, free, noise).tolist()
     assert found == plain(model, [prompts, free], noise, DECODE)
@@ -273,11 +273,11 @@ def gap_logits(model, job: Gaps, spans, streams, decode: DecodeConfig) -> list[t
 
 
 @pytest.mark.parametrize("beam", [None, BeamConfig(3)], ids=["sampled", "beam"])
-@pytest.mark.parametrize("reading", FREE_READINGS)
+@pytest.mark.parametrize("reading", UNCONDITIONAL_READINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_equal_the_rows_of_training(kind, reading, beam):
     """Captioning and gaps with none to three documents; refilled, and alone."""
-    model, decode = MODELS[kind], replace(DECODE, free=reading)
+    model, decode = MODELS[kind], replace(DECODE, unconditional=reading)
     seeds = list(range(len(CAPTIONS)))
     found = fill_gaps(Decoder(model, VOCABULARY, decode), CAPTIONS, seeds, beam, 12)
     few = fill_gaps(Decoder(model, VOCABULARY, decode, slots=6), CAPTIONS, seeds, beam, 12)
@@ -287,7 +287,7 @@ def test_texts_equal_the_rows_of_training(kind, reading, beam):
     for job, seed, spans in zip(CAPTIONS, seeds, found, strict=True):
         streams = [job.prompt(VOCABULARY)]
         if job.codes is not None:
-            streams.append(job.free(VOCABULARY, reading))
+            streams.append(job.unconditional(VOCABULARY, reading))
         for gap, logits in enumerate(gap_logits(model, job, spans, streams, decode)):
             span, own = spans[gap], derive(seed, "gap", gap) if gap else seed
             ids = [*span.ids, VOCABULARY.text_size][: span.tokens]
@@ -356,9 +356,9 @@ def drawn_again(model, one: Hole, codes, noise_M, method: str, decode, edit) -> 
     """The hidden codes, each drawn behind those of `codes` before it."""
     plans = [one.plan(VOCABULARY, method)]
     if edit or one.text_ids is not None:
-        plans.append(one.free(VOCABULARY, method, decode.free))
+        plans.append(one.unconditional(VOCABULARY, method, decode.unconditional))
     if edit:
-        plans.append(one.blind(VOCABULARY, decode.free))
+        plans.append(one.blind(VOCABULARY, decode.unconditional))
     logits = [hole_logits(model, one, plan, codes) for plan in plans]
     if edit:
         mixed = guide_edit(*logits, edit.image, edit.text)
@@ -369,11 +369,11 @@ def drawn_again(model, one: Hole, codes, noise_M, method: str, decode, edit) -> 
 
 
 @pytest.mark.parametrize("method", [*METHODS, "edit"])
-@pytest.mark.parametrize("reading", FREE_READINGS)
+@pytest.mark.parametrize("reading", UNCONDITIONAL_READINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_with_holes_equal_the_rows_of_training(kind, reading, method):
     """All ways to ask, captions or none; refilled, and alone."""
-    model, decode = MODELS[kind], replace(DECODE, free=reading)
+    model, decode = MODELS[kind], replace(DECODE, unconditional=reading)
     method, edit = ("forward", EditGuidance(3.0, 2.0)) if method == "edit" else (method, None)
     seeds = list(range(len(HOLES)))
     found = fill_holes(Decoder(model, VOCABULARY, decode), HOLES, seeds, method, edit)
@@ -390,7 +390,7 @@ def test_pictures_with_holes_equal_the_rows_of_training(kind, reading, method):
 def test_a_whole_picture_hidden_is_drawing_it(kind):
     holes = [hole(row % 4, "x" * CODES, (row + 1,)) for row in range(5)]
     prompts = [build_prompt(one.text_ids, one.documents, VOCABULARY) for one in holes]
-    free = [build_free_prompt(one.documents, VOCABULARY) for one in holes]
+    free = [build_unconditional_prompt(one.documents, VOCABULARY) for one in holes]
     noise = uniforms(range(5), CODES)
     drawn = generate_images(Decoder(MODELS[kind], VOCABULARY, DECODE), prompts, free, noise)
     found = fill_holes(Decoder(MODELS[kind], VOCABULARY, DECODE), holes, range(5), tries=1)

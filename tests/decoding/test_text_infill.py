@@ -44,15 +44,15 @@ def test_prompts_by_hand():
     gaps = Gaps(((1, 2), (5,)), PICTURE, BEFORE)
     assert gaps.prompt(VOCABULARY).tolist() == [*HEAD, 1, 2, ONE, 5, BREAK, *CODES, EOS, ONE]
     hidden = [1, 2, ONE, 5, BREAK, TWO, EOS, ONE]
-    assert gaps.free(VOCABULARY).tolist() == [*HEAD, *hidden]
-    assert gaps.free(VOCABULARY, "drop").tolist() == [*HEAD, 1, 2, ONE, 5, EOS, ONE]
-    assert gaps.free(VOCABULARY, "bare").tolist() == [EOS, *hidden]
+    assert gaps.unconditional(VOCABULARY).tolist() == [*HEAD, *hidden]
+    assert gaps.unconditional(VOCABULARY, "drop").tolist() == [*HEAD, 1, 2, ONE, 5, EOS, ONE]
+    assert gaps.unconditional(VOCABULARY, "bare").tolist() == [EOS, *hidden]
     alone = replace(gaps, documents=())
     for reading in ("mask", "drop", "bare"):
-        assert alone.free(VOCABULARY, reading).tolist() == [EOS, *hidden]
+        assert alone.unconditional(VOCABULARY, reading).tolist() == [EOS, *hidden]
     assert replace(alone, codes=None).prompt(VOCABULARY).tolist() == [EOS, *hidden]
     two = Gaps(((), (4,), ()), PICTURE)
-    assert two.free(VOCABULARY).tolist() == [EOS, ONE, 4, TWO, BREAK, THREE, EOS, ONE]
+    assert two.unconditional(VOCABULARY).tolist() == [EOS, ONE, 4, TWO, BREAK, THREE, EOS, ONE]
 
 
 @given(st.lists(st.lists(st.integers(0, 11), max_size=3), min_size=2, max_size=4), st.booleans())
@@ -92,7 +92,7 @@ def test_equals_the_plain_loop(decode):
     found = fill_gaps(Decoder(MODEL, VOCABULARY, decode), JOBS, SEEDS, most=3)
     for job, seed, spans in zip(JOBS, SEEDS, found, strict=True):
         own = decode
-        rows = [job.prompt(VOCABULARY), job.free(VOCABULARY, decode.free)]
+        rows = [job.prompt(VOCABULARY), job.unconditional(VOCABULARY, decode.unconditional)]
         if job.codes is None:  # nothing to compare: one stream
             own = replace(decode, strategy="guide", guidance=1.0)
         assert len(spans) == job.count
@@ -105,7 +105,7 @@ def test_equals_the_plain_loop(decode):
 def test_beams_fill_gaps_and_nothing_hangs_on_the_batch():
     beam, decode = BeamConfig(3), DecodeConfig(guidance=1.5, temperature=0.0)
     found = fill_gaps(Decoder(MODEL, VOCABULARY, decode), JOBS, SEEDS, beam, 4)
-    rows = [[JOBS[1].prompt(VOCABULARY)], [JOBS[1].free(VOCABULARY)]]
+    rows = [[JOBS[1].prompt(VOCABULARY)], [JOBS[1].unconditional(VOCABULARY)]]
     assert same(found[1][0], beam_text(Decoder(MODEL, VOCABULARY, decode), *rows, beam, 4)[0][0])
     for job, seed, spans in zip(JOBS, SEEDS, found, strict=True):
         (alone,) = fill_gaps(Decoder(MODEL, VOCABULARY, decode), [job], [seed], beam, 4)
@@ -218,7 +218,9 @@ MISTAKES = {
     "retrieval.documents must lie in 0..4": lambda s: s.caption(IMAGES, documents=5),
     "shorten the text": lambda s: s.infill_text(["雪" * 150 + " <mask>"], IMAGES[:1]),
     "trained without retrieval": lambda s: replace(s, retriever=None).caption(IMAGES, documents=1),
-    "decode.free must be one of": lambda s: Gaps(((), ()), (1,)).free(s.vocabulary, "other"),
+    "decode.unconditional must be one of": lambda s: Gaps(((), ()), (1,)).unconditional(
+        s.vocabulary, "other"
+    ),
 }
 
 

@@ -15,9 +15,9 @@ from cm3leon.sequence.documents import (
     Text,
     Vocabulary,
     build_caption_prompt,
-    build_free_prompt,
     build_prompt,
     build_sample,
+    build_unconditional_prompt,
     image_codes,
     parse_prompt,
     parse_sample,
@@ -142,11 +142,11 @@ def test_documents_of_one_modality_have_no_bounds():
     [
         (build_prompt([6], [], V), [E, 6, K]),
         (build_prompt([6], [A], V), [E, 1, 2, K, 23, 24, 25, K, 6, K]),
-        (build_free_prompt([], V), [E, S0, K]),
-        (build_free_prompt([A], V), [E, 1, 2, K, 23, 24, 25, K, S0, K]),
-        (build_free_prompt([A], V, "drop"), [E, 1, 2, K, 23, 24, 25, K]),
-        (build_free_prompt([A], V, "bare"), [E, S0, K]),
-        (build_free_prompt([], V, "drop"), [E, S0, K]),
+        (build_unconditional_prompt([], V), [E, S0, K]),
+        (build_unconditional_prompt([A], V), [E, 1, 2, K, 23, 24, 25, K, S0, K]),
+        (build_unconditional_prompt([A], V, "drop"), [E, 1, 2, K, 23, 24, 25, K]),
+        (build_unconditional_prompt([A], V, "bare"), [E, S0, K]),
+        (build_unconditional_prompt([], V, "drop"), [E, S0, K]),
         (build_caption_prompt([7, 7], [], V), [E, S0, K, 27, 27, E, S0]),
         (build_caption_prompt([7], [A], V), [E, 1, 2, K, 23, 24, 25, K, S0, K, 27, E, S0]),
     ],
@@ -162,9 +162,9 @@ def test_prompts_parse_back(text, image, retrieved):
     documents = segments_of(retrieved)
     prompt = build_prompt(text.ids, retrieved, V)
     assert parse_prompt(prompt, V) == Prompt("image", (*documents, text))
-    free = build_free_prompt(retrieved, V)
+    free = build_unconditional_prompt(retrieved, V)
     assert parse_prompt(free, V) == Prompt("image", (*documents, Mask(0)))
-    drop = parse_prompt(build_free_prompt(retrieved, V, "drop"), V)
+    drop = parse_prompt(build_unconditional_prompt(retrieved, V, "drop"), V)
     assert drop == Prompt("image", documents or (Mask(0),))
     caption = build_caption_prompt(image.codes, retrieved, V)
     assert parse_prompt(caption, V) == Prompt("text", (*documents, Mask(0), image))
@@ -216,7 +216,7 @@ def test_image_codes_keep_their_shape():
             r"image code .*\[0, 10\), got 10$",
         ),
         (lambda: build_sample([1], [], V), "must be of type Document, got list"),
-        (lambda: build_free_prompt([], V, "none"), "one of mask, drop, bare, got 'none'"),
+        (lambda: build_unconditional_prompt([], V, "none"), "one of mask, drop, bare, got 'none'"),
     ],
 )
 def test_bad_documents(make, message):

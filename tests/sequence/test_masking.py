@@ -14,8 +14,8 @@ from cm3leon.sequence.documents import (
     Text,
     Vocabulary,
     build_caption_prompt,
-    build_free_prompt,
     build_sample,
+    build_unconditional_prompt,
 )
 from cm3leon.sequence.masking import draw_spans, mask_samples, masked_rates, rotate, unrotate
 
@@ -214,7 +214,7 @@ def test_prompts_are_prefixes_of_masked_samples(query, retrieved):
     row = build_sample(query, retrieved, V)
     stop = len(row) - 2 - len(image.codes)
     ids, weights = rotate(row, [(stop - len(text.ids), stop)], V)
-    free = build_free_prompt(retrieved, V)
+    free = build_unconditional_prompt(retrieved, V)
     assert ids[: len(free)].tolist() == free.tolist()
     assert V.is_image(ids[len(free) : len(free) + len(image.codes)]).all()
     prompt = build_caption_prompt(image.codes, retrieved, V)

@@ -19,9 +19,9 @@ from cm3leon.sequence.documents import (
     Text,
     Vocabulary,
     build_caption_prompt,
-    build_free_prompt,
     build_prompt,
     build_sample,
+    build_unconditional_prompt,
 )
 from cm3leon.sequence.masking import draw_spans, rotate
 from cm3leon.sequence.positions import pair_places, place, place_prompt, table_rows
@@ -100,7 +100,7 @@ def test_prompts_stand_as_the_rows_they_begin(seed, lengths, reading):
     assert place(prompt, VOCABULARY, ANCHORED).tolist() == places[: len(prompt)].tolist()
     image = VOCABULARY.image_start
     assert place_prompt(prompt, image, VOCABULARY, ANCHORED)[-1] == places[len(prompt)]
-    free = build_free_prompt(documents, VOCABULARY, reading)
+    free = build_unconditional_prompt(documents, VOCABULARY, reading)
     cell = place_prompt(free, image, VOCABULARY, ANCHORED)[-1] % EACH
     assert cell == TEXT  # a picture begins in its first cell in every stream
     if not text.ids:

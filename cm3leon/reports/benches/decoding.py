@@ -196,7 +196,7 @@ def captions_table(record: Mapping) -> Table:
         caption=f"Text by every way of decoding, {record['protocol']['plan']['captions']} scenes "
         "(95% intervals)",
         notes=(
-            "free stream of guidance and amateur of CD-K: the same prompt without the picture",
+            "unconditional stream and CD-K's amateur: the same prompt without the picture",
             "true and complete: every claim holds and every kind of thing there is named",
             "test: the way of each family with the highest CIDEr-D on val",
         ),

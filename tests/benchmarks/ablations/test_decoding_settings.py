@@ -21,7 +21,9 @@ class Stub:
 
     name: str = "stub"
     retriever: None = None
-    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(guidance=2.0, free="bare"))
+    decode: DecodeConfig = field(
+        default_factory=lambda: DecodeConfig(guidance=2.0, unconditional="bare")
+    )
 
     def with_decode(self, decode):
         return replace(self, decode=decode)
@@ -47,7 +49,7 @@ def test_counts_are_powers_of_two_up_to_the_pool():
 
 def test_cells_keep_what_they_do_not_name():
     for cell in [*surface_cells(Stub(), QUICK), *nucleus_cells(Stub(), QUICK)]:
-        assert cell.system.decode.free == "bare" and cell.system.decode.guidance == 2.0
+        assert cell.system.decode.unconditional == "bare" and cell.system.decode.guidance == 2.0
     weights = [cell.system.decode.guidance for cell in guidance_cells([Stub()], QUICK)]
     assert weights == list(QUICK.weights)
     limit = next(cell for cell in surface_cells(Stub(), QUICK) if cell.name == GREEDY)
