@@ -29,11 +29,13 @@ def rows_of(prompts, most: int, width: int = 1, ids=IDS, **options) -> Rows:
 
 
 def random_prompts(random, count: int, samples: int) -> list[list[np.ndarray]]:
-    """Streams of a sample share a beginning, of any length; some samples are alike."""
-    shared = [random.integers(0, VOCABULARY.size, random.integers(0, 6)) for _ in range(3)]
+    """Streams of a sample share a beginning, of any length, two of three often more; some samples
+    are alike.
+    """
+    shared = [random.integers(0, 3, random.integers(0, 6)) for _ in range(3)]
     before = [shared[random.integers(3)] for _ in range(samples)]
     return [
-        [np.append(head, random.integers(0, VOCABULARY.size, random.integers(1, 9)))
+        [np.append(head, random.integers(0, 3, random.integers(1, 9)))
          for head in before]
         for _ in range(count)
     ]  # fmt: skip
