@@ -15,7 +15,7 @@ from cm3leon.data.token_cache import encode
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.loading import load_system
-from cm3leon.sequence.documents import build_free_prompt, build_sample
+from cm3leon.sequence.documents import build_sample, build_unconditional_prompt
 from cm3leon.tasks.rows import row_of
 from cm3leon.training import tuning
 from cm3leon.training.tuning import Base, Records, TuneRecipe, find_set, task_losses, tune
@@ -117,7 +117,7 @@ def test_pairs_are_learned_as_they_are_drawn(place, records, tmp_path):
         assert (weights[1:] == 1).all() and len(ids) <= tuning.longest_rows(pairs)[index]
     free = replace(config, drop_text=1.0)
     ids, _, _ = row_of(pairs[0], base.vocabulary, free, seeds.generator(0, "x"))
-    prompt = build_free_prompt([], base.vocabulary)
+    prompt = build_unconditional_prompt([], base.vocabulary)
     assert ids[: len(prompt)].tolist() == prompt.tolist()
     assert len(tuning.find_set(tmp_path / "pairs", base, 2).trained) == 13
 
