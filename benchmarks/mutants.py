@@ -55,7 +55,7 @@ MODULES = {
         "cm3leon/evaluation/statistics/paired.py",
     ),
     "metrics": (
-        "cm3leon/evaluation/metrics/captions.py",
+        "cm3leon/evaluation/text/captions.py",
         "cm3leon/evaluation/metrics/clip_score.py",
         "cm3leon/evaluation/metrics/cmmd.py",
         "cm3leon/evaluation/metrics/composition.py",
@@ -64,7 +64,7 @@ MODULES = {
         "cm3leon/evaluation/metrics/inception_score.py",
         "cm3leon/evaluation/metrics/kid.py",
         "cm3leon/evaluation/metrics/precision_recall.py",
-        "cm3leon/evaluation/metrics/ptb.py",
+        "cm3leon/evaluation/text/ptb.py",
     ),
     "masking": ("cm3leon/sequence/masking.py",),
     "logits": ("cm3leon/decoding/sampling.py",),
@@ -84,7 +84,7 @@ TESTS = {  # test files of a module, where not just the one that stands where it
         "evaluation/statistics/test_intervals.py",
         "benchmarks/ablations/test_decoding_scores.py",
     ),
-    "cm3leon/evaluation/metrics/ptb.py": ("evaluation/metrics/test_captions.py",),
+    "cm3leon/evaluation/text/ptb.py": ("evaluation/text/test_captions.py",),
 }
 LONGEST_S = 5.0  # CPU seconds of a test that is run for a change
 SPARE_S = 20.0  # CPU seconds a change may take beyond five times what its tests took before

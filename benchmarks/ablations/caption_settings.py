@@ -17,8 +17,8 @@ import numpy as np
 from cm3leon import seeds
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.text import BeamConfig
-from cm3leon.evaluation.metrics.caption_truth import judge_caption
-from cm3leon.evaluation.metrics.captions import bleu, cider_d, tokens
+from cm3leon.evaluation.text.caption_truth import judge_caption
+from cm3leon.evaluation.text.captions import bleu, cider_d, tokens
 from cm3leon.pipeline import System
 from cm3leon.world.scenes import Scene, scene
 

@@ -35,6 +35,7 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     "evaluation.statistics": set(),
     "evaluation.sides": {"evaluation.measures", "evaluation.statistics"},
     "evaluation.metrics": {"evaluation.sides", "evaluation.statistics", "world"},
+    "evaluation.text": {"evaluation.metrics", "world"},
     "evaluation.features": {"evaluation.sides", "evaluation.statistics", "evaluation.progress"}
     | {"tokenizers", "interop", "clip"},
     "evaluation.measures": set(),

@@ -5,7 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm3leon.evaluation.metrics.caption_truth import read_caption
+from cm3leon.evaluation.text.caption_truth import read_caption
 from cm3leon.world.coordinates import read_locations
 from cm3leon.world.descriptions import describe, position
 from cm3leon.world.scenes import scene

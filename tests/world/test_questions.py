@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm3leon.evaluation.metrics.caption_truth import true_reading
+from cm3leon.evaluation.text.caption_truth import true_reading
 from cm3leon.world.edits import changes, edit
 from cm3leon.world.language import NUMBERS, plural
 from cm3leon.world.questions import KINDS, questions

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.ptb import tokens
+from cm3leon.evaluation.text.ptb import tokens
 
 __all__ = ["bleu", "cider_d", "longest_common", "rouge_l", "tokens"]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cm3leon.evaluation.metrics.caption_truth import (
+from cm3leon.evaluation.text.caption_truth import (
     in_order,
     judge_caption,
     read_caption,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.captions import bleu, cider_d, longest_common, rouge_l, tokens
-from cm3leon.evaluation.metrics.ptb import DROPPED
+from cm3leon.evaluation.text.captions import bleu, cider_d, longest_common, rouge_l, tokens
+from cm3leon.evaluation.text.ptb import DROPPED
 
 MINI = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco-mini"
 TEXT = "a red blue star ring on the sand grass two small large next to of"
