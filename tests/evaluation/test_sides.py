@@ -1,12 +1,17 @@
 """The one way from features to numbers: in memory and on disk, every measure of the table."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
+from cm3leon.evaluation import measures
+from cm3leon.evaluation import sides as sides_module
 from cm3leon.evaluation.features.cache import Kept, Shard, write_shard
 from cm3leon.evaluation.features.network import Features
 from cm3leon.evaluation.features.statistics import Statistics
-from cm3leon.evaluation.measures import MEASURES, find_measure
+from cm3leon.evaluation.measures import MEASURES, Measure, find_measure
 from cm3leon.evaluation.metrics.composition import ALL
 from cm3leon.evaluation.metrics.fid import fid
 from cm3leon.evaluation.metrics.kid import kid
@@ -74,6 +79,24 @@ def test_every_module_of_the_table_gives_the_numbers_of_its_rows(name):
         if isinstance(value, tuple):
             assert value[1] <= value[0] <= value[2]
     assert module.NETWORK is None or isinstance(module.NETWORK, str)
+
+
+def test_a_new_measure_is_one_file_and_one_row(monkeypatch):
+    """A module, and a row that names it: its numbers are there and say what they are."""
+    made = types.ModuleType("cm3leon.evaluation.metrics.warmth")
+    made.NETWORK = None
+    made.measured = lambda sides: {"warmth": float(sides.fake_rows(9)[0].mean())}
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    rows = (*MEASURES, Measure("warmth", "warmth", "K", "higher", "warmth"))
+    for place in (measures, sides_module):
+        monkeypatch.setattr(place, "MEASURES", rows)
+    found, missing = numbers(in_memory())
+    assert "warmth" in found and not missing
+    assert measures.declared(found)["warmth"] == {
+        "title": "warmth",
+        "unit": "K",
+        "better": "higher",
+    }
 
 
 def test_numbers_are_the_pure_functions_and_name_what_is_missing():
