@@ -15,7 +15,8 @@ ELSEWHERE = {"fid", "fid_own", "fid_over_documents0", "kid", *TASKS, *NAMES}  # 
 
 def beside_table(record: Mapping) -> Table | None:
     """One row a number that tells the system's worth and stands in no other table, and what is
-    missing; of the embedded world that of the headline's arm. None for records of version 1 of it.
+    missing; of the embedded world that of the headline's arm. None for records of version 1 of it,
+    and for those that have nothing more to tell.
     """
     arm = main_arm(record)
     if arm is None and record["protocol"].get("data") != "coco":
@@ -28,12 +29,14 @@ def beside_table(record: Mapping) -> Table | None:
         and measure_of(record, name).better != NONE
         and not (arm and name.removeprefix(start) in ELSEWHERE)
     ]
-    lacks = remarks(record)[len(record["warnings"]) :]
+    notes = (*networks(record), *remarks(record)[len(record["warnings"]) :])
+    if not worth and not notes:
+        return None
     return Table(
         headers=("beside the FID", "value", "interval", "better"),
         rows=tuple(_row(record, name) for name in worth),
         caption=f"Further numbers of {record['system']['name']} (n={record['n']:,})",
-        notes=(*networks(record), *lacks),
+        notes=notes,
         numbers=frozenset({1}),
     )
 
