@@ -172,10 +172,14 @@ def load_split(run: Run, split: str, features: Features) -> Asked:
 
     real = np.concatenate(list(batches(Rendered("coco", split, range(REFERENCE), features.size))))
     real_ND = extract(features, np.array_split(real, 16), len(real), f"features of {split}")
-    most = max(run.plan.weight_prompts, run.plan.cell_prompts, run.plan.pool_prompts)
-    prompts = scenes_prompts(most, split)
+    plan = run.plan
+    prompts = scenes_prompts(max(plan.weight_prompts, plan.cell_prompts, plan.pool_prompts), split)
     run.facts[f"{split}_prompts_sha256"] = digest(prompts)
-    return Asked(split, prompts, Reference(real_ND))
+    most = max(len(prompts), plan.cell_prompts * len(plan.cell_seeds))
+    others = range(REFERENCE, REFERENCE + most)
+    further = np.concatenate(list(batches(Rendered("coco", split, others, features.size))))
+    further_MD = extract(features, np.array_split(further, 4), most, f"further ones of {split}")
+    return Asked(split, prompts, Reference(real_ND), further_MD)
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,7 @@ class Asked:
     split: str
     prompts: Sequence[Prompt]
     reference: object  # cm3leon.evaluation.statistics.frechet.Reference
+    further_MD: np.ndarray  # features of real pictures that the reference does not hold
 
 
 def report(options: Options, record: Mapping) -> None:

@@ -120,6 +120,8 @@ def measure(
             asked, real_ND, real_images = load_split(options, split, system, features)
             facts[f"{split}_prompts_sha256"] = digest(asked.prompts)
         lookups(asked, system, extra)
+        seeds = next(len(options.seeds_of(arm)) for arm in chosen if arm.name == DEFAULT)
+        extra |= floor(split, options.captions * seeds, real_ND, features)
         drawn = {}
         with phases("draw"):
             for arm in (one for one in chosen if split in one.splits):
@@ -163,6 +165,23 @@ def load_split(
     asked = ask(split, prompts, system.retriever.clip, own_images)
     real_ND = extract(features, np.array_split(real, 16), len(real), f"features of {split}")
     return asked, real_ND, own_images
+
+
+def floor(split: str, count: int, real_ND: np.ndarray, features: Features) -> dict[str, tuple]:
+    """`split.real.floor`: FID of as many real pictures as the default arm draws; nothing where the
+    split has too few beside the reference.
+    """
+    from cm3leon.evaluation.metrics.frechet import Reference
+    from cm3leon.evaluation.statistics import paired
+    from cm3leon.world.scenes import SPLITS as SIZES
+
+    if REFERENCE + count > SIZES[split]:
+        return {}
+    others = range(REFERENCE, REFERENCE + count)
+    images = np.concatenate(list(batches(Rendered("coco", split, others, features.size))))
+    further_MD = extract(features, np.array_split(images, 4), count, f"further ones of {split}")
+    distance = paired.distance(Reference(real_ND), further_MD[:, None])
+    return {f"{split}.real.floor": paired.frechet(distance)}
 
 
 def different(prompts: Sequence[Prompt]) -> list[Prompt]:

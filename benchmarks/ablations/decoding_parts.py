@@ -86,6 +86,7 @@ def sweep(
     """Draw and judge every cell; its numbers go to the run, its settings to the protocol."""
     judged = {}
     run.cells[part] = {cell.name: cell.about for cell in cells}
+    measure_floor(run, part, cells[0].prompts * len(cells[0].seeds), asked)
     for cell in cells:
         prompts = asked.prompts[: cell.prompts]
         with phases("draw"):
@@ -98,6 +99,14 @@ def sweep(
                 name, judged[cell.name], asked.reference, run.options.resamples
             )
     return judged
+
+
+def measure_floor(run, part: str, count: int, asked) -> None:
+    """FID of `count` real pictures to the reference: what a perfect cell of the part reaches."""
+    real_M1D = asked.further_MD[:count, None]
+    assert len(real_M1D) == count, (part, count)
+    floor = paired.distance(asked.reference, real_M1D, run.options.resamples)
+    run.extra[f"{part}.real.floor"] = paired.frechet(floor)
 
 
 def pool(run, asked, features: Features, phases) -> None:
@@ -125,6 +134,7 @@ def pool(run, asked, features: Features, phases) -> None:
     with phases("statistics"):
         sides = {name: reranked(run, name, one, asked) for name, one in pools.items()}
         sides["mixed"] = mixed(run, [pools[name] for name in MIXED], asked)
+        measure_floor(run, "pool", len(prompts), asked)
     compare(run, sides)
 
 

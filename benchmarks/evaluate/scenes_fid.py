@@ -37,6 +37,7 @@ from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.files import sha256_bytes
 from cm3leon.workers import side_by_side
+from cm3leon.world.repeats import in_training
 
 CAPTIONS = {"natural": 1000, "test": 200, "tail": 200, "val": 1000}
 QUICK = {"natural": 128, "test": 64, "tail": 64, "val": 128}
@@ -245,6 +246,8 @@ def measure_arm(split: Split, sides: Sides, skip: Sequence[str]) -> Measured:
 def told(split: Split, measured: Mapping[str, Measured]) -> Iterator[tuple[str, float | tuple]]:
     """`split.arm.measure` and its value; FID over that without documents, paired over captions."""
     yield f"{split.name}.floor", split.others.distance(split.own)
+    numbers_N = [int(prompt.image_id.rsplit("-", 1)[1]) for prompt in split.prompts]
+    yield f"{split.name}.in_training", float(in_training("coco", split.name, numbers_N).mean())
     none = measured.get("documents0")
     for name, one in measured.items():
         for key, value in one.measures.items():

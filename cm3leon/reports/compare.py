@@ -27,6 +27,7 @@ from cm3leon.reports.records.store import (
     column,
     device,
     is_trial,
+    largest_n,
     measure_of,
     read,
     read_files,
@@ -222,7 +223,8 @@ def find_runs(name: str, results: Path) -> list[tuple[dict, Path]]:
     found = [one for one in read_files(results, bench) if one[1]["system"]["name"] == system]
     if not found:
         raise UserError(f"no record of {name} in {results}; run nox -s {bench} first")
-    found.sort(key=lambda one: weight(one[1]))
+    most = largest_n([record for _, record in found])
+    found.sort(key=lambda one: weight(one[1], most))
     return [(record, path) for path, record in found]
 
 

@@ -50,6 +50,15 @@ def fid_scale_plot(record: Mapping, folder: Path | str, stem: str = "fid_scale")
     return paths
 
 
+def mark_floor(axes, floor: Mapping | None, colour: str = GREY, label: str = "floor") -> None:
+    """A dashed line where as many real pictures stand, its interval as a band; nothing for None."""
+    if floor is None:
+        return
+    axes.axhline(floor["value"], color=colour, lw=1, ls="--", label=label)
+    if floor["low"] is not None:
+        axes.axhspan(floor["low"], floor["high"], color=colour, alpha=0.12, lw=0)
+
+
 def sample_grid(images, captions: Sequence[str], path: Path | str, columns: int = 6) -> Path:
     """One PNG of pictures uint8 [N, H, W, 3], each above its caption (four lines at most).
 

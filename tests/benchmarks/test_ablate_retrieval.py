@@ -142,9 +142,6 @@ def test_leads_by_hand():
     assert value == 0.5 and low <= 0.5 <= high
     with pytest.raises(UserError, match="needs two prompts, got 1"):
         paired.mean(np.array([1.0, np.nan]))
-    assert paired.verdict((2, 1.1, 3), 1.0) == "holds"
-    assert paired.verdict((2, 0.9, 3), 1.0) == "not resolved"
-    assert paired.verdict((0.5, 0.1, 0.9), 1.0) == "does not"
 
 
 def test_a_planted_shift_is_found_and_noise_is_not():

@@ -1,30 +1,71 @@
-"""The README's results block says what the newest committed records say."""
+"""The README's numbers, tables and prose, are what the committed records say."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cm3leon.reports import newest
-from cm3leon.reports.readme import MARKS, README, block, headline, rewritten
+from cm3leon.errors import UserError
+from cm3leon.reports.readme import MARKS, NUMBER, NUMBERS, README, number, page, rewritten
+from cm3leon.reports.records.store import NothingThere, migrate, ranked
+from tests.record_maker import record
 
 
-def committed_records() -> list[dict]:
+@pytest.fixture(scope="module")
+def committed() -> list[dict]:
     """Records git tracks: a reader's own runs do not change the README."""
     root = Path(README).parent
     listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "results/fid_coco"], capture_output=True, text=True
+        ["git", "-C", str(root), "ls-files", "results/*.json"], capture_output=True, text=True
     )
     if listed.returncode or not listed.stdout.strip():
         pytest.skip("no git checkout with records")
-    records = [json.loads((root / name).read_text()) for name in listed.stdout.split()]
+    records = [migrate(json.loads((root / name).read_text())) for name in listed.stdout.split()]
     return sorted(records, key=lambda record: record["date"])
 
 
-def test_the_block_is_what_the_records_say():
-    inner = README.read_text(encoding="utf-8").split(MARKS[0], 1)[1].split(MARKS[1], 1)[0]
-    assert inner.strip() == block(headline(newest(committed_records())))
+def test_the_page_is_what_the_records_say(committed):
+    text = README.read_text(encoding="utf-8")
+    assert page(text, committed) == text, "run python -m cm3leon.reports.readme"
+    assert {found[2] for found in NUMBER.finditer(text)} == NUMBERS.keys()
+
+
+def test_prose_that_disagrees_with_the_record_is_seen(committed):
+    text = README.read_text(encoding="utf-8")
+    for name in NUMBERS:
+        wrong = re.sub(rf"(<!-- number:{name} -->)[^<]*", r"\g<1>99.9", text)
+        assert wrong != text and page(wrong, committed) == text, name
+    block = text.split(MARKS[0], 1)[1].split(MARKS[1], 1)[0]
+    assert page(text.replace(block, "\nold\n"), committed) == text
+
+
+def test_the_run_that_speaks_gives_the_number(monkeypatch):
+    monkeypatch.setitem(NUMBERS, "one", ("fid_coco", "scenes-s", "value", "{value:.1f} n={n}"))
+    monkeypatch.setitem(NUMBERS, "two", ("fid_coco", "scenes-s", "floor", "{value:.1f} [{low:.2f}"))
+    full = record(25.0, n=1000, date="2026-01-01T00:00:00Z")
+    later = record(19.0, n=200, date="2026-02-01T00:00:00Z")
+    trial = record(3.0, n=9000, warnings=["a trial of the way"], date="2026-02-02T00:00:00Z")
+    for records in ([full, later, trial], [trial, later, full]):
+        assert number("one", records) == "25.0 n=1000"
+    assert number("two", [full]) == "0.6 [0.58"
+    with pytest.raises(NothingThere, match="run nox -s ablate_decoding"):
+        number("mixed-gain", [full])
+    with pytest.raises(UserError, match="no number 'nonsense'"):
+        number("nonsense", [full])
+
+
+def test_a_part_of_a_benchmark_does_not_replace_more_of_it():
+    whole = record(protocol={"parts": ["a", "b"]}, date="2026-01-01T00:00:00Z")
+    part = record(protocol={"parts": ["a"]}, date="2026-02-01T00:00:00Z")
+    arms = record(protocol={"seeds": {"x": [0], "y": [0]}}, date="2026-01-01T00:00:00Z")
+    few = record(protocol={"seeds": {"x": [0]}}, date="2026-02-01T00:00:00Z")
+    newer = record(protocol={"parts": ["a"]}, version=2, n=600)
+    look = record(protocol={"parts": ["a", "b"]}, version=3, n=499, date="2026-03-01T00:00:00Z")
+    for records in ([whole, part, newer, look], [look, newer, part, whole]):
+        assert ranked(records) == [look, part, whole, newer]
+    assert ranked([arms, few]) == [few, arms]
 
 
 def test_only_what_stands_between_the_marks_changes():

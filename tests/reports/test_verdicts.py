@@ -8,9 +8,6 @@ from hypothesis import strategies as st
 
 from cm3leon.reports.benches import decoding, pretraining, retrieval
 from cm3leon.reports.paper.claims import (
-    FAILS,
-    HOLDS,
-    OPEN,
     Finding,
     _p,
     _size_finding,
@@ -20,6 +17,15 @@ from cm3leon.reports.paper.claims import (
 )
 from cm3leon.reports.paper.model import numeral
 from cm3leon.reports.paper.results import Run
+from cm3leon.reports.verdicts import (
+    FAILS,
+    HOLDS,
+    LEAST,
+    OPEN,
+    UNMEASURABLE,
+    could_see,
+    power_cell,
+)
 from tests.record_maker import record
 
 
@@ -30,14 +36,29 @@ def triple(value: float, low: float, high: float) -> dict:
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
-def guided(steps: tuple, one=(2.0, 2.0, 3.0), other=(2.0, 1.5, 3.0)) -> list[str]:
-    """Verdicts of H3 from how many steps two best weights are apart, and where they stand."""
+def guided(
+    steps: tuple, one=(2.0, 2.0, 3.0), other=(2.0, 1.5, 3.0), n=160, fids=(), floor=None
+) -> list[str]:
+    """Verdicts of H3 from how many steps two best weights are apart, and where they stand; `fids`
+    are of small and large at weights 2 and 3.
+    """
     extras = {
         "guidance.small.best_weight": triple(*one),
         "guidance.large.best_weight": triple(*other),
         "guidance.large.steps_from_small": triple(*steps),
     }
-    made = {"extra": extras, "protocol": {"parts": ["guidance"], "plan": {"weights": WEIGHTS}}}
+    cells = {}
+    for place, fid in enumerate(fids):
+        name, size = f"cell{place}", ("small", "large")[place // 2]
+        cells[name] = {"system": size, "decode": {"guidance": 2.0 + place % 2}}
+        extras[f"guidance.{name}.fid"] = triple(fid, fid - 9, fid + 9)
+    if floor:
+        extras["guidance.real.floor"] = triple(*floor)
+    plan = {"weights": WEIGHTS, "weight_prompts": n}
+    made = {
+        "extra": extras,
+        "protocol": {"parts": ["guidance"], "plan": plan, "cells": {"guidance": cells}},
+    }
     return [one["verdict"] for one in decoding.verdicts(made)]
 
 
@@ -65,6 +86,16 @@ def test_an_optimum_at_the_grid_s_end_decides_nothing(steps, ends):
     assert guided(steps, one=ends) == guided(steps, other=ends) == [OPEN]
 
 
+def test_few_captions_and_fids_at_the_floor_carry_no_verdict():
+    agree, apart = (0, 0, 0), (2, 1, 3)
+    for steps in (agree, apart):
+        assert guided(steps, n=LEAST - 1) == [UNMEASURABLE] != guided(steps, n=LEAST)
+    floor = (50, 40, 60)
+    at = {"fids": (59, 80, 90, 58), "floor": floor}  # the best of each size: 59 and 58
+    above = {"fids": (59, 80, 90, 61), "floor": floor}
+    assert guided(agree, **at) == [UNMEASURABLE] and guided(agree, **above) == [HOLDS]
+
+
 def size_finding(small: tuple, large: tuple) -> str:
     runs = []
     for name, (value, low, high) in (("small", small), ("large", large)):
@@ -72,6 +103,11 @@ def size_finding(small: tuple, large: tuple) -> str:
         size = numeral(1.0, "r", "", text="1", how="x")
         runs.append((Run(record(value, name, interval=interval), f"{name}.json"), size))
     return _size_finding(*runs).verdict
+
+
+def test_sizes_at_the_floor_are_not_told_apart():
+    assert size_finding((0.6, 0.5, 0.65), (0.3, 0.2, 0.4)) == UNMEASURABLE  # floor 0.62 .. 0.66
+    assert size_finding((0.7, 0.68, 0.75), (0.3, 0.2, 0.4)) == HOLDS
 
 
 def test_h2_needs_intervals_apart_not_points():
@@ -93,13 +129,16 @@ def test_leads_of_the_default_as_the_statements_read(ratio, difference, verdict)
         f"{split}.default.{measure}_vs_{arm}": triple(*(ratio if measure == "fid" else difference))
         for _, _, split, measure, arm in retrieval.HYPOTHESES
     }
-    found = retrieval.verdicts({"extra": extras, "protocol": {"default": "default"}})
+    made = {"extra": extras, "protocol": {"default": "default"}, "n": LEAST}
+    found = retrieval.verdicts(made)
     assert len(found) == 13 and {one["verdict"] for one in found} == {verdict}
+    few = retrieval.verdicts(made | {"n": 16})
+    assert {one["verdict"] for one in few} == {UNMEASURABLE}
     statements = {one["statement"]: one for one in found}
     assert statements["two lift entities never seen in training"]["measure"] == "entity_unseen"
 
 
-def pooled(**changes) -> dict[tuple, str]:
+def pooled(n=LEAST, **changes) -> dict[tuple, str]:
     """Verdicts of H4 and H5 by statement's first words; effects that hold unless changed."""
     extras = {
         "pool.cd-k-n1.fid_vs_top-p": (1.0, 0.95, 1.1),
@@ -112,9 +151,23 @@ def pooled(**changes) -> dict[tuple, str]:
     } | changes
     made = {
         "extra": {key: triple(*value) for key, value in extras.items()},
-        "protocol": {"parts": ["pool"], "gain_from": 8, "gain_to": 32},
-    }
+        "protocol": {
+            "parts": ["pool"], "gain_from": 8, "gain_to": 32, "plan": {"pool_prompts": n},
+        },
+    }  # fmt: skip
     return {one["key"]: one["verdict"] for one in decoding.verdicts(made)}
+
+
+def test_a_pool_at_the_floor_tells_nothing_of_what_stands_there():
+    names = [f"{way}-n{n}" for way in ("top-p", "cd-k", "mixed") for n in (1, 8, 32)]
+    fids = {f"pool.{name}.fid": (70, 60, 80) for name in names}
+    fids |= {"pool.cd-k-n1.fid": (120, 100, 140), "pool.real.floor": (78.7, 65.9, 91.5)}
+    found = pooled(**fids)
+    assert found.pop("pool.cd-k-n1.fid_vs_top-p") == HOLDS  # one of its two stands above
+    assert set(found.values()) == {UNMEASURABLE} and len(found) == 6
+    lower = pooled(**fids | {"pool.real.floor": (60, 50, 69.9)})
+    assert set(lower.values()) == {HOLDS}
+    assert set(pooled(LEAST - 1).values()) == {UNMEASURABLE}
 
 
 def test_h4_and_h5_as_their_statements_read():
@@ -151,7 +204,24 @@ def test_the_tally_counts_every_verdict():
             self.claim, self.verdict = claim, verdict
 
     found = [One("H1", HOLDS), One("H1", FAILS), One("H2", HOLDS), One("H3", OPEN)]
-    assert tally(found) == {HOLDS: 2, FAILS: 1, OPEN: 1, "not measured yet": 7}
+    wanted = {HOLDS: 2, FAILS: 1, OPEN: 1, UNMEASURABLE: 0, "not measured yet": 7}
+    assert tally(found) == wanted
+    assert tally([*found, One("H4", UNMEASURABLE)])[UNMEASURABLE] == 1
+
+
+def test_power_is_of_the_interval():
+    """A ratio's is a factor on the log scale: the same whichever way it is turned."""
+    from math import exp
+
+    wide = triple(1.2, 1.2 / exp(0.1959964), 1.2 * exp(0.1959964))  # s = 0.1
+    assert could_see(wide, True) == pytest.approx(exp(0.28016), rel=1e-4)
+    turned = triple(1 / wide["value"], 1 / wide["high"], 1 / wide["low"])
+    assert could_see(turned, True) == pytest.approx(could_see(wide, True))
+    assert could_see(triple(5, 5 - 1.959964, 5 + 1.959964), False) == pytest.approx(
+        2.8016, abs=1e-3
+    )
+    assert could_see(triple(1, 0, 2), True) is None is could_see(triple(1, None, None), False)
+    assert power_cell(wide, True) == "x 1.32" and power_cell(wide, None) == "-"
 
 
 def test_p_over_all_statements_together():
@@ -162,6 +232,7 @@ def test_p_over_all_statements_together():
             "tail.default.entity_vs_documents-0": triple(0.2, 0.2 - 0.1191, 0.2 + 0.1191),
         },
         "protocol": {"default": "default"},
+        "n": 100,
     }
     found = [
         Finding(one["hypothesis"], (), "", (), one["verdict"], _p(one))
@@ -172,4 +243,4 @@ def test_p_over_all_statements_together():
     assert adjusted[0] == pytest.approx((0.05, 0.05), rel=1e-2)
     assert adjusted[1] == pytest.approx((0.002, 0.002), rel=5e-2)
     table = hypotheses_table(found, "95%").panels[0]
-    assert all(len(row.cells) in (1, 6) for row in table.rows) and len(table.headers) == 6
+    assert all(len(row.cells) in (1, 7) for row in table.rows) and len(table.headers) == 7

@@ -130,9 +130,3 @@ def frechet_difference(real_ND: np.ndarray, ours_KND: np.ndarray, others_KND: np
     apart = ours.value - others.value
     low, high = mean_interval(ours.influence_P - others.influence_P, LEVEL)
     return apart, apart + low, apart + high
-
-
-def verdict(difference: Triple, wanted: float = 0.0) -> str:
-    """What an interval says of "the difference is above `wanted`"."""
-    _, low, high = difference
-    return "holds" if low > wanted else "does not" if high < wanted else "not resolved"

@@ -122,18 +122,24 @@ def _checked(p_M: Sequence[float]) -> np.ndarray:
     return p_M
 
 
-def smallest_effect(low: float, high: float, level: float = 0.95, power: float = 0.8) -> float:
+def smallest_effect(
+    low: float, high: float, level: float = 0.95, power: float = 0.8, ratio: bool = False
+) -> float:
     """The difference that an interval as wide as this one finds with probability `power`.
 
-    For a roughly normal estimate with standard error s: (z_level + z_power) s.
+    For a roughly normal estimate with standard error s: (z_level + z_power) s. Of a `ratio`, whose
+    interval is symmetric on a log scale and above 0, the factor above 1.
     """
     from scipy.special import ndtri
 
     check_level(level)
     if not 0 < power < 1:
         raise UserError(f"power must lie in (0, 1), got {power}; 0.8 is usual")
+    if ratio:
+        low, high = np.log(low), np.log(high)
     error = (high - low) / 2 / _quantile(level)
-    return float((_quantile(level) + ndtri(power)) * error)
+    found = float((_quantile(level) + ndtri(power)) * error)
+    return float(np.exp(found)) if ratio else found
 
 
 def _quantile(level: float) -> float:

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cm3leon.reports import extra
-from cm3leon.reports.tables import Table, cell, span
+from cm3leon.reports.tables import Table, cell, number, span
+from cm3leon.reports.verdicts import (
+    FAILS,
+    FLOOR_NOTE,
+    HOLDS,
+    OPEN,
+    POWER_NOTE,
+    carried,
+    judged,
+    power_cell,
+)
 
 STRATEGIES = ("temperature", "top-p", "cd-k", "mixed")
 TITLES = {"temperature": "temperature", "top-p": "top-p", "cd-k": "CD-K", "mixed": "top-p + CD-K"}
@@ -75,6 +85,7 @@ def pool_table(record: Mapping) -> Table:
         notes=(
             "settings: the best cell of each strategy on val; fewer samples are disjoint groups "
             "of the same pool, their FIDs averaged",
+            *floor_notes(record, "pool"),
             "composition: share of GenEval's questions about a caption answered right",
         ),
         numbers=frozenset(range(2, 3 + len(counts(record)))),
@@ -121,7 +132,10 @@ def guidance_table(record: Mapping) -> Table:
         rows=tuple(rows),
         caption=f"Guidance on val, temperature 1, "
         f"n={record['protocol']['plan']['weight_prompts']} (95% intervals)",
-        notes=("best weight: the lowest FID; its interval is over resamples of the captions",),
+        notes=(
+            "best weight: the lowest FID; its interval is over resamples of the captions",
+            *floor_notes(record, "guidance"),
+        ),
         numbers=frozenset(range(1, 1 + 3 * len(sizes))),
         rule_after=len(columns[0]),
     )
@@ -167,7 +181,7 @@ def cells_table(record: Mapping, part: str, title: str, notes: tuple[str, ...]) 
         ),
         caption=f"{title} ({plan['cell_prompts']} captions x {len(plan['cell_seeds'])} seeds, "
         "95% intervals)",
-        notes=notes,
+        notes=(*notes, *floor_notes(record, part)),
         numbers=frozenset(range(2, 7)),
         ours=frozenset({fids.index(min(fids))}),
     )
@@ -215,18 +229,42 @@ def _agreement(record: Mapping) -> list[dict]:
     for key, value in record["extra"].items():
         if key.startswith("guidance.") and ".steps_from_" in key:
             one, other = key.removeprefix("guidance.").split(".steps_from_")
-            verdict = "not resolved"
+            verdict = OPEN
             if value["low"] >= -1 and value["high"] <= 1:
-                verdict = "holds"
+                verdict = HOLDS
             elif value["low"] > 0 or value["high"] < 0:
-                verdict = "does not"
+                verdict = FAILS
             statement = f"the best weight of {one} and {other} is the same or a neighbour"
             if ends := [name for name in (one, other) if _at_an_end(record, name)]:
-                verdict = "not resolved"  # two sizes may both have theirs beyond, far apart
+                verdict = OPEN  # two sizes may both have theirs beyond, far apart
                 statement += f" (of {' and '.join(ends)} at the end of the grid)"
+            n = record["protocol"]["plan"]["weight_prompts"]
+            floor = floor_of(record, "guidance")
+            fids = [_lowest(record, size) for size in (one, other)] if floor else []
+            verdict = carried(verdict, n, fids, floor)
             about = (statement, "val", "weights of the grid apart", key, verdict)
             found.append(_said(record, "H3", *about))
     return found
+
+
+def floor_of(record: Mapping, part: str) -> dict | None:
+    """FID of as many real pictures as one cell of a part draws; None where it was not measured."""
+    return extra(record, f"{part}.real.floor")
+
+
+def floor_notes(record: Mapping, part: str) -> tuple[str, ...]:
+    """A table's note on the floor of its FIDs."""
+    floor = floor_of(record, part)
+    if floor is None:
+        return ("real against real at this n (floor): not measured by this run",)
+    ends = span(floor["value"], floor["low"], floor["high"])
+    return (f"real against real at this n (floor): FID {number(floor['value'])} {ends}",)
+
+
+def _lowest(record: Mapping, size: str) -> dict:
+    """The lowest FID of a size over the weights."""
+    fids = (extra(record, f"guidance.{name}.fid") for _, name in guidance_rows(record, size))
+    return min(fids, key=lambda one: one["value"])
 
 
 def _at_an_end(record: Mapping, size: str) -> bool:
@@ -242,28 +280,36 @@ def _pool(record: Mapping) -> list[dict]:
     if "pool" not in record["protocol"]["parts"]:
         return []
     start, last = record["protocol"]["gain_from"], record["protocol"]["gain_to"]
-    rows = [  # claim, statement, kind, key, value of no effect, whether none is what is claimed
+    # claim, statement, kind, key, value of no effect, whether none is claimed, FIDs compared
+    rows = [
         (
             "H4", f"CD-K's FID is at most {MARGIN:g} times that of top-p, best of {count}",
             "FID of top-p / CD-K", f"pool.cd-k-n{count}.fid_vs_top-p", 1 / MARGIN, False,
+            (f"cd-k-n{count}", f"top-p-n{count}"),
         )
         for count in dict.fromkeys((1, last))
     ]  # fmt: skip
     for name in ("top-p", "cd-k"):
         statement = f"{TITLES[name]} alone gains under a tenth from {start} to {last} samples"
-        rows.append(("H5", statement, "FID before / after", f"pool.{name}.gain", 1.0, True))
+        cells = f"{name}-n{start}", f"{name}-n{last}"
+        rows.append(("H5", statement, "FID before / after", f"pool.{name}.gain", 1.0, True, cells))
     statement = f"top-p + CD-K gain from {start} to {last} samples"
-    rows.append(("H5", statement, "FID before / after", "pool.mixed.gain", 1.0, False))
+    ours = f"mixed-n{start}", f"mixed-n{last}"
+    rows.append(("H5", statement, "FID before / after", "pool.mixed.gain", 1.0, False, ours))
     for name in ("top-p", "cd-k"):
         statement = f"top-p + CD-K gain more than {TITLES[name]} alone"
-        rows.append(("H5", statement, "gain / gain", f"pool.mixed.gain_vs_{name}", 1.0, False))
-    found = []
-    for claim, statement, kind, key, wanted, stagnates in rows:
+        cells = *ours, f"{name}-n{start}", f"{name}-n{last}"
+        key = f"pool.mixed.gain_vs_{name}"
+        rows.append(("H5", statement, "gain / gain", key, 1.0, False, cells))
+    found, n = [], record["protocol"]["plan"]["pool_prompts"]
+    for claim, statement, kind, key, wanted, stagnates, cells in rows:
         effect = extra(record, key)
         verdict = judged(effect, wanted)
         if stagnates:
-            verdict = "holds" if effect["high"] < MARGIN else "not resolved"
-            verdict = "does not" if effect["low"] > 1 else verdict
+            verdict = HOLDS if effect["high"] < MARGIN else OPEN
+            verdict = FAILS if effect["low"] > 1 else verdict
+        fids = [extra(record, f"pool.{name}.fid") for name in cells]
+        verdict = carried(verdict, n, fids, floor_of(record, "pool"))
         found.append(_said(record, claim, statement, "test", kind, key, verdict, wanted))
     return found
 
@@ -274,18 +320,12 @@ def _text(record: Mapping) -> list[dict]:
         for measure in ("cider", "exact", "infilled"):
             key = f"captions_test.{family}.{measure}_vs_plain"
             if extra(record, key) is not None:
-                verdict = judged(extra(record, key), 0.0)
+                n = record["protocol"]["plan"]["captions"]
+                verdict = carried(judged(extra(record, key), 0.0), n)
                 statement = f"{title} betters text: {CAPTIONS[measure]}"
                 about = (statement, "test", "lead over plain", key, verdict)
                 found.append(_said(record, "Q5", *about, 0.0))
     return found
-
-
-def judged(effect: Mapping, wanted: float) -> str:
-    """What an interval says of "the effect is above `wanted`"."""
-    if effect["low"] > wanted:
-        return "holds"
-    return "does not" if effect["high"] < wanted else "not resolved"
 
 
 def _said(
@@ -310,17 +350,19 @@ def verdicts_table(record: Mapping) -> Table:
         (
             one["hypothesis"], one["statement"], one["split"],
             f"{one['kind']}: {one['value']:.3f} {span(one['value'], one['low'], one['high'], 3)}",
-            one["verdict"],
+            power_cell(one, one.get("ratio")), one["verdict"],
         )
         for one in verdicts(record)
     )  # fmt: skip
     return Table(
-        headers=("", "statement", "on", "effect", "verdict"),
+        headers=("", "statement", "on", "effect", "could have seen", "verdict"),
         rows=rows,
         caption=f"Claims about decoding ({record['system']['name']})",
         notes=(
             "a verdict needs the whole 95% interval on one side; the best weights agree when it "
             "lies within one step of the grid",
+            POWER_NOTE,
+            FLOOR_NOTE,
             "Q5: the paper's open question 5, contrastive decoding beyond pictures",
         ),
     )

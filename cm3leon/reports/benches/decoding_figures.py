@@ -8,8 +8,15 @@ from pathlib import Path
 
 from cm3leon.files import write_atomic
 from cm3leon.reports import extra
-from cm3leon.reports.benches.decoding import STRATEGIES, TITLES, counts, guidance_rows, sizes_of
-from cm3leon.reports.plots import BLUE, GREY, INK
+from cm3leon.reports.benches.decoding import (
+    STRATEGIES,
+    TITLES,
+    counts,
+    floor_of,
+    guidance_rows,
+    sizes_of,
+)
+from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor
 
 COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito
 MARKERS = ("o", "s", "^", "D")
@@ -44,10 +51,13 @@ def _saved(draw, size: tuple[float, float], folder: Path | str, stem: str) -> li
 
 
 def figure4(figure, record: Mapping, panels: list[str]) -> None:
-    """Left: FID against the guidance weight. Right: against samples a prompt."""
+    """Left: FID against the guidance weight. Right: against samples a prompt. Each above the floor:
+    as many real pictures.
+    """
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, part in zip(all_axes, panels, strict=True):
         (_guidance if part == "guidance" else _pool)(axes, record)
+        mark_floor(axes, floor_of(record, part), label="real pictures (floor)")
         axes.set_ylabel(f"{record['protocol']['features']} FID (lower is better)")
         axes.grid(axis="y", color="#dddddd", lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -139,5 +149,8 @@ def surface(figure, record: Mapping) -> None:
         axes.set_xlabel("alpha")
         axes.set_ylabel("k")
         limit = extra(record, f"surface.greedy.{measure}")
-        axes.set_title(f"{title}\ngreedy limit: {limit['value']:.1f}", fontsize=9)
+        said = f"greedy limit: {limit['value']:.1f}"
+        if measure == "fid" and (floor := floor_of(record, "surface")):
+            said += f", real pictures (floor): {floor['value']:.1f}"
+        axes.set_title(f"{title}\n{said}", fontsize=9)
         axes.tick_params(length=0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cm3leon.reports import extra
 from cm3leon.reports.tables import Table, cell, span
+from cm3leon.reports.verdicts import OPEN, POWER_NOTE, judged, power_cell
 
 SCORES = {
     "held_out_image_alone": "nats, no documents",
@@ -63,10 +64,10 @@ def verdicts(record: Mapping) -> list[dict]:
             continue
         low, high = sorted((sign * entry["low"], sign * entry["high"]))
         resolved = len(record["protocol"]["seeds"]) > 1
-        verdict = "holds" if low > 0 else "does not" if high < 0 else "not resolved"
+        verdict = judged({"low": low, "high": high}, 0.0)
         found.append(
             {"hypothesis": name, "statement": statement, "score": score, **entry}
-            | {"verdict": verdict if resolved else "not resolved"}
+            | {"verdict": verdict if resolved else OPEN}
             | ({"none": 0.0, "ratio": False} if resolved else {})
         )
     return found
@@ -75,15 +76,17 @@ def verdicts(record: Mapping) -> list[dict]:
 def verdicts_table(record: Mapping) -> Table:
     """Hypothesis, difference of the arm to the default, and what it says."""
     return Table(
-        headers=("", "statement", "arm - default", "verdict"),
+        headers=("", "statement", "arm - default", "could have seen", "verdict"),
         rows=tuple(
             (
                 one["hypothesis"],
                 one["statement"],
                 f"{one['value']:+.4f} {span(one['value'], one['low'], one['high'], 4)}",
+                power_cell(one, one.get("ratio")),
                 one["verdict"],
             )
             for one in verdicts(record)
         ),
         caption="Hypotheses about pretraining (paired by training seed)",
+        notes=(POWER_NOTE,),
     )

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cm3leon.files import write_atomic
 from cm3leon.reports import extra
-from cm3leon.reports.plots import BLUE, GREY, INK
+from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor
 from cm3leon.reports.tables import Table, cell, span
+from cm3leon.reports.verdicts import FLOOR_NOTE, POWER_NOTE, carried, judged, power_cell
 
 ORANGE = "#D55E00"  # Okabe-Ito vermilion
 
@@ -155,13 +156,11 @@ def verdicts(record: Mapping) -> list[dict]:
         if entry is None:
             continue
         wanted = 1.0 if measure == "fid" else 0.0
-        verdict = (
-            "holds"
-            if entry["low"] > wanted
-            else "does not"
-            if entry["high"] < wanted
-            else "not resolved"
-        )
+        fids, floor = (), None
+        if measure == "fid":
+            fids = [extra(record, f"{split}.{each}.fid") for each in (default, arm)]
+            floor = extra(record, f"{split}.real.floor")
+        verdict = carried(judged(entry, wanted), record["n"], fids, floor)
         found.append(
             {"hypothesis": name, "statement": statement, "split": split, "measure": measure}
             | {"verdict": verdict, "none": wanted, "ratio": measure == "fid", **entry}
@@ -173,7 +172,7 @@ def verdicts_table(record: Mapping) -> Table:
     """Hypothesis, effect with interval, and what it says."""
     seeds = {len(seeds) for seeds in record["protocol"]["seeds"].values()}
     return Table(
-        headers=("", "statement", "on", "effect", "verdict"),
+        headers=("", "statement", "on", "effect", "could have seen", "verdict"),
         rows=tuple(
             (
                 one["hypothesis"],
@@ -181,13 +180,18 @@ def verdicts_table(record: Mapping) -> Table:
                 one["split"],
                 ("FID x " if one["measure"] == "fid" else "share + ")
                 + f"{one['value']:.3f} {span(one['value'], one['low'], one['high'], 3)}",
+                power_cell(one, one["ratio"]),
                 one["verdict"],
             )
             for one in verdicts(record)
         ),
         caption=f"Hypotheses ({record['system']['name']}, n={record['n']} captions a split, "
         f"{max(seeds)} sampling seeds)",
-        notes=("a verdict needs the whole 95% interval on one side of no effect",),
+        notes=(
+            "a verdict needs the whole 95% interval on one side of no effect",
+            POWER_NOTE,
+            FLOOR_NOTE,
+        ),
     )
 
 
@@ -223,6 +227,8 @@ def documents_plot(figure, record: Mapping) -> None:
     left, right = figure.subplots(1, 2)
     for split, look in LOOKS.items():
         _line(left, record, split, "fid", look)
+        floor = extra(record, f"{split}.real.floor")
+        mark_floor(left, floor, look.colour, f"{split}: real pictures (floor)")
         _line(right, record, split, "entity" if split == "tail" else "right", look)
     left.set_ylabel(f"{record['protocol']['features']} FID (lower is better)")
     right.set_ylabel("share right (higher is better)")

@@ -92,6 +92,16 @@ def _notes(record: Mapping, further: list[str], retrieves: bool) -> list[str]:
         f"plain: guidance 1, temperature 1, the documents of the headline; else {_setting(record)}",
         "overall: mean of GenEval's six scores; all shares: of captions whose picture holds it",
     ]
+    shares = [
+        f"{split} {entry['value']:.1%}"
+        for split in record["protocol"]["captions"]
+        if (entry := extra(record, f"{split}.in_training"))
+    ]
+    if shares:
+        notes.append(
+            "the captions' own pictures that the training has too, pixel for pixel (the world is "
+            f"small): {', '.join(shares)}"
+        )
     if retrieves:
         notes.append("over none: FID over that without documents, below 1 documents help; paired")
     if "entity_unseen" in further:

@@ -20,6 +20,16 @@ from cm3leon.reports.paper.results import (
     own,
     parameters,
 )
+from cm3leon.reports.verdicts import (
+    FAILS,
+    HOLDS,
+    LEAST,
+    OPEN,
+    UNMEASURABLE,
+    carried,
+    judged,
+    power_cell,
+)
 
 CLAIMS = {  # name -> statement; and, as prose, the command that would measure it
     "H1": ("retrieval lowers FID: two documents below one, one below none",
@@ -42,7 +52,7 @@ CLAIMS = {  # name -> statement; and, as prose, the command that would measure i
            "`nox -s train_baselines` with and without documents, at equal FLOPs"),
 }  # fmt: skip
 COUNTS = {2: "two documents", 1: "one document"}
-HOLDS, FAILS, OPEN, UNKNOWN = "holds", "does not", "not resolved", "not measured yet"
+UNKNOWN = "not measured yet"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Finding:
     effect: Parts
     verdict: str
     p: float | None = None  # that there is no effect, for one statement alone
+    seen: str = "-"  # the effect that four of five such runs resolve
 
 
 def findings(inputs: Inputs) -> list[Finding]:
@@ -82,12 +93,17 @@ def _splits(inputs: Inputs) -> list[Finding]:
 def _split_finding(run: Run, split: str, count: int, key: str) -> Finding:
     part = more(run, key, 3)
     entry = extra(run.record, key)
-    verdict = HOLDS if entry["high"] < 1 else FAILS if entry["low"] > 1 else OPEN
+    # Below 1 is what is claimed: the quotient turned over.
+    turned = {"low": 1 / entry["high"], "high": 1 / entry["low"]}
+    fids = [extra(run.record, f"{split}.documents{each}.fid") for each in (0, count)]
+    known = [one for one in fids if one is not None]
+    n, floor = run.record["protocol"]["captions"][split], extra(run.record, f"{split}.floor")
+    verdict = carried(judged(turned, 1.0), n, known, floor)
     effect = prose("FID of {name} with {count} over none: {effect}", name=emph(run.system),
                    count=COUNTS[count], effect=part)  # fmt: skip
     statement = f"{COUNTS[count]} {'lower' if count > 1 else 'lowers'} FID below none"
     p = effect_p(entry["value"], entry["low"], entry["high"], 1.0, True)
-    return Finding("H1", words(statement), split, effect, verdict, p)
+    return Finding("H1", words(statement), split, effect, verdict, p, power_cell(entry, True))
 
 
 def _retrieval(inputs: Inputs) -> list[Finding]:
@@ -95,10 +111,10 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
     if run is None:
         return []
     key = ("hypothesis", "statement", "split")
-    judged = {tuple(one[name] for name in key): one for one in retrieval.verdicts(run.record)}
+    known = {tuple(one[name] for name in key): one for one in retrieval.verdicts(run.record)}
     default, found = run.record["protocol"]["default"], []
     for name, statement, split, measure, arm in retrieval.HYPOTHESES:
-        one = judged.get((name, statement, split))
+        one = known.get((name, statement, split))
         if one is None:
             continue
         part = more(run, f"{split}.{default}.{measure}_vs_{arm}", 2 if measure == "fid" else 3)
@@ -106,8 +122,13 @@ def _retrieval(inputs: Inputs) -> list[Finding]:
         if measure != "fid":
             kind = "share of {default} less {arm}: {effect}"
         effect = prose(kind, arm=arm, default=default, effect=part)
-        found.append(Finding(name, words(statement), split, effect, one["verdict"], _p(one)))
+        found.append(Finding(name, words(statement), split, effect, *_said(one)))
     return found
+
+
+def _said(one: Mapping) -> tuple[str, float | None, str]:
+    """Verdict, p and power of a judged statement."""
+    return one["verdict"], _p(one), power_cell(one, one.get("ratio"))
 
 
 def _p(one: Mapping) -> float | None:
@@ -123,12 +144,8 @@ def _decoding(inputs: Inputs) -> list[Finding]:
     found = []
     for one in decoding.verdicts(run.record) if run else ():
         effect = prose("{kind}: {effect}", kind=one["kind"], effect=more(run, one["key"], 3))
-        verdict = one["verdict"]
-        found.append(
-            Finding(
-                one["hypothesis"], words(one["statement"]), one["split"], effect, verdict, _p(one)
-            )
-        )
+        about = words(one["statement"]), one["split"], effect
+        found.append(Finding(one["hypothesis"], *about, *_said(one)))
     return found
 
 
@@ -136,15 +153,14 @@ def _pretraining(inputs: Inputs) -> list[Finding]:
     run = largest(inputs.of("ablate_pretraining"))
     if run is None:
         return []
-    judged = {one["statement"]: one for one in pretraining.verdicts(run.record)}
+    known = {one["statement"]: one for one in pretraining.verdicts(run.record)}
     found = []
     for name, statement, arm, score, _ in pretraining.HYPOTHESES:
-        if statement in judged:
+        if statement in known:
             part = more(run, f"{arm}.{score}_minus_default", 3)
             effect = prose("{arm} less default: {effect}", arm=arm, effect=part)
-            one = judged[statement]
-            about = words(statement), "pretraining", effect, one["verdict"], _p(one)
-            found.append(Finding(name, *about))
+            about = words(statement), "pretraining", effect
+            found.append(Finding(name, *about, *_said(known[statement])))
     return found
 
 
@@ -170,6 +186,9 @@ def _size_finding(small: tuple[Run, Part], large: tuple[Run, Part]) -> Finding:
         verdict = HOLDS
     elif one and other and other["low"] > one["high"]:
         verdict = FAILS
+    n = min(small_run.record["n"], large_run.record["n"])
+    both = [{"value": run.record["value"]} for run in (small_run, large_run)]
+    verdict = carried(verdict, n, both, extra(large_run.record, "floor"))
     statement = prose(
         "{large} parameters lower FID below {small}", large=large_size, small=small_size
     )
@@ -189,21 +208,20 @@ def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
     rows = []
     adjusted = adjusted_p(found)
     for name, (claim, command) in CLAIMS.items():
-        judged = [one for one in found if one.claim == name]
+        of_claim = [one for one in found if one.claim == name]
         title = words(f"{name}: {claim}")
-        if not judged:
+        if not of_claim:
             title = (emph(f"{name}: {claim}"),)
-            cells = (title, (), prose(f"run {command}"), (), (), _verdict(UNKNOWN))
+            cells = (title, (), prose(f"run {command}"), (), (), (), _verdict(UNKNOWN))
             rows.append(Row(cells, "thin"))
             continue
         rows.append(Row((title,), "group"))
-        for one in judged:
-            both = (words(f"{p:.1g}") for p in adjusted.get(id(one), ()))
-            cells = (one.statement, words(one.on), one.effect, *both, _verdict(one.verdict))
-            if id(one) not in adjusted:
-                cells = (*cells[:3], (), (), cells[-1])
-            rows.append(Row(cells))
-    heads = ("statement", "on", f"effect [{level}]", "p, Holm", "p, BH", "verdict")
+        for one in of_claim:
+            both = [words(f"{p:.1g}") for p in adjusted.get(id(one), ())] or [(), ()]
+            about = one.statement, words(one.on), one.effect, words(one.seen)
+            rows.append(Row((*about, *both, _verdict(one.verdict))))
+    heads = ("statement", "on", f"effect [{level}]", "could have seen", "p, Holm", "p, BH")
+    heads = (*heads, "verdict")
     heads = tuple(map(words, heads))
     return Grid(
         label="table-claims",
@@ -211,16 +229,18 @@ def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
             "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
             "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
             "overlap. Measured, on the embedded world; protocols differ from row to row, and each "
-            "cell says what its number is. p: of no effect, over all statements of the table "
-            "together, by Holm (one false among all) and by Benjamini and Hochberg (share of false "
-            "ones)."
+            "cell says what its number is. Could have seen: the effect that four of five such runs "
+            f"resolve. Not measurable at this n: fewer than {LEAST} captions, or every FID "
+            "compared is within what as many real pictures reach. p: of no effect, over all "
+            "statements of the table together, by Holm (one false among all) and by Benjamini and "
+            "Hochberg (share of false ones)."
         ),
         panels=(
             Panel(
                 heads,
                 tuple(rows),
-                "lllrrr",
-                widths=("1.4fr", "auto", "1fr", "auto", "auto", "auto"),
+                "lllrrrr",
+                widths=("1.4fr", "auto", "1fr", "auto", "auto", "auto", "auto"),
             ),
         ),
         wide=True,
@@ -236,10 +256,11 @@ def adjusted_p(found: Sequence[Finding]) -> dict[int, tuple[float, float]]:
 
 
 def tally(found: Sequence[Finding]) -> dict[str, int]:
-    """How many statements hold, do not, are not resolved; and of the claims, not measured."""
-    counts = {
-        verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, FAILS, OPEN)
-    }
+    """How many statements hold, do not, are not resolved, cannot be measured at their n; and of the
+    claims, not measured.
+    """
+    kinds = HOLDS, FAILS, OPEN, UNMEASURABLE
+    counts = {kind: sum(one.verdict == kind for one in found) for kind in kinds}
     return counts | {UNKNOWN: len(CLAIMS) - len({one.claim for one in found})}
 
 

@@ -99,8 +99,12 @@ def scale_figure(points: Sequence[Point], unit: str) -> bytes:
     return svg(draw, (COLUMN, 0.55 + 0.21 * len(points)))
 
 
-def compute_figure(elsewhere: Sequence[Point], ours: Sequence[Point], unit: str) -> bytes:
-    """Two panels that share nothing: quoted FID against A100-days, ours against FLOPs."""
+def compute_figure(
+    elsewhere: Sequence[Point], ours: Sequence[Point], unit: str, floor: Part | None = None
+) -> bytes:
+    """Two panels that share nothing: quoted FID against A100-days, ours against FLOPs, with the
+    `floor` that as many real pictures reach.
+    """
 
     def draw(figure) -> None:
         left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
@@ -119,6 +123,9 @@ def compute_figure(elsewhere: Sequence[Point], ours: Sequence[Point], unit: str)
             else:
                 axes.text(0.5, 0.5, "not measured yet", transform=axes.transAxes, ha="center")
             _tidy(axes, "both")
+        if floor is not None:
+            right.axhline(floor.trace.value, color=GREY, lw=0.8, ls="--", label="real pictures")
+            right.legend(loc="upper right")
         left.set(xlabel="A100-days of training", ylabel="FID-30K on MS-COCO")
         right.set(xlabel="FLOPs of training (6 N D)", ylabel=_short(unit))
         _titled(left, "quoted")

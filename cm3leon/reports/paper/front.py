@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm3leon.reports import main_arm
-from cm3leon.reports.paper.claims import FAILS, HOLDS, OPEN, UNKNOWN, Finding, tally
+from cm3leon.reports.paper.claims import UNKNOWN, Finding, tally
 from cm3leon.reports.paper.model import (
     Bullets,
     Formula,
@@ -31,6 +31,7 @@ from cm3leon.reports.paper.results import (
     setting,
     value_name,
 )
+from cm3leon.reports.verdicts import FAILS, HOLDS, OPEN, UNMEASURABLE
 
 MU, SIGMA = "\N{GREEK SMALL LETTER MU}", "\N{GREEK CAPITAL LETTER SIGMA}"
 MINUS, SQUARED, ROOT = "\N{MINUS SIGN}", "\N{SUPERSCRIPT TWO}", "\N{SQUARE ROOT}"
@@ -155,10 +156,12 @@ def _claims_sentence(found: Sequence[Finding]) -> Parts:
     }
     return prose(
         "Of the statements that the paper's nine claims were split into, {holds} hold here, "
-        "{fails} do not and {open} are not resolved; of {missing} claims nothing is measured yet.",
+        "{fails} do not, {open} are not resolved and {few} are not measurable at their n; of "
+        "{missing} claims nothing is measured yet.",
         holds=counts[HOLDS],
         fails=counts[FAILS],
         open=counts[OPEN],
+        few=counts[UNMEASURABLE],
         missing=counts[UNKNOWN],
     )
 

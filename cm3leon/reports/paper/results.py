@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cm3leon.errors import UserError
 from cm3leon.reports import extra, key_of, leading
 from cm3leon.reports.paper.model import PUBLISHED_NAME, Part, Parts, numeral, plain
-from cm3leon.reports.records.store import column, digest
+from cm3leon.reports.records.store import column, digest, largest_n, weight
 
 ZERO_SHOT = "zero-shot FID-30K on MS-COCO"
 TUNED = "FID-30K on MS-COCO after tuning on it"
@@ -77,8 +77,8 @@ class Inputs:
 
 
 def columns(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs by bench, version and protocol: largest n, newest version, then most systems first; best
-    value first.
+    """Runs by bench, version and protocol, in the order of `store.weight`: newest version, largest
+    n, then most systems first; in each the best value first.
 
     Raises UserError where equal digests hide different contents.
     """
@@ -87,7 +87,8 @@ def columns(runs: Sequence[Run]) -> list[list[Run]]:
         if digest(run.record["protocol"]) != run.record["protocol_digest"]:
             raise UserError(f"{run.path}: protocol_digest does not fit protocol; measure again")
         groups.setdefault(column(run.record), []).append(run)
-    ordered = sorted(groups.values(), key=_weight, reverse=True)
+    most = largest_n([run.record for run in runs])
+    ordered = sorted(groups.values(), key=lambda group: _weight(group, most), reverse=True)
     return [sorted(group, key=_goodness) for group in ordered]
 
 
@@ -103,8 +104,9 @@ def headline(groups: Sequence[Sequence[Run]]) -> list[Sequence[Run]]:
 
 
 def largest(runs: Sequence[Run]) -> Run | None:
-    """The run with the most numbers, then captions, then the newest."""
-    return max(runs, key=lambda run: (len(run.record["extra"]), _rank(run)), default=None)
+    """The run that speaks for a benchmark (`store.weight`)."""
+    most = largest_n([run.record for run in runs])
+    return max(runs, key=lambda run: weight(run.record, most), default=None)
 
 
 def own(run: Run, decimals: int | None = None) -> Part:
@@ -267,13 +269,9 @@ def value_name(run: Run) -> Parts:
     return (plain(run.record["unit"], "code"),)
 
 
-def _rank(run: Run) -> tuple:
-    return run.record["n"], run.record["version"], run.record["date"]
-
-
-def _weight(group: Sequence[Run]) -> tuple:
-    first = group[0].record
-    return first["n"], first["version"], len(group), max(_rank(run) for run in group)
+def _weight(group: Sequence[Run], most: int) -> tuple:
+    *said, date = max(weight(run.record, most) for run in group)
+    return said[:4], len(group), date
 
 
 def _goodness(run: Run) -> float:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm3leon.reports.paper.figures import Curve, Point, compute_figure, loss_figure
-from cm3leon.reports.paper.model import Block, Paragraph, Picture, Section, code, not_yet, prose
+from cm3leon.reports.paper.model import (
+    Block,
+    Paragraph,
+    Part,
+    Picture,
+    Section,
+    code,
+    not_yet,
+    prose,
+)
 from cm3leon.reports.paper.results import (
     ZERO_SHOT,
     Inputs,
@@ -14,6 +23,7 @@ from cm3leon.reports.paper.results import (
     compute,
     headline,
     level,
+    more,
     own,
     quoted,
     quoted_days,
@@ -39,18 +49,19 @@ def compute_section(inputs: Inputs) -> Section:
     if elsewhere or ours:
         unit = ours[0][0] if ours else "FID"
         points = [point for _, point in ours]
+        floor = _floor(inputs)
         blocks.append(
             Picture(
                 label="figure-compute",
                 caption=prose(
                     "FID against compute (the paper's Figure 2). Left, quoted: FID-30K on MS-COCO, "
                     "of CM3Leon with two documents; hollow: compute estimated as 6ND. Right, "
-                    "measured: {unit} with {level} intervals.",
+                    "measured: {unit} with {level} intervals; dashed: as many real pictures.",
                     unit=code(unit),
                     level=level(inputs.of("fid_coco")),
                 ),
                 file="compute.svg",
-                data=compute_figure(elsewhere, points, unit),
+                data=compute_figure(elsewhere, points, unit, floor),
                 alt="Two separate scatter plots of FID against training compute.",
                 wide=True,
                 numbers=tuple(
@@ -88,6 +99,13 @@ def _ours(inputs: Inputs) -> list[tuple[str, Point]]:
                 point = Point(run.system, own(run), compute(inputs, model))
                 found.append((run.record["unit"], point))
     return found
+
+
+def _floor(inputs: Inputs) -> Part | None:
+    """What as many real pictures reach by the protocol of the measured points."""
+    for group in headline(columns(inputs.of("fid_coco")))[:1]:
+        return next((part for run in group if (part := more(run, "floor"))), None)
+    return None
 
 
 def training(inputs: Inputs) -> Section:

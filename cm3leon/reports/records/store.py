@@ -232,23 +232,38 @@ def is_trial(record: Mapping) -> bool:
     return any(line.startswith(TRIAL) for line in record["warnings"])
 
 
-def weight(record: Mapping) -> tuple:
-    """The order of one system's runs of one benchmark; the last of them speaks for it.
+def ranked(records: Sequence[Mapping]) -> list[Mapping]:
+    """Runs of one benchmark by how well they speak for it, the best last (`weight`)."""
+    most = largest_n(records)
+    return sorted(records, key=lambda record: weight(record, most))
 
-    A trial before any other, an older version before a newer, few samples before many, then by
-    date: a quick look, or a trial on other pictures, never replaces the full run.
+
+def largest_n(records: Sequence[Mapping]) -> int:
+    """The most samples of any run that is no trial."""
+    return max((record["n"] for record in records if not is_trial(record)), default=0)
+
+
+def weight(record: Mapping, most: int) -> tuple:
+    """The order of runs of one benchmark, of which the largest has `most` samples.
+
+    A trial comes before any other, then what has under half of the samples (a quick look), an older
+    version before a newer, few samples before many, a part of a benchmark before more of it, then
+    by date: none of the former replaces the full run. Report, README, compare and exports all ask
+    here.
     """
-    return not is_trial(record), record["version"], record["n"], record["date"]
+    protocol = record["protocol"]
+    asked = (protocol.get(key) for key in ("parts", "arms", "seeds", "sizes"))
+    breadth = sum(len(one) for one in asked if isinstance(one, list | Mapping))
+    full = 2 * record["n"] >= most
+    return not is_trial(record), full, record["version"], record["n"], breadth, record["date"]
 
 
 def speaking(records: Sequence[Mapping]) -> list[Mapping]:
     """The run that speaks for each system on each benchmark, in the order they first come."""
-    found: dict[tuple[str, str], Mapping] = {}
+    found: dict[tuple[str, str], list[Mapping]] = {}
     for record in records:
-        key = record["bench"], record["system"]["name"]
-        if key not in found or weight(record) >= weight(found[key]):
-            found[key] = record
-    return list(found.values())
+        found.setdefault((record["bench"], record["system"]["name"]), []).append(record)
+    return [ranked(group)[-1] for group in found.values()]
 
 
 def index(records: Sequence[Mapping]):
