@@ -164,6 +164,11 @@ PLANTED = (
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "cm3leon/evaluation/metrics/frechet.py": {
+        "_feature_factor: 1 -> 0 #0": (
+            "rows, centred, are a factor of their covariance at any N; the other holds less"
+        ),
+    },
     "cm3leon/evaluation/metrics/kid.py": {
         "kid: discrepancy(a[rows_a], b[rows_b]) -> (discrepancy(b[rows_b], a[rows_a])) #0": (
             "the discrepancy of two samples is symmetric"

@@ -10,6 +10,7 @@ from benchmarks.evaluate import clip_beside
 from cm3leon.errors import UserError
 from cm3leon.reports.benches.decoding import decoding_tables, verdicts
 from cm3leon.reports.benches.decoding_figures import decoding_plots
+from cm3leon.reports.verdicts import UNMEASURABLE
 from tests.benchmarks.evaluate.test_clip_beside import other_clip
 
 TINY = decoding_settings.Plan(
@@ -91,7 +92,14 @@ def test_report_from_the_record(record, options):
     assert names == {"figure4.svg", "figure4.png", "surface.svg", "surface.png"}
     claims = [one["hypothesis"] for one in verdicts(record)]
     assert claims.count("H4") == 2 and claims.count("H5") == 5 and "Q5" in claims
-    assert all(one["verdict"] in ("holds", "does not", "not resolved") for one in verdicts(record))
+    assert {one["verdict"] for one in verdicts(record)} == {UNMEASURABLE}  # a dozen captions
+
+
+def test_every_part_has_the_floor_of_its_n(record):
+    floors = {part: record["extra"][f"{part}.real.floor"] for part in PARTS if part != "captions"}
+    assert all(0 <= one["low"] <= one["value"] <= one["high"] for one in floors.values())
+    # `surface` and `nucleus` draw as many pictures; `pool` is of another split.
+    assert floors["surface"] == floors["nucleus"] != floors["pool"]
 
 
 def test_a_page_of_the_report(record, options):

@@ -21,8 +21,6 @@ from benchmarks.ablations.retrieval_conditions import (
 from benchmarks.protocols.prompts import Prompt, scenes_prompts
 from cm3leon.config import RetrievalConfig
 from cm3leon.errors import UserError
-from cm3leon.evaluation.statistics import paired
-from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.loading import load_system
 from cm3leon.reports.benches.retrieval import arms_of, retrieval_tables, verdicts
 from cm3leon.world.scenes import scene
@@ -134,33 +132,6 @@ def test_an_arm_is_the_system_with_other_documents(system, asked):
     assert any(wrong.documents(k) != same.documents(k) for k in range(5))
     with pytest.raises(UserError, match="arm random has no documents for 'a cat'"):
         other.draw(["a cat"], [0])
-
-
-def test_leads_by_hand():
-    ours, others = np.array([1.0, 1, 0, 1, np.nan]), np.array([0.0, 1, 0, 0, 1])
-    value, low, high = paired.mean_difference(ours, others)
-    assert value == 0.5 and low <= 0.5 <= high
-    with pytest.raises(UserError, match="needs two prompts, got 1"):
-        paired.mean(np.array([1.0, np.nan]))
-
-
-def test_a_planted_shift_is_found_and_noise_is_not():
-    generator = np.random.default_rng(0)
-    real = generator.standard_normal((400, 6))
-    good, same = (generator.standard_normal((80, 2, 6)) for _ in range(2))
-    reference = Reference(real)
-    good, shifted, same = (paired.distance(reference, one) for one in (good, good + 1.5, same))
-    value, low, high = paired.frechet_ratio(good, shifted)
-    assert low > 1 and low <= value <= high
-    _, low, high = paired.frechet_ratio(good, same)
-    assert low < 1 < high
-    value, low, high = paired.frechet(good)
-    assert 0 <= low <= value <= high
-    few = paired.distance(reference, np.zeros((40, 2, 6)))
-    with pytest.raises(UserError, match="needs the same prompts and resamples, got 80 and 40"):
-        paired.frechet_ratio(good, few)
-    with pytest.raises(UserError, match="needs 4 prompts, got 3"):
-        paired.distance(reference, np.zeros((3, 2, 6)))
 
 
 def test_one_caption_one_prompt():

@@ -382,3 +382,11 @@ def test_a_span_that_meets_another_is_drawn_again():
     both = ObjectiveConfig(rate=9.0, fewest=2, most=2, p_full=0)
     counts = [len(draw_spans(row, V, both, generator(seed, "redraw"))) for seed in range(300)]
     assert np.mean(np.array(counts) == 2) > 0.8
+
+
+def test_a_row_may_begin_without_eos():
+    """A sample that packing cut: its first token belongs to its first segment."""
+    row = [1, 2, K, I1, E]
+    whole = ObjectiveConfig(fewest=9, most=9, p_full=1)
+    assert draw_spans(row, V, whole, generator(0, "cut")) == [(0, 2), (3, 4)]
+    assert masked_rates(row, [(0, 1)], V)["text_masked"] == 1

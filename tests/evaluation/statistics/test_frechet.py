@@ -15,6 +15,7 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.frechet import (
     Moments,
     Reference,
+    _comes_later,
     frechet_distance,
     frechet_from_features,
     moments,
@@ -262,3 +263,13 @@ def test_a_step_of_the_bootstrap_is_cheap():
     for _ in range(20):
         frechet_distance(*a, *b, check=False)
     assert (time.process_time() - start) / 20 < 0.05  # about 2 ms on a quiet core
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_of_two_matrices_one_comes_later_whichever_is_named_first(seed):
+    """Else swapping the sides would swap the way of computing, and the last bits."""
+    x, y = np.random.default_rng(seed).integers(0, 3, (2, 3, 3)).astype(float)
+    found = _comes_later(x, y, 1.0, 1.0), _comes_later(y, x, 1.0, 1.0)
+    assert found.count(True) == (x != y).any()
+    assert _comes_later(x, y, 2.0, 1.0) and not _comes_later(x, y, 1.0, 2.0)
+    assert _comes_later(x, y[:2], 1.0, 1.0) and not _comes_later(x[:2], y, 1.0, 1.0)

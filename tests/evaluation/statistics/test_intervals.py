@@ -363,3 +363,30 @@ def test_wilson():
 def test_bad_input(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_defaults_are_a_thousand_and_two_thousand_resamples_at_95():
+    values = np.random.default_rng(0).gamma(2.0, size=40)
+    assert bootstrap_interval(values) == bootstrap_interval(values, np.mean, 1000, 0, 0.95)
+    assert bca_interval(values) == bca_interval(values, np.mean, 2000, 0, 0.95)
+
+
+def test_bca_turns_with_its_numbers_also_where_they_tie():
+    """Of few yes/no answers many draws equal the value itself: half of them count as below."""
+    for ones in (1, 3, 6):
+        values = np.repeat([1.0, 0.0], [ones, 7 - ones])
+        low, high = bca_interval(values, resamples=400)
+        assert bca_interval(-values, resamples=400) == approx((-high, -low))
+        assert bca_interval(1 - values, resamples=400) == approx((1 - high, 1 - low))
+
+
+def test_bca_of_rows_leaves_out_whole_rows():
+    values = np.random.default_rng(1).gamma(1.0, size=30)
+    pairs = np.stack([values, np.full(30, 7.0)], axis=1)
+    alone = bca_interval(values, np.mean, 300)
+    assert bca_interval(pairs, lambda rows: rows[:, 0].mean(), 300) == approx(alone)
+    clusters = list(range(15)) * 2
+    alone = bca_interval(values, np.mean, 300, clusters=clusters)
+    assert bca_interval(pairs, lambda rows: rows[:, 0].mean(), 300, clusters=clusters) == approx(
+        alone
+    )

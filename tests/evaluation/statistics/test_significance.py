@@ -90,6 +90,10 @@ def test_clusters_widen_where_captions_share_an_image():
 def test_p_of_resamples_and_of_intervals():
     assert bootstrap_p(np.arange(1, 100.0)) == 2 / 100
     assert bootstrap_p(np.array([-1.0, 1.0])) == 1.0
+    for shift in (-2.0, -0.3, 0.0, 0.5):  # whichever side is taken from the other
+        draws = np.random.default_rng(0).standard_normal(99) + shift
+        assert bootstrap_p(draws) == bootstrap_p(-draws)
+    assert bootstrap_p(np.array([0.0, 0.0, 1.0])) == 1.0  # a draw of 0 is on both sides
     assert difference_p(1.96, 0.0, 3.92) == approx(0.05, abs=1e-4)
     assert difference_p(0.0, 0.0, 0.0) == 1.0 and difference_p(1.0, 1.0, 1.0) == 0.0
 
