@@ -171,8 +171,8 @@ def floor(split: str, count: int, real_ND: np.ndarray, features: Features) -> di
     """`split.real.floor`: FID of as many real pictures as the default arm draws; nothing where the
     split has too few beside the reference.
     """
-    from cm3leon.evaluation.metrics.frechet import Reference
     from cm3leon.evaluation.statistics import paired
+    from cm3leon.evaluation.statistics.frechet import Reference
     from cm3leon.world.scenes import SPLITS as SIZES
 
     if REFERENCE + count > SIZES[split]:

@@ -164,7 +164,7 @@ PLANTED = (
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "cm3leon/evaluation/metrics/frechet.py": {
+    "cm3leon/evaluation/statistics/frechet.py": {
         "_feature_factor: 1 -> 0 #0": (
             "rows, centred, are a factor of their covariance at any N; the other holds less"
         ),

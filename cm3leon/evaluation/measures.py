@@ -67,6 +67,7 @@ MEASURES = (
     Measure("rfid_own", "reconstructions against the captions' own pictures", "", NONE),
     Measure("ceiling", "noise (ceiling)", "", NONE),
     Measure("ceiling_own", "noise against the captions' own pictures", "", NONE),
+    Measure("in_training", "pictures of the split that the training has too", "share", NONE),
     # quality, diversity, nearness to the caption
     Measure("precision", "precision", "share", HIGHER, "precision_recall"),
     Measure("recall", "recall", "share", HIGHER, "precision_recall"),
@@ -123,6 +124,8 @@ MEASURES = (
     Measure("seconds_per_1000_lookups", "a thousand look-ups", "s", LOWER),
     Measure("highest_image_score", "highest score of a document", "cosine", NONE),
     Measure("near_duplicate_share", "captions with a near duplicate", "share", NONE),
+    # this project's tests
+    Measure("killed.*", "changes of the code that the tests notice", "share", HIGHER),
     # an image tokenizer
     Measure("psnr", "PSNR", "dB", HIGHER),
     Measure("ssim", "SSIM", "", HIGHER),

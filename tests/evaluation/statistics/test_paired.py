@@ -5,8 +5,8 @@ import pytest
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics import paired
+from cm3leon.evaluation.statistics.frechet import Reference, frechet_from_features
 from cm3leon.evaluation.statistics.intervals import (
     bootstrap_interval,
     frechet_influence,
