@@ -17,12 +17,13 @@ from cm3leon.reports import called, guarded, read_json, read_published
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = re.compile(r"^if __name__ == .__main__.:", re.M)
+WORKERS = {"train_steps", "mutation_worker"}  # started by train_speed and mutants, not by users
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for package in ("cm3leon", "benchmarks", "baselines")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if RUN.search(path.read_text(encoding="utf-8")) and path.stem != "train_steps"
-]  # train_steps.py is what train_speed starts, with JSON as its word
+    if RUN.search(path.read_text(encoding="utf-8")) and path.stem not in WORKERS
+]
 
 
 def run(module: str, *words: str, monkeypatch) -> int:
