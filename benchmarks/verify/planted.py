@@ -164,6 +164,12 @@ PLANTED = (
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "cm3leon/retrieval/select.py": {
+        "_choose: 1 -> 2 #1": "how many queries are held at once changes no answer",
+        "_greedy: -np.inf -> (np.inf) #0": (
+            "a place that stays empty is looked up again or refused, its score never read"
+        ),
+    },
     "cm3leon/evaluation/statistics/frechet.py": {
         "_feature_factor: 1 -> 0 #0": (
             "rows, centred, are a factor of their covariance at any N; the other holds less"

@@ -168,3 +168,15 @@ def test_modalities():
         with_modality(with_modality(document, "text"), "image")
     with pytest.raises(UserError, match="got 'sound'"):
         with_modality(document, "sound")
+
+
+@pytest.mark.parametrize("at_once, vectors", [(3, 2**17), (4, 40), (1, 1)])
+def test_how_many_are_looked_up_at_once_cannot_be_seen(at_once, vectors, monkeypatch):
+    """Queries of the bank itself: each must leave out its own document, not another's."""
+    bank = bank_of(40)
+    config = RetrievalConfig(documents=2, by="text", threshold=0.9)
+    query = Query(texts=np.array(bank.vectors[:11]), ids=[bank.ids[k] for k in range(11)])
+    whole = select(query, bank, config)
+    monkeypatch.setattr("cm3leon.retrieval.select.AT_ONCE", at_once)
+    monkeypatch.setattr("cm3leon.retrieval.select.VECTORS_AT_ONCE", vectors)
+    np.testing.assert_array_equal(select(query, bank, config), whole)

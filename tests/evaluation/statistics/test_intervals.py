@@ -369,6 +369,8 @@ def test_defaults_are_a_thousand_and_two_thousand_resamples_at_95():
     values = np.random.default_rng(0).gamma(2.0, size=40)
     assert bootstrap_interval(values) == bootstrap_interval(values, np.mean, 1000, 0, 0.95)
     assert bca_interval(values) == bca_interval(values, np.mean, 2000, 0, 0.95)
+    real, fake = (gauss(seed, 60, 2) for seed in (0, 1))
+    assert extrapolated_frechet(real, fake) == extrapolated_frechet(real, fake, 200, 0, 0.95)
 
 
 def test_bca_turns_with_its_numbers_also_where_they_tie():

@@ -79,6 +79,7 @@ def test_clusters_widen_where_captions_share_an_image():
     scores = generator.standard_normal(40)[images] + 0.1 * generator.standard_normal(200)
     zeros = np.zeros(200)
     value, low, high, _ = paired_difference(scores, zeros)
+    assert paired_difference(scores, zeros) == paired_difference(scores, zeros, 1000, 0)
     clustered, wide_low, wide_high, _ = paired_difference(scores, zeros, clusters=images)
     assert clustered == value and (wide_high - wide_low) > 1.7 * (high - low)
     scores[:5] = np.nan  # an image whose captions were not asked
