@@ -26,6 +26,7 @@ BENCHES = (
     "verify_fid",
     "train_speed",
     "mutants",
+    "faults",
 )
 SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 

@@ -5,13 +5,12 @@ python -m baselines.cards            writes README.md, loss.png and samples.png 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
-from cm3leon.files import baselines_folder, write_atomic
+from cm3leon.files import baselines_folder, parse_json, write_atomic
 from cm3leon.retrieval.packed import BANK, unpack
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN
 
@@ -40,7 +39,7 @@ def read_log(folder: Path) -> list[dict]:
     path = folder / "log.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    return [parse_json(line, path) for line in path.read_text().splitlines() if line]
 
 
 def facts_table(facts: dict) -> str:

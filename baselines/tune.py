@@ -10,7 +10,6 @@ one quiet core.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.reports.tables import Table
 from cm3leon.training.estimate import row_tokens
-from cm3leon.training.loop import LOG, steps_for_tokens
+from cm3leon.training.loop import read_log, steps_for_tokens
 
 NATS = ("image", "picture", "where", "what", "rest")
 
@@ -96,7 +95,7 @@ def measure(cell: Cell, shop, runs: Path, device: str = "cpu") -> dict[str, floa
     for recipe in cell.recipes:
         run = runs / "tune" / f"{cell.name}-{recipe.train.seed}"
         trained(recipe, shop, run, device)
-        records = [json.loads(line) for line in (run / LOG).read_bytes().splitlines()]
+        records = read_log(run)
         last = {name: records[-1][f"held_out_{name}"] for name in NATS}
         speed = float(np.median([record["tokens_per_s"] for record in records]))
         found.append(last | {"tokens": records[-1]["tokens"], "tokens_per_s": speed})

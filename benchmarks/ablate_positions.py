@@ -24,6 +24,7 @@ from cm3leon.config import POSITIONS, to_dict
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.intervals import SEEDS_METHOD
 from cm3leon.evaluation.statistics.paired import LEVEL
+from cm3leon.options import Count
 
 STEPS, BATCH = 1000, 32
 
@@ -34,9 +35,9 @@ class Options(Trained):
 
     arms: tuple[str, ...] = POSITIONS
     """row, anchored, grid"""
-    n: int = 200
+    n: Count = 200
     """captions drawn"""
-    steps: int = STEPS
+    steps: Count = STEPS
     """of every run; another number is another protocol"""
 
     def __post_init__(self):

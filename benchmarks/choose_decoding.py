@@ -14,7 +14,6 @@ run keeps its drawings.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from benchmarks.systems.settings import Arm
 from cm3leon.config import to_dict
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.files import write_atomic
+from cm3leon.options import Batch, Count, NotNegative, Share
 
 TAIL = range(1000, 2000, 2)  # the half of `tail` nothing is reported on; even: known entities
 SHARE = 0.04  # of the captions about an entity, as of `natural`
@@ -47,17 +46,17 @@ class Options:
     """a model of ours, by name or KIND:FOLDER"""
     guidance: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 2.0)
     """weights of the grid"""
-    temperature: tuple[float, ...] = (0.6, 0.8, 1.0)
+    temperature: tuple[NotNegative, ...] = (0.6, 0.8, 1.0)
     """temperatures of the grid"""
-    n: int = 1000
+    n: Count = 1000
     """captions"""
-    tail: float = SHARE
+    tail: Share = SHARE
     """share of the captions about an entity"""
-    real: int = REAL
+    real: Count = REAL
     """other real pictures that FID is against"""
     write: bool = False
     """name the choice in the config.json of a shipped model, which is drawn so from then on"""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """captions drawn at once; moves speed, not pictures"""
     results: Path = core.RESULTS
     """where the record goes"""
@@ -222,14 +221,14 @@ def chosen(record: Mapping) -> dict:
 
 def write_choice(name: str, decode: Mapping) -> Path:
     """Name the settings in a model's config.json; the weights stay as they are."""
-    from cm3leon.checkpoint import CONFIG, read_about
+    from cm3leon.checkpoint import CONFIG, read_about, write_about
     from cm3leon.loading import find_model
 
     folder = find_model(name.removeprefix("cm3leon:"))
     about = read_about(folder)
     about["extra"]["decode"] = dict(decode)
-    text = json.dumps(about, indent=2, allow_nan=False) + "\n"
-    return write_atomic(folder / CONFIG, text)
+    write_about(folder / CONFIG, about)
+    return folder / CONFIG
 
 
 def report(options: Options, record: Mapping) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.harness import core
 from cm3leon.errors import UserError
+from cm3leon.options import Resamples
 from cm3leon.reports import main_arm
 from cm3leon.reports.compare import samples_of
 from cm3leon.reports.records.store import largest_n, read_files, weight
@@ -39,7 +40,7 @@ class Options:
     """the twin at equal query tokens; None leaves the comparison out"""
     flops: str | None = "scenes-s-plain+flops"
     """the twin at equal FLOPs; None leaves the comparison out"""
-    resamples: int = 1000
+    resamples: Resamples = 1000
     """bootstrap resamples of the intervals of shares"""
     results: Path = core.RESULTS
     """where the records are, and where this one goes"""

@@ -1,4 +1,5 @@
-"""Weights on disk: `model.safetensors` and, written after it, `config.json` that names its digest.
+"""Weights on disk: `model.safetensors` and, written after it, `config.json` that names its digest
+and carries its own.
 
 Never pickle. A folder that does not fit what was asked for gives one line and no tensors.
 """
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cm3leon.config import to_dict
 from cm3leon.errors import UserError
-from cm3leon.files import parse_json, sha256_bytes, sha256_file, write_atomic
+from cm3leon.files import parse_json, read_file, sha256_bytes, sha256_file, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 STATE = "state.json"
+OWN = "about_sha256"  # in both: the digest of all else in them
+KINDS = {"format": int, "kind": str, "config": dict, "sha256": str, "extra": dict}
 FORMAT = 1
 
 
@@ -47,7 +50,7 @@ def save(
         "sha256": digest,
         "extra": dict(extra or {}),
     }
-    write_atomic(folder / CONFIG, json.dumps(about, indent=2, allow_nan=False) + "\n")
+    write_about(folder / CONFIG, about)
     return digest
 
 
@@ -67,13 +70,7 @@ def load(folder: str | Path, kind: str) -> tuple[dict, dict[str, torch.Tensor], 
 def read_about(folder: str | Path) -> dict:
     """The checked content of a checkpoint's `config.json`, without reading the weights."""
     path = Path(folder) / CONFIG
-    about = read_json(path)
-    kinds = {"format": int, "kind": str, "config": dict, "sha256": str, "extra": dict}
-    for key, expected in kinds.items():
-        if not isinstance(about.get(key), expected):
-            raise UserError(
-                f"{path} has no {expected.__name__} {key!r}; it is not a cm3leon checkpoint"
-            )
+    about = read_own(path, KINDS, "it is not a cm3leon checkpoint")
     if about["format"] != FORMAT:
         raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}")
     return about
@@ -137,10 +134,9 @@ def save_state(
     name = state_file(folder, position["step"]).name
     digest = write_tensors(folder / name, tensors)
     about = {"tensors": name, "sha256": digest, "position": position, "identity": identity}
-    text = json.dumps(about, indent=1) + "\n"
     if keep:
-        write_atomic(folder / Path(name).with_suffix(".json"), text)
-    write_atomic(folder / STATE, text)
+        write_about(folder / Path(name).with_suffix(".json"), about, allow_nan=True)
+    write_about(folder / STATE, about, allow_nan=True)  # what an older state did not count
     for old in [*folder.glob("state-*.safetensors"), *folder.glob(".state*")]:
         if old.name != name and not old.with_suffix(".json").exists():
             old.unlink(missing_ok=True)
@@ -184,12 +180,42 @@ def load_state(
 
 def read_state(path: Path) -> dict:
     """The checked content of a state's file, without reading its tensors."""
-    about = read_json(path)
     kinds = {"tensors": str, "sha256": str, "position": dict, "identity": dict}
+    return read_own(path, kinds, "name a new folder")
+
+
+def write_about(path: Path, about: Mapping, allow_nan: bool = False) -> None:
+    """Write a JSON object with its own digest in it, atomically."""
+    plain = {key: value for key, value in about.items() if key != OWN}
+    text = json.dumps(plain | {OWN: own_digest(plain)}, indent=2, allow_nan=allow_nan)
+    write_atomic(path, text + "\n")
+
+
+def read_own(path: Path, kinds: Mapping[str, type], way_out: str) -> dict:
+    """The JSON object in a file of `write_about`, which has values of these kinds and no other.
+
+    Raises UserError, which ends in `way_out`, for anything else, and where the file is not what was
+    written; one that is older than such digests has none.
+    """
+    about = read_json(path)
+    found = about.pop(OWN, None)
     for key, expected in kinds.items():
         if not isinstance(about.get(key), expected):
-            raise UserError(f"{path} has no {expected.__name__} {key!r}; name a new folder")
+            raise UserError(f"{path} has no {expected.__name__} {key!r}; {way_out}")
+    if strange := sorted(set(about) - set(kinds)):
+        raise UserError(f"{path} has {strange[0]!r}, which is unknown; {way_out}")
+    if found is not None and found != own_digest(about):
+        raise UserError(
+            f"{path} is not what was written: its digest does not fit; copy it again (or remove "
+            f"{OWN} in it, if it was changed on purpose)"
+        )
     return about
+
+
+def own_digest(about: Mapping) -> str:
+    """SHA-256 of a JSON object, whatever its layout."""
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"))
+    return sha256_bytes(text.encode())
 
 
 def _like(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
@@ -238,7 +264,7 @@ def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     from safetensors.torch import load as parse
 
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     found = sha256_bytes(data)
@@ -273,7 +299,7 @@ def to_bytes(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = No
 def read_json(path: Path) -> dict:
     """A JSON object from a file; UserError naming the file (and the place, when it is torn)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name an existing file") from None
     except UnicodeDecodeError as error:

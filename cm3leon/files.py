@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import BinaryIO
 from cm3leon.errors import UserError
 
 TEMPORARY = ".cm3leon"  # how the names of unfinished files end
+STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 LEFT = 60.0  # seconds after which one without a lock is a leftover
 _cleaned: set[str] = set()  # folders in which this process has looked for leftovers
 
@@ -189,6 +191,30 @@ def special(path: Path) -> bool:
     return not stat.S_ISDIR(mode) and (kernels or not stat.S_ISREG(mode))
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """A file open for reading, as `open(path, "rb")`.
+
+    OSError for a device, or a pipe that lies somewhere as a file: they may never end, or not begin.
+    """
+    given = str(path).startswith(STREAMS)  # what a shell or a caller hands over
+    handle = os.open(path, os.O_RDONLY | (0 if given else getattr(os, "O_NONBLOCK", 0)))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or given:
+        try:
+            return os.fdopen(handle, "rb")
+        except OSError as error:  # a folder
+            os.close(handle)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file; OSError as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def parse_json(data: str | bytes, name: object):
     """The JSON value in a text; UserError with the place for what is torn, too deep or too long."""
     try:
@@ -211,7 +237,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes, read in pieces."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, sha256_file, write_atomic
+from cm3leon.files import read_file, sha256_bytes, sha256_file, write_atomic
 
 SETTLED = 2_000_000_000  # ns; the coarsest clock of a file system in use
 END = b"sha256:"  # before the digest behind an array
@@ -90,7 +90,7 @@ def seal(content: dict, **beside) -> str:
 def unseal(path: Path, way_out: str) -> dict:
     """The content of a sealed file; UserError, which ends in `way_out`, when it is damaged."""
     try:
-        about = json.loads(path.read_bytes())
+        about = json.loads(read_file(path))
         content, digest = about["content"], about["sha256"]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {way_out}") from None
@@ -104,7 +104,7 @@ def unseal(path: Path, way_out: str) -> dict:
 def read_sealed(path: Path, format: int, way_out: str) -> dict:
     """As `unseal`, of a file with a "format"; UserError for another, also an old one unsealed."""
     try:
-        plain = json.loads(path.read_bytes())
+        plain = json.loads(read_file(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name an existing one") from None
     except (ValueError, RecursionError):
@@ -123,19 +123,19 @@ def _plain(content: dict) -> bytes:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy with its digest behind it, atomically."""
+    """Write an array as .npy, behind it the digest of the file's name and bytes, atomically."""
     buffer = BytesIO()
     np.save(buffer, array, allow_pickle=False)
     data = buffer.getvalue()
-    write_atomic(path, data + END + sha256_bytes(data).encode())
+    write_atomic(path, data + END + joined([path.name, data]).encode())
 
 
 def read_array(path: Path) -> np.ndarray | None:
     """An array of `write_array`; None where there is no file, or none that is whole."""
     try:
-        data, _, digest = path.read_bytes().rpartition(END)
+        data, _, digest = read_file(path).rpartition(END)
     except FileNotFoundError:
         return None
-    if sha256_bytes(data).encode() != digest:
+    if joined([path.name, data]).encode() != digest:
         return None
     return np.load(BytesIO(data), allow_pickle=False)

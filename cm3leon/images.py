@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.files import write_atomic
+from cm3leon.files import read_file, write_atomic
 
 CROP = "centre-crop-lanczos"  # part of a protocol's name: the crop moves every FID
 MOST_PIXELS = 2**30 // 12  # 89,478,485, Pillow's own; more is refused before it is decoded
@@ -30,7 +30,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     return decode_picture(data, path)

@@ -54,8 +54,8 @@ NotNegative = Annotated[float, Range(0, 1e18)]
 
 
 def check_options(options, above: str = "") -> None:
-    """Raise UserError for the first number outside the bounds of its type or NaN, or text that is
-    not UTF-8.
+    """Raise UserError for the first number outside the bounds of its type or NaN, text that is not
+    UTF-8, and a list without anything in it where that is not the default.
 
     Dataclasses inside are checked too; `above` stands before their names.
     """
@@ -65,6 +65,8 @@ def check_options(options, above: str = "") -> None:
         if is_dataclass(value):
             check_options(value, f"{name}.")
             continue
+        if value == () and one.default != ():
+            raise UserError(f"{name} is given nothing; name at least one, or leave it out")
         bounds = list(ranges(hints[one.name])) or [ANY]
         if isinstance(value, str):
             check_text(value, name)

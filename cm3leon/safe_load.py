@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_file
+from cm3leon.files import open_file, sha256_file
 
 SETTINGS = ("argparse", "collections", "lightning", "lightning_fabric", "numpy", "omegaconf")
 SETTINGS += ("pathlib", "pytorch_lightning", "typing")  # top packages of what becomes a shell
@@ -54,7 +54,7 @@ def read_weights(path: str | Path, choose: Callable[[list[str]], list[str]] = li
 
 def check_weights_file(path: str | Path) -> None:
     """Raise UserError for what is often found in the place of weights, and called by its name."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(200).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull there")
@@ -111,7 +111,7 @@ def _read_torch(path: Path):
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
     whole = zipfile.is_zipfile(path)
     if start == b"PK\x03\x04" and not whole:

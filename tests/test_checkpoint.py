@@ -95,7 +95,7 @@ def spoil_weights(folder):
 def edit(folder, **changes):
     path = folder / "config.json"
     about = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+    checkpoint.write_about(path, {key: val for key, val in about.items() if val is not None})
 
 
 SPOILT = {
@@ -112,6 +112,30 @@ SPOILT = {
     "a flipped bit": (spoil_weights, "has digest .*, its description names"),
     "cut weights": (lambda f: os.truncate(f / "model.safetensors", 50), "has digest"),
 }
+
+
+def test_no_flipped_bit_passes_a_configuration(folder):
+    """Each is refused, or was between the values and changes none."""
+    path, right = folder / "config.json", checkpoint.read_about(folder)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in (0, 1, 5):
+            path.write_bytes(data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :])
+            try:
+                assert checkpoint.read_about(folder) == right
+            except UserError:
+                continue
+
+
+def test_an_older_configuration_has_no_digest(folder):
+    path, right = folder / "config.json", checkpoint.read_about(folder)
+    path.write_text(json.dumps(right))
+    assert checkpoint.read_about(folder) == right
+    path.write_text(json.dumps(right | {"about_sha256": None}))
+    assert checkpoint.read_about(folder) == right
+    path.write_text(json.dumps(right | {"about_sha256": "0" * 64}))
+    with pytest.raises(UserError, match="is not what was written"):
+        checkpoint.read_about(folder)
 
 
 @pytest.mark.parametrize("case", SPOILT)

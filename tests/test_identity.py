@@ -98,6 +98,8 @@ def test_no_flipped_bit_passes_an_array(tmp_path):
         assert read_array(path) is None
         path.write_bytes(data[:place])
         assert read_array(path) is None
+    path.with_name("y.npy").write_bytes(data)
+    assert read_array(path.with_name("y.npy")) is None  # another's, whole as it is
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def test_the_same_weights_in_another_shape_are_another_system(system, copy, file
     about = json.loads(path.read_text())
     assert about["config"].get(field) != value
     about["config"][field] = value
-    path.write_text(json.dumps(about))
+    checkpoint.write_about(path, about)
     other = load_system(copy)
     assert other.weights_sha256 == system.weights_sha256 and images.key(other) != images.key(system)
 
@@ -188,7 +188,7 @@ def test_weights_digest_covers_all_three_parts(system, copy):
     config, tensors, _ = checkpoint.load(vq, "vq")
     tensors["post_quant_conv.bias"] += 1
     about["extra"]["vq_sha256"] = checkpoint.save(vq, "vq", config, tensors)
-    (copy / "config.json").write_text(json.dumps(about))
+    checkpoint.write_about(copy / "config.json", about)
     assert text.is_dir()
     assert load_system(copy).weights_sha256 != system.weights_sha256
 
@@ -250,7 +250,7 @@ def test_truncated_weights(copy):
 def test_config_of_another_model(copy):
     about = json.loads((copy / "config.json").read_text())
     about["config"]["layers"] = 3
-    (copy / "config.json").write_text(json.dumps(about))
+    checkpoint.write_about(copy / "config.json", about)
     with pytest.raises(UserError, match=r"blocks\.2") as error:
         load_system(copy)
     one_line(error)

@@ -5,6 +5,7 @@ Shapes: N captions, D features.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,16 @@ from benchmarks.evaluate.composition import answers
 from benchmarks.protocols.prompts import Prompt, pick, scenes_prompts
 from cm3leon import checkpoint, seeds
 from cm3leon.config import to_dict
+from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import extract, load_features
 from cm3leon.evaluation.metrics.composition import ALL, shares
 from cm3leon.evaluation.metrics.impossible import columns_of, impossible
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.identity import seal, unseal
 from cm3leon.pipeline import System
 from cm3leon.retrieval.retriever import Retriever, load_retriever
+from cm3leon.training.loop import read_log
 from cm3leon.world.scenes import SPLITS, scene
 
 if TYPE_CHECKING:
@@ -39,8 +43,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, model, folder: Path):
         self.recipe, self.model, self.folder = recipe, model, folder
-        last = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-        self.losses = {k: v for k, v in json.loads(last).items() if k.startswith("held_out")}
+        last = read_log(folder)[-1]
+        self.losses = {k: v for k, v in last.items() if k.startswith("held_out")}
         self.scores_file = folder / "scores.json"
 
 
@@ -67,9 +71,14 @@ class Judge:
 
     def scores(self, run: Run) -> dict[str, float]:
         """Losses, their gains by documents, and what drawings show; kept beside the run."""
-        if run.scores_file.exists():
-            kept = json.loads(run.scores_file.read_text(encoding="utf-8"))
-            if kept["captions"] == len(self.plain) and kept["features"] == self.features.digest:
+        about = {
+            "arm": run.folder.name,
+            "captions": len(self.plain),
+            "features": self.features.digest,
+        }
+        with contextlib.suppress(UserError):  # not there, damaged or another's: scored again
+            kept = unseal(run.scores_file, "")
+            if {name: kept.get(name) for name in about} == about:
                 return kept["scores"]
         found = dict(run.losses)
         for name in ("", "tail_"):
@@ -81,8 +90,7 @@ class Judge:
             drawn = self.drawn(run, documents)
             found |= {f"{name}_with_{documents}": value for name, value in drawn.items()}
         found = {name: value for name, value in found.items() if "image_at" not in name}
-        about = {"captions": len(self.plain), "features": self.features.digest, "scores": found}
-        write_atomic(run.scores_file, json.dumps(about, indent=1) + "\n")
+        write_atomic(run.scores_file, seal(about | {"scores": found}))
         return found
 
     def drawn(self, run: Run, documents: int) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Pictures on disk: drawn once and kept as PNG files, so that a killed run draws nothing twice.
 
     <cache>/<system>/<key>/system.json      what the key stands for, and the size in pixels
-    .../<prompt id>_<seed>_<caption>.png    one picture; <caption> is a digest
+    .../<prompt id>_<seed>_<caption>.png    one picture; <caption> is a digest, and the picture
+                                            itself names caption, seed and key
 
 The key is made of weights, config and the format below. Benchmarks that ask for the same captions
 share their drawings. Also reads a folder of pictures somebody else drew (`--images`; an `.npz` in
@@ -29,7 +30,8 @@ from benchmarks.harness.sharding import Group
 from benchmarks.protocols.prompts import Prompt, digest
 from cm3leon.errors import UserError
 from cm3leon.evaluation.progress import progress
-from cm3leon.files import sha256_bytes, sha256_file, write_atomic
+from cm3leon.files import read_file, sha256_bytes, sha256_file, write_atomic
+from cm3leon.identity import seal, unseal
 from cm3leon.images import crop_square, read_picture, write_png
 from cm3leon.seeds import derive
 
@@ -85,9 +87,9 @@ def draw(
 ) -> Pictures:
     """One picture a prompt, from the cache or drawn; a batch is on disk before the next begins.
 
-    The sample's own seed is `derive(seed, prompt.id)`. A kept picture that is torn or damaged is
-    drawn again, with a line on stderr. Raises UserError for one of another size, and for a system
-    that returns something else than uint8 [B, H, W, 3].
+    The sample's own seed is `derive(seed, prompt.id)`. A kept picture that is torn, damaged or
+    another's is drawn again, with a line on stderr. Raises UserError for a system that returns
+    something else than uint8 [B, H, W, 3].
     """
     return draw_sets(system, prompts, [seed], folder, batch_size)[0]
 
@@ -110,13 +112,16 @@ def draw_sets(
     }
     size = kept_size(home)
     there = [path for path in wanted if path.exists()]
-    torn = [path for path in there if not is_whole(path, size)]
+    torn = [path for path in there if not is_whole(path, size, *wanted[path])]
     if torn:
         print(
             f"{len(torn)} kept pictures of {system.name} are torn or damaged and are drawn again, "
             f"first {torn[0]}",
             file=sys.stderr,
         )
+    if size is None and (kept := [path for path in there if path not in torn]):
+        size = list(read_picture(kept[0]).shape[:2])
+        write_about(home, system, size)
     missing = wanted.keys() - (set(there) - set(torn))
     waiting = [(path, *about) for path, about in wanted.items() if path in missing]
     named = f"seed {', '.join(map(str, seeds))}"
@@ -197,16 +202,9 @@ def draw_batch(
     check_drawing(system, images_BHW3, len(part), size)
     if size is None:
         size = list(images_BHW3.shape[1:3])
-        about = {
-            "format": FORMAT,
-            "system": system.name,
-            "weights_sha256": system.weights_sha256,
-            "config": core.plain(system.config, "system.config"),
-            "size": size,
-        }
-        write_atomic(home / "system.json", json.dumps(about, indent=2) + "\n")
+        write_about(home, system, size)
     for (path, prompt, seed), image, drawn in zip(part, images_BHW3, codes, strict=True):
-        about = {"prompt": prompt.caption, "seed": str(seed)}
+        about = own_texts(path, prompt, seed)
         if drawn is not None:
             about[CODES] = " ".join(map(str, drawn))
         write_png(path, image, about, durable=False)  # a torn one is found out by check_png
@@ -245,42 +243,62 @@ def safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip(".-+_") or "unnamed"
 
 
+def write_about(home: Path, system, size: list[int]) -> None:
+    """Say what the key of a cache folder stands for."""
+    about = {
+        "format": FORMAT,
+        "system": system.name,
+        "weights_sha256": system.weights_sha256,
+        "config": core.plain(system.config, "system.config"),
+        "size": size,
+    }
+    write_atomic(home / "system.json", seal(about))
+
+
 def kept_size(home: Path) -> list[int] | None:
-    """Size [H, W] of the pictures in a cache folder, None when it has none yet."""
+    """Size [H, W] of the pictures in a cache folder, None where nothing whole tells it."""
     path = home / "system.json"
     if not path.exists():
         return None
     try:
-        height, width = json.loads(path.read_text())["size"]
+        height, width = unseal(path, "it is written anew")["size"]
         return [int(height), int(width)]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is torn; delete the folder {home} and run again") from None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
-def is_whole(path: Path, size: list[int] | None) -> bool:
-    """Whether a kept picture is a whole PNG, each part with its own checksum; pixels stay unread.
+def own_texts(path: Path, prompt: Prompt, seed: int) -> dict[str, str]:
+    """What a kept picture says of itself: of which caption, seed and key it is."""
+    return {"prompt": prompt.caption, "seed": str(seed), "key": path.parent.name}
 
-    Raises UserError for a whole one of another size than its system's.
+
+def is_whole(path: Path, size: list[int] | None, prompt: Prompt, seed: int) -> bool:
+    """Whether a kept picture is a whole PNG, each part with its own checksum, of this caption and
+    seed, and of its system's size, where that is known; pixels stay unread.
     """
-    data = path.read_bytes()
-    if data[:8] != PNG or size is None:  # without the system's size nothing says what it is
+    try:
+        data = read_file(path)
+    except OSError:
         return False
-    place, kind, first = 8, b"", data[16:24]
+    if data[:8] != PNG:
+        return False
+    place, kind, first, texts = 8, b"", data[16:24], {}
     while kind != b"IEND":
         length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
         end = place + 8 + length
         if int.from_bytes(data[end : end + 4]) != zlib.crc32(data[place + 4 : end]):
             return False
+        if kind == b"iTXt":
+            name, _, said = data[place + 8 : end].partition(b"\0")
+            texts[name.decode("latin-1")] = said.split(b"\0", 4)[-1].decode("utf-8", "replace")
         place = end + 4
         if place > len(data):
             return False
+    own = own_texts(path, prompt, seed)
+    if {"key": own["key"]} | texts | own != {"key": own["key"]} | texts:  # older: without a key
+        return False
     width, height = int.from_bytes(first[:4]), int.from_bytes(first[4:])
-    if [height, width] != size:
-        raise UserError(
-            f"{path} is {width}x{height} pixels, its system draws {size[1]}x{size[0]}; "
-            "delete it and run again"
-        )
-    return True
+    return size is None or [height, width] == size
 
 
 def read_kept(path: Path, size: list[int]) -> np.ndarray:
@@ -323,7 +341,7 @@ class Folder:
         for path in sorted((place / self.name).glob("*.json")):
             try:
                 other = json.loads(path.read_text(encoding="utf-8"))["system"]["config"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue  # the store says what is wrong with it
             if other != self.config:
                 raise UserError(

@@ -19,7 +19,7 @@ from benchmarks.protocols.coco import ROUNDED, Protocol
 from cm3leon.data.coco import Entry
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.cache import READERS, Kept, Listing
-from cm3leon.files import sha256_file
+from cm3leon.files import read_file, sha256_file
 from cm3leon.images import crop_square, decode_picture, open_picture, read_picture
 
 NAMED = 5  # pictures named in a warning
@@ -49,7 +49,7 @@ def real_listing(protocol: Protocol, entries: Sequence[Entry]) -> Listing:
     def read(place: int) -> tuple[np.ndarray, str]:
         path = entries[place].path
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         return crop(decode_picture(data, path)), other_mode(data)

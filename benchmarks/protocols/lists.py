@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.protocols.coco import LISTS
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import read_file, sha256_bytes, write_atomic
 from cm3leon.seeds import derive
 
 HEADINGS = ("prompt", "prompts", "caption", "captions", "text", "sentence", "description")
@@ -95,7 +95,7 @@ def read_list(path: str | Path, sha256: str | None = None) -> PromptList:
             "captions as .txt, .csv or .tsv"
         )
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cm3leon.cli.main import guarded, parse
 from cm3leon.errors import UserError
+from cm3leon.files import sha256_file, write_atomic
 from cm3leon.options import Count, Threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,7 @@ def interleave(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for old in [*options.out.glob("base-*.json"), *options.out.glob("head-*.json")]:
         old.unlink()
+        digest_of(old).unlink(missing_ok=True)
     with checkout(options.base) as base:
         if not (base / "perf").is_dir():
             raise UserError(f"{options.base} has no perf/ to time; name a later revision")
@@ -65,13 +67,19 @@ def interleave(options: Options) -> int:
 def run_round(tree: Path, file: Path, options: Options) -> None:
     """Time `perf/` of a tree into a file; UserError when the suite fails there."""
     line = [sys.executable, "-m", "pytest", "perf", "-q", "--benchmark-json", str(file)]
-    line += ["-p", "no:cacheprovider", "-k", options.only] if options.only else []
+    line += ["-p", "no:cacheprovider", *(["-k", options.only] if options.only else [])]
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = os.environ | threads | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(line, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
         raise UserError(f"perf/ fails in {tree}: {last}; run nox -s perf there")
+    write_atomic(digest_of(file), f"{sha256_file(file)}  {file.name}\n")
+
+
+def digest_of(file: Path) -> Path:
+    """Where the digest of a round lies, as `sha256sum` writes it."""
+    return file.with_name(f"{file.name}.sha256")
 
 
 @contextmanager

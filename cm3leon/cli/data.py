@@ -7,6 +7,7 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,7 +147,7 @@ class Encode:
         if self.tokenizers is None and source.about["kind"] != "scenes":
             self.tell_loss(source, vq)
         print(f"{len(cache)} documents in {self.out}, {len(cache.skipped)} not readable")
-        self.tell_skipped(cache.skipped)
+        tell_skipped(cache.skipped, f"listed in {self.out}/shard-*.json")
         return 0
 
     def encode_task(self, vq, text) -> int:
@@ -163,17 +164,8 @@ class Encode:
         cache = encode_records(source, vq, text, self.out, workers=self.workers)
         told = ", ".join(f"{count:,} of {name}" for name, count in cache.tasks.items())
         print(f"{len(cache):,} records ({told}) in {self.out}, {len(cache.skipped):,} skipped")
-        self.tell_skipped(cache.skipped)
+        tell_skipped(cache.skipped, f"listed in {self.out}/shard-*.json")
         return 0
-
-    def tell_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Name the first of what was not read, and say where the others are."""
-        for name, reason in skipped[:SHOWN]:
-            print(f"not readable: {printable(f'{name}: {reason}')}", file=sys.stderr)
-        if more := len(skipped[SHOWN:]):
-            print(
-                f"not readable: {more:,} more, listed in {self.out}/shard-*.json", file=sys.stderr
-            )
 
     def tell_loss(self, source, vq) -> None:
         """Say it where the embedded world's image tokenizer cannot show such pictures."""
@@ -197,6 +189,14 @@ class Encode:
                 f"{psnr:.1f} dB; name others with --tokenizers (`cm3leon convert-tokenizer`)",
                 file=sys.stderr,
             )
+
+
+def tell_skipped(skipped: Sequence[tuple[str, str]], where: str) -> None:
+    """Lines about what could not be read, (id, reason) each; `where` all of them are told."""
+    for name, reason in skipped[:SHOWN]:
+        print(f"not readable: {printable(f'{name}: {reason}')}", file=sys.stderr)
+    if more := len(skipped[SHOWN:]):
+        print(f"not readable: {more:,} more, {where}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from cm3leon.cli.data import tell_skipped
 from cm3leon.config import (
     ModelConfig,
     ObjectiveConfig,
@@ -51,20 +52,22 @@ class TrainText:
 
         if not is_empty(self.out):  # a killed run leaves an empty folder
             check_free(self.out)
-        count = 0
+        count, skipped = 0, []
 
         def counted():
             nonlocal count
-            for caption in read_captions(find_source(self.source)):
+            for caption in read_captions(find_source(self.source), skipped):
                 count += 1
                 yield caption
 
         tokenizer = TextTokenizer.train(counted(), self.size)
         if not count:
-            raise UserError(f"{self.source} has no captions; name a source with some")
+            why = "; the first: {}: {}".format(*skipped[0]) if skipped else ""
+            raise UserError(f"{self.source} has no captions{why}; name a source with some")
         tokenizer.save(self.out)
         fewer = "" if tokenizer.size == self.size else f" (asked for {self.size}: no pair is left)"
         print(f"{self.out}: {tokenizer.size} ids{fewer} from {count} captions")
+        tell_skipped(skipped, "their reasons are told by `cm3leon encode`")
         return 0
 
 

@@ -7,6 +7,7 @@ end with the one that started them, however it ends.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -93,7 +94,8 @@ class Readers:
         try:
             while True:
                 while len(waiting) < 2 * self.workers and (some := list(islice(parts, AT_ONCE))):
-                    waiting.append((some[0].id, self._pool.submit(_load_all, some, form)))
+                    with _no_interrupts():  # the first one starts the processes
+                        waiting.append((some[0].id, self._pool.submit(_load_all, some, form)))
                 if not waiting:
                     return
                 first, result = waiting.popleft()
@@ -107,6 +109,21 @@ class Readers:
 
 def _load_all(parts: list[Part], form: Callable) -> list:
     return [load(part, form) for part in parts]
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """A block whose new processes never see Ctrl-C, from their first instant on: it is for the one
+    that started them, which sees it when the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent() -> None:

@@ -23,6 +23,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from cm3leon.errors import UserError
+from cm3leon.files import open_file, read_file
 from cm3leon.identity import joined, stamp
 from cm3leon.images import decode_picture
 
@@ -151,7 +152,7 @@ def bytes_of(part: Path | bytes | tuple) -> bytes | tuple | OSError:
     if not isinstance(part, Path):
         return part
     try:
-        return part.read_bytes()
+        return read_file(part)
     except OSError as error:
         return error
 
@@ -552,7 +553,7 @@ def members(path: Path) -> Iterator[tuple[str, bytes | str]]:
 
 def unpacked(path: Path) -> BinaryIO:
     """A file open for reading, through gzip, bzip2 or xz where it is packed so."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         start = file.read(6)
     for module, mark in ((gzip, b"\x1f\x8b"), (bz2, b"BZh"), (lzma, b"\xfd7zXZ\0")):
         if start.startswith(mark):

@@ -46,7 +46,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 SUMS = "SHA256SUMS"
 PARTS = {  # folders that go with a model -> their files
-    "text": ("tokenizer.json",),
+    "text": ("tokenizer.json", "tokenizer.json.sha256"),
     "vq": (checkpoint.WEIGHTS, checkpoint.CONFIG),
     "clip": (checkpoint.WEIGHTS, checkpoint.CONFIG, "tokenizer.json"),  # the last where it has one
     "bank": (BANK,),
@@ -353,8 +353,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: bool = True) 
     try:
         noted = {"format": "pt", OURS: "export"} if note else None
         save_file(dict(tensors), path, metadata=noted)
+        sort_header(path)
     except SafetensorError as error:
         raise UserError(f"cannot write {path.name}: {error}; free space") from None
+
+
+def sort_header(path: Path) -> None:
+    """Put the notes in a safetensors file's header into order: the library writes them as they lie
+    in memory, another way each time.
+    """
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if notes := header.get("__metadata__"):
+            header["__metadata__"] = dict(sorted(notes.items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= size:
+                file.seek(8)
+                file.write(text.ljust(size))
 
 
 def write_checkpoint(
@@ -370,7 +386,7 @@ def write_checkpoint(
         "sha256": sha256_file(path),
         "extra": extra,
     }
-    (folder / checkpoint.CONFIG).write_text(as_json(about), encoding="utf-8")
+    checkpoint.write_about(folder / checkpoint.CONFIG, about)
 
 
 def generation_config(config: dict, extra: dict) -> dict:

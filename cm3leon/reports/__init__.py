@@ -114,6 +114,8 @@ def leading(protocol: Mapping) -> bool:
 
 def read_json(path: Path):
     """The JSON value in a file; one-line UserError for a missing or torn one."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is no file; give another path")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -147,6 +147,8 @@ def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, fl
     place = tasks.index(measure)
     shares = [_shares(side["right_NT"][:, place], side["asked_NT"][:, place]) for side in (b, a)]
     images = [str(image) for image in b["images"]]  # captions may share one
+    if len({image for image, share in zip(images, shares[0], strict=True) if share == share}) < 2:
+        return None  # too few prompts ask for it
     return paired_difference(*shares, clusters=images)[:3]
 
 

@@ -13,6 +13,7 @@ per cent at least: ten runs of pure noise stay silent.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -224,8 +225,14 @@ def _newest(records: Sequence[Mapping]) -> dict[tuple, Mapping]:
 
 
 def read_rounds(path: Path) -> dict:
-    """A round as pytest-benchmark writes it; UserError for anything else."""
-    found = read_json(path)
+    """A round as pytest-benchmark writes it; UserError for anything else, and where it is not
+    what the digest beside it names.
+    """
+    found, beside = read_json(path), path.with_name(f"{path.name}.sha256")
+    if beside.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if beside.read_bytes().split()[:1] != [digest.encode()]:
+            raise UserError(f"{path} is not what {beside.name} names; measure again")
     try:
         for one in found["benchmarks"]:
             if not (isinstance(one["name"], str) and one["stats"]["median"] > 0):

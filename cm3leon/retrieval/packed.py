@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.files import atomic_file
+from cm3leon.files import atomic_file, open_file
 from cm3leon.retrieval.bank import MemoryBank, unit
 from cm3leon.sequence.documents import Document
 
@@ -84,14 +83,15 @@ def unpack(path: str | Path) -> Packed:
     if not path.is_file():
         raise UserError(f"no packed bank at {path}; `nox -s train_baselines` makes the shipped one")
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             arrays = {name: file[name] for name in ARRAYS}
-        ids = about.pop("ids")
-        if about["format"] != FORMAT:
-            raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no packed bank or damaged: {error}; copy it again") from None
+        ids, found = about.pop("ids"), about["format"]
+    except Exception as error:  # zip, zlib, numpy and JSON each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is no packed bank or damaged: {reason}; copy it again") from None
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}")
     for name, kind in ARRAYS.items():
         if arrays[name].dtype != kind:
             raise UserError(f"{path}: {name} must be {kind}, got {arrays[name].dtype}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import read_file, sha256_bytes, write_atomic
 
 BYTES = 256  # the alphabet; no tokenizer can be smaller
 
@@ -67,17 +67,22 @@ class TextTokenizer:
         """Read a tokenizer.json, or the folder that holds one; UserError when missing or torn."""
         file = _file(path)
         try:
-            payload = file.read_bytes()
+            payload = read_file(file)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
                 f"cannot read tokenizer {file}: {reason}; train one or name another path"
             ) from None
+        check_beside(file, payload)
         return cls(payload, str(file))
 
     def save(self, path: str | Path) -> Path:
-        """Write the JSON file (a path ending in .json, or a folder) atomically; give its path."""
-        return write_atomic(_file(path), self._payload)
+        """Write the JSON file (a path ending in .json, or a folder) atomically, and its digest
+        beside it; give its path.
+        """
+        file = write_atomic(_file(path), self._payload)
+        write_atomic(beside(file), f"{self.digest}  {file.name}\n")
+        return file
 
     def encode(self, text: str) -> list[int]:
         """Ids of one text; the empty text has none. UserError for a lone surrogate (no UTF-8)."""
@@ -110,6 +115,24 @@ def _spaced(text: str) -> str:
             f"caption must be Unicode, got a lone surrogate at character {error.start}: {text!r}"
         ) from None
     return f" {text}" if text else ""
+
+
+def beside(file: Path) -> Path:
+    """Where the digest of a tokenizer's file lies, as `sha256sum` writes it."""
+    return file.with_name(f"{file.name}.sha256")
+
+
+def check_beside(file: Path, payload: bytes) -> None:
+    """Raise UserError unless a tokenizer is what the digest beside it names, where there is one."""
+    path = beside(file)
+    if not path.is_file():
+        return
+    named = read_file(path).split()
+    if not named or named[0] != sha256_bytes(payload).encode():
+        raise UserError(
+            f"{file} is not what {path.name} names; copy both again (or remove {path.name}, if it "
+            "was changed on purpose)"
+        )
 
 
 def _file(path: str | Path) -> Path:

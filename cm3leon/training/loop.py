@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cm3leon.checkpoint import STATE, load_state, save_state
+from cm3leon.checkpoint import STATE, load_state, read_state, save_state
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
@@ -183,6 +183,24 @@ def keep_memory(device: torch.device) -> None:
         library = ctypes.CDLL("libc.so.6")
         for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             library.mallopt(option, 2**30)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The log of a run that has ended, a record a line, as its state knows it.
+
+    Raises UserError for one that is missing or damaged.
+    """
+    path, known = folder / LOG, read_state(folder / STATE)["position"].get("log")
+    try:
+        data = path.read_bytes()
+        if known and sha256_bytes(data[: known[0]]) != known[1]:
+            raise ValueError("it is not what its state names")
+        return [json.loads(line) for line in data.splitlines()]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot read {path}: {reason}; copy it again, or remove {folder} to train anew"
+        ) from None
 
 
 class _Run:

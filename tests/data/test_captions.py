@@ -50,6 +50,9 @@ def test_of_scenes():
 def test_a_torn_tar_and_bad_bytes_cost_no_more_than_themselves(tmp_path):
     whole = write_tar(tmp_path / "0.tar", range(3)).read_bytes()
     (tmp_path / "0.tar").write_bytes(whole.replace(caption(1).encode(), b"\xff" * len(caption(1))))
-    assert list(read_captions(find_source(str(tmp_path)))) == [caption(0), caption(2)]
+    skipped = []
+    found = list(read_captions(find_source(str(tmp_path)), skipped))
+    assert found == [caption(0), caption(2)]
+    assert [reason for _, reason in skipped] == ["caption of 0/000000001 is no UTF-8 at byte 0"]
     (tmp_path / "0.tar").write_bytes(whole[: len(whole) // 2])
     assert caption(0) in list(read_captions(find_source(str(tmp_path))))

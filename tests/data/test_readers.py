@@ -109,3 +109,15 @@ def alive(process: str) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def blocks_interrupts(item) -> bool:
+    """Whether the process that loads never sees Ctrl-C."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="a system without masks")
+def test_processes_leave_interrupts_to_the_one_that_started_them(readers):
+    """From their first instant on: one that came while they import would be told by each."""
+    ((_, blocked),) = readers.load([Scene("stock", "val", 0, 32)], blocks_interrupts)
+    assert blocked and not blocks_interrupts(None)

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, get_type_hints
 
 import pytest
 
+from benchmarks.fault_cases.options import ANYTHING, LEAST, command_lines, outside
 from cm3leon.cli import main as cli
-from cm3leon.cli.convert import ConvertTokenizer
-from cm3leon.cli.data import Draw, Encode, ExportScenes, Index
-from cm3leon.cli.infill import Caption, Infill
-from cm3leon.cli.interop import Import
-from cm3leon.cli.train import Train, TrainChanges, TrainText
-from cm3leon.cli.tune import Tune, TuneChanges
+from cm3leon.cli.data import Draw
+from cm3leon.cli.train import TrainChanges
+from cm3leon.cli.tune import TuneChanges
 from cm3leon.errors import UserError, printable
 from cm3leon.options import Range, check_options, ranges
 
-ROOT = Path(__file__).resolve().parents[2]
-LEAST = {  # the shortest command line of each
-    Draw: ["x"],
-    Caption: ["x.png"],
-    Infill: [],
-    Encode: ["a", "b"],
-    Index: ["a", "b"],
-    ConvertTokenizer: ["a", "--out", "b"],
-    TrainText: ["a", "--out", "b"],
-    Train: ["--dry-run"],
-    TrainChanges: [],
-    Tune: ["a", "b", "--dry-run"],
-    TuneChanges: [],
-    Import: ["a", "b"],
-    ExportScenes: ["a"],
-}
-BENCHES = (
-    "fid_coco", "ablate_pretraining", "ablate_retrieval", "ablate_decoding", "latency", "rfid",
-    "verify_fid", "bank_speed", "codes", "frechet_speed", "interleave", "mutants", "train_speed",
-)  # fmt: skip
-ANYTHING = {  # or checked elsewhere
-    "seed", "seeds", "beam_alpha", "image_guidance", "text_guidance", "guidance", "top_p", "box",
-    "expected",
+KINDS = {line.name: line.kind for line in command_lines()} | {
+    "TrainChanges": TrainChanges, "TuneChanges": TuneChanges,
 }  # fmt: skip
 
 
@@ -61,32 +36,15 @@ def words(hint) -> list[str]:
     return str(hint).replace("[", " ").replace("]", " ").replace(",", " ").replace("|", " ").split()
 
 
-def outside(bounds: list[Range]) -> list[float]:
-    beyond = [math.nan, math.inf, -math.inf, 10.0**30, 10**30]
-    for bound in bounds:
-        beyond += [bound.low if bound.above else bound.low - 1, bound.high * 2 + 1]
-    return beyond
+def test_every_command_and_benchmark_is_here():
+    assert len(KINDS) > 25 and set(LEAST) < set(KINDS)
+    assert {"ablate_positions", "equal_compute", "choose_decoding", "faults"} < set(KINDS)
 
 
-@pytest.mark.parametrize("kind", LEAST, ids=lambda kind: kind.__name__)
-def test_every_number_has_bounds_that_hold(kind):
-    every_number_has_bounds_that_hold(kind, LEAST[kind])
-
-
-def module_of(bench: str) -> str:
-    (path,) = (ROOT / "benchmarks").rglob(f"{bench}.py")
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
-
-
-@pytest.mark.parametrize("bench", BENCHES)
-def test_every_number_of_a_benchmark_has_bounds_that_hold(bench):
-    kind = importlib.import_module(module_of(bench)).Options
-    every_number_has_bounds_that_hold(kind, ["--base", "HEAD"] if bench == "interleave" else [])
-
-
-def every_number_has_bounds_that_hold(kind, least: list[str]) -> None:
+@pytest.mark.parametrize("command", KINDS)
+def test_every_number_has_bounds_that_hold(command):
     """The cross product of options and bad values, by the real command line."""
-    assert numbers(kind)
+    kind, least = KINDS[command], LEAST.get(command, ())
     for name, hint in numbers(kind).items():
         bounds = list(ranges(hint))
         assert bounds or name in ANYTHING, f"{kind.__name__}.{name} has no bounds"
@@ -116,6 +74,7 @@ class Inner:
 class Outer:
     inner: Inner = Inner()
     many: tuple[Annotated[int, Range(2)], ...] = ()
+    some: tuple[int, ...] | None = None
     free: float = 0.0
     flag: bool = True
     text: str = ""
@@ -128,6 +87,7 @@ class Outer:
         (Outer(Inner(math.nan)), "inner.share must be finite, got nan"),
         (Outer(many=(2, 3, 1)), "many must be at least 2, got 1"),
         (Outer(free=-math.inf), "free must be finite, got -inf"),
+        (Outer(some=()), "some is given nothing; name at least one, or leave it out"),
         (Outer(text="a\ud83d"), "text must be UTF-8, which character 2 of 'a\\ud83d' is not"),
     ],
 )

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file, save_model
 
+from cm3leon import checkpoint
 from cm3leon.cli import main as cli
 from cm3leon.config import VocabularyConfig, to_dict
 from cm3leon.errors import UserError
 from cm3leon.interop import hf_folder
-from cm3leon.interop.hf_folder import export_hf, import_hf, mapped_model, split
+from cm3leon.interop.hf_folder import export_hf, import_hf, mapped_model, split, write_tensors
 from cm3leon.interop.hf_tokenizer import token_names
 from cm3leon.loading import load_system
 from cm3leon.sequence.positions import place
@@ -59,8 +61,8 @@ def test_the_files_of_an_export(exported, model):
     found = contents(exported)
     assert set(found) == {
         "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors",
-        "special_tokens_map.json", "text/tokenizer.json", "tokenizer.json", "tokenizer_config.json",
-        "vq/config.json", "vq/model.safetensors",
+        "special_tokens_map.json", "text/tokenizer.json", "text/tokenizer.json.sha256",
+        "tokenizer.json", "tokenizer_config.json", "vq/config.json", "vq/model.safetensors",
     }  # fmt: skip
     for part in ("text", "vq"):
         beside = contents(model.parent / part)
@@ -164,7 +166,7 @@ def test_a_bank_named_by_its_path_stays_and_this_is_said(model, tmp_path, capsys
         "retrieval": to_dict(TWO), "clip": {"name": "clips/mine", "sha256": ""},
         "bank": {"cache": "caches/all", "index": None},
     }  # fmt: skip
-    (own / "config.json").write_text(json.dumps(values))
+    checkpoint.write_about(own / "config.json", values)
     export_hf(own, tmp_path / "hub")
     assert "CLIP (clips/mine) and memory bank (caches/all) stay" in capsys.readouterr().err
     import_hf(tmp_path / "hub", tmp_path / "again")
@@ -385,6 +387,7 @@ def add_nan(folder: Path) -> None:
 def other_tokenizer(folder: Path) -> None:
     path = folder / "text" / "tokenizer.json"
     path.write_bytes(path.read_bytes() + b"\n")
+    path.with_name("tokenizer.json.sha256").unlink()
 
 
 def cut(folder: Path) -> None:
@@ -418,6 +421,18 @@ def test_bad_folders_get_one_line(broken, tmp_path, capsys, message):
     assert not (tmp_path / "m").exists()
 
 
+def test_an_export_has_the_same_bytes_each_time(exported, tmp_path):
+    """The library's notes come in another order each time, unless they are put into one."""
+    right = (exported / "model.safetensors").read_bytes()
+    assert b'{"cm3leon":"export","format":"pt"}' in right[:90]
+    tensors = {"b": torch.zeros(2), "a": torch.ones(3)}
+    for number in range(12):
+        write_tensors(tmp_path / f"{number}.safetensors", tensors)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    with safe_open(tmp_path / "0.safetensors", framework="pt") as file:
+        assert torch.equal(file.get_tensor("a"), tensors["a"])
+
+
 def test_what_is_there_is_never_overwritten(exported, model, tmp_path, capsys):
     kept = contents(exported)
     for words in (["export", str(model), str(exported)], ["import", str(exported), str(exported)]):
@@ -430,6 +445,7 @@ def test_broken_models_are_not_exported(model, tmp_path, capsys):
     home = Path(shutil.copytree(model.parent, tmp_path / "scenes"))
     other = home / "text" / "tokenizer.json"
     other.write_bytes(other.read_bytes().replace(b"\n", b"\n ", 1) + b"\n")
+    (home / "text" / "tokenizer.json.sha256").unlink()
     assert cli.main(["export", str(home / "scenes-s"), str(tmp_path / "out")]) == 2
     assert "was trained with" in capsys.readouterr().err
     cut(home / "scenes-s")

@@ -1,5 +1,6 @@
 """The regression gate: planted regressions are found, noise is silent, nothing measured is told."""
 
+import hashlib
 import json
 import subprocess
 
@@ -20,6 +21,7 @@ from cm3leon.reports.regress import (
     exit_code_of,
     judged,
     quality,
+    read_rounds,
     regress,
     speed,
     split,
@@ -285,6 +287,17 @@ def test_a_trial_is_not_judged(tmp_path):
     trial = record(900.0, warnings=["a trial, not x"], **LATER)
     saved(tmp_path / "head", record(**LATER), trial | {"date": "2026-03-03T00:00:00Z"})
     assert regress(results=tmp_path / "head", base_results=tmp_path / "base") == 0
+
+
+def test_a_round_that_is_not_what_was_measured_is_refused(tmp_path):
+    write_rounds(tmp_path, "base", rounds(seed=1, count=1))
+    path = tmp_path / "base-000.json"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name("base-000.json.sha256").write_text(f"{digest}  {path.name}\n")
+    assert len(read_rounds(path)["benchmarks"]) == 10
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(UserError, match=r"base-000.json is not what base-000.json.sha256 names"):
+        read_rounds(path)
 
 
 @pytest.mark.parametrize(

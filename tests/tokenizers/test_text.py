@@ -92,6 +92,23 @@ def test_importing_is_light():
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 
+def test_no_other_file_stands_for_a_tokenizer(tmp_path):
+    """Damage, and another whole tokenizer in its place, are told by the digest beside it."""
+    path = TOKENIZER.save(tmp_path)
+    beside = tmp_path / "tokenizer.json.sha256"
+    other = TextTokenizer.train(["another one", "and another"], 270)
+    other.save(tmp_path / "other.json")
+    path.write_bytes((tmp_path / "other.json").read_bytes())
+    with pytest.raises(UserError, match=r"is not what tokenizer.json.sha256 names"):
+        TextTokenizer.load(tmp_path)
+    for text in ("", "0" * 64):
+        beside.write_text(text)
+        with pytest.raises(UserError, match=r"is not what tokenizer.json.sha256 names"):
+            TextTokenizer.load(tmp_path)
+    beside.unlink()
+    assert TextTokenizer.load(tmp_path).digest == other.digest
+
+
 @pytest.mark.parametrize("name", ["text", "text/tokenizer.json", "other.json"])
 def test_saved_and_loaded(tmp_path, name):
     written = TOKENIZER.save(tmp_path / name)

@@ -334,6 +334,9 @@ def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / "state.json").write_text('{"tensors": "x"}')
     with pytest.raises(UserError, match="has no str 'sha256'"):
         run(tmp_path)
+    (tmp_path / "state.json").write_text(state.replace('"step": 24', '"step": 20'))
+    with pytest.raises(UserError, match="is not what was written"):
+        run(tmp_path)
     (tmp_path / "state.json").write_text(state)
     next(tmp_path.glob("state-*")).unlink()
     with pytest.raises(UserError, match=r"cannot read .*state-00000024.safetensors"):

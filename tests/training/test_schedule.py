@@ -206,7 +206,7 @@ def test_runs_of_older_versions_go_on(tmp_path):
     path = tmp_path / "state.json"
     about = json.loads(path.read_text())
     del about["position"]["tokens"]  # which they did not count
-    path.write_text(json.dumps(about))
+    checkpoint.write_about(path, about)
     assert run(tmp_path, config) == run(tmp_path / "whole", config)
     assert log(tmp_path)[-1]["tokens"] is None
 
@@ -220,5 +220,5 @@ def test_moments_of_the_optimiser_come_along(stable, tmp_path):
     bare = {name: value for name, value in tensors.items() if name.startswith("module/")}
     (tmp_path / "bare").mkdir()
     about["sha256"] = checkpoint.write_tensors(tmp_path / "bare" / about["tensors"], bare)
-    (tmp_path / "bare/state.json").write_text(json.dumps(about))
+    checkpoint.write_about(tmp_path / "bare/state.json", about)
     assert run(tmp_path / "other", config, tmp_path / "bare/state.json") != right

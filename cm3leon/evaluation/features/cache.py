@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features
 from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.sides import Side
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import open_file, sha256_bytes, write_atomic
 
 FORMAT = 1  # raise it when the same key would stand for other features
 SHARD = 512  # pictures
@@ -85,7 +86,22 @@ class Kept(Side):
     def shards(self) -> Iterator[Shard]:
         """One after the other, in order."""
         for place in range(shard_count(self.count)):
-            yield read_shard(self.folder / f"{place:05}.npz", self.dim)
+            yield read_shard(self.path(place), self.dim)
+
+    def path(self, place: int) -> Path:
+        """The file of a shard."""
+        return self.folder / f"{place:05}.npz"
+
+    def missing(self, place: int) -> bool:
+        """Whether a shard must be made: not there, or, said on stderr, damaged."""
+        if not self.path(place).exists():
+            return True
+        try:
+            read_shard(self.path(place), self.dim)
+        except UserError as error:
+            print(f"computed anew: {str(error).split(';')[0]}", file=sys.stderr)
+            return True
+        return False
 
 
 class Alone:
@@ -121,7 +137,7 @@ def features_of(listing: Listing, features: Features, home: Path, group=None) ->
     key = listing.key(features)
     kept = Kept(home / key, len(listing), features.dim)
     own = group.share(shard_count(len(listing)))
-    missing = [place for place in own if not (kept.folder / f"{place:05}.npz").exists()]
+    missing = [place for place in own if kept.missing(place)]
     if missing and group.first:
         about = {"label": listing.label, "features": features.name, "sha256": features.digest}
         text = json.dumps(about | listing.about | {"pictures": len(listing)}, indent=2)
@@ -129,7 +145,7 @@ def features_of(listing: Listing, features: Features, home: Path, group=None) ->
     parts = [range(len(listing))[place * SHARD : (place + 1) * SHARD] for place in missing]
     with progress(sum(map(len, parts)), f"features of {listing.label}") as bar:
         for place, part in zip(missing, parts, strict=True):
-            path = kept.folder / f"{place:05}.npz"
+            path = kept.path(place)
             shard = compute(
                 listing,
                 features,
@@ -220,21 +236,28 @@ def read_ahead(listing: Listing, places: range) -> Iterator[list[tuple[int, obje
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """One file, whole or not at all."""
+    """One file, whole or not at all; it says which folder and shard it is of."""
     out = io.BytesIO()
     notes = json.dumps([sorted(shard.unreadable.items()), sorted(shard.remarks.items())])
-    np.savez(out, features=shard.features_BD, places=shard.places, notes=np.array(notes))
+    rows = {"features": shard.features_BD, "places": shard.places}
+    np.savez(out, **rows, notes=np.array(notes), own=np.array(own_name(path)))
     write_atomic(path, out.getvalue())
 
 
+def own_name(path: Path) -> str:
+    """What tells a shard from all others: its key and place."""
+    return f"{path.parent.name}/{path.name.partition('.')[0]}"
+
+
 def read_shard(path: Path, dim: int) -> Shard:
-    """A shard as it was written; UserError for a torn one."""
+    """A shard as it was written; UserError for one that is damaged, or another's."""
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             features_BD, places = file["features"], file["places"]
             unreadable, remarks = json.loads(str(file["notes"]))
+            own = str(file["own"])
     except Exception:  # zip, zlib and numpy each have their own
         raise UserError(f"{path} is torn; delete it and run again") from None
-    if features_BD.shape != (len(places), dim):
-        raise UserError(f"{path} is torn; delete it and run again")
+    if features_BD.shape != (len(places), dim) or own != own_name(path):
+        raise UserError(f"{path} is not what was written there; delete it and run again")
     return Shard(features_BD, places, dict(unreadable), dict(remarks))

@@ -19,7 +19,7 @@ import numpy as np
 
 from cm3leon.errors import UserError
 from cm3leon.evaluation.sides import Side
-from cm3leon.files import sha256_file, write_atomic
+from cm3leon.files import open_file, sha256_file, write_atomic
 
 
 def cache_folder(kind: str = "reference", images: Path | None = None) -> Path:
@@ -76,7 +76,7 @@ def import_statistics(path: str | Path, dim: int) -> Statistics:
     if not path.is_file():
         raise UserError(f"no file {path}; --reference takes an .npz with mu and sigma")
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in ("mu", "sigma", "about")}
     except Exception:  # zip, zlib and numpy each have their own
         raise UserError(f"{path} is no whole .npz of plain arrays; fetch it again") from None
@@ -105,6 +105,6 @@ def _about(found: dict) -> dict:
     """What a file of ours says of itself."""
     try:
         about = json.loads(str(found["about"]))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -31,7 +31,7 @@ from cm3leon.reports.paper.html import to_html
 from cm3leon.reports.paper.model import Document, Section, report_data, walk
 from cm3leon.reports.paper.results import Inputs, Model, Run, resolve
 from cm3leon.reports.paper.typst import to_pdf, to_png
-from cm3leon.reports.records.store import RESULTS, NothingThere, is_trial, read_files
+from cm3leon.reports.records.store import RESULTS, NothingThere, digest, is_trial, read_files
 
 TITLE = "CM3Leon in the open: measured, quoted, missing"
 AUTHORS = "The cm3leon authors"
@@ -101,6 +101,9 @@ def read_models(baselines: Path) -> list[Model]:
     models = []
     for path in sorted(baselines.glob("scenes/*/config.json")):
         about = read_json(path)
+        own = about.pop("about_sha256", None)  # cm3leon.checkpoint.write_about
+        if own is not None and own != digest(about):
+            raise ValueError(f"{path} is not what was written; restore it from git")
         if about.get("kind") != "transformer":
             continue
         for pointer in NEEDED:
@@ -142,7 +145,7 @@ def read_log(path: Path) -> list[dict]:
         return []
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON a line ({error}); restore it from git") from None
 
 

@@ -85,6 +85,8 @@ def record_paths(place: Path, folder: Path) -> Iterator[Path]:
 def read(path: Path | str) -> dict:
     """One record in today's schema; UserError for a missing, torn, strange or edited one."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is no file; give a record's path")
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)
     except OSError as error:
@@ -93,6 +95,8 @@ def read(path: Path | str) -> dict:
         raise UserError(f"{path}: holds {error}; measure again") from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; restore it from git") from None
     record = migrate(record, str(path))
     validate(record, str(path))
     return record

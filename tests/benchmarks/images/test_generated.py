@@ -1,7 +1,5 @@
 """The cache of drawings: nothing is drawn twice, nothing wrong is read, nothing torn is left."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -12,6 +10,8 @@ from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_file
+from cm3leon.identity import unseal
+from cm3leon.images import write_png
 from cm3leon.seeds import generator
 from tests.record_maker import record, saved
 
@@ -117,18 +117,38 @@ def test_pictures_say_where_they_come_from(tmp_path):
     pictures = images.draw(Stub(), [Prompt("p", "two 雪 stars", "1")], 7, tmp_path)
     with Image.open(pictures.paths[0]) as image:
         assert (image.text["prompt"], image.text["seed"]) == ("two 雪 stars", "7")
-    about = json.loads((pictures.paths[0].parent / "system.json").read_text())
+    about = unseal(pictures.paths[0].parent / "system.json", "go")
     assert (about["system"], about["size"]) == ("stub", [16, 16])
 
 
-def test_picture_of_another_size_in_the_cache(tmp_path):
+OTHERS = {
+    "another size": ("prompt", "seed", "key"),
+    "another caption": ("seed", "key"),
+    "another seed": ("prompt", "key"),
+    "another system": ("prompt", "seed"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_whole_picture_that_is_anothers_is_drawn_again(tmp_path, other):
+    first = images.draw(Stub(), PROMPTS, 0, tmp_path)
+    path, wanted = first.paths[4], pixels(first)
+    with Image.open(path) as image:
+        right = dict(image.text)
+    size = (20, 16) if other == "another size" else (16, 16)
+    texts = {name: right[name] if name in OTHERS[other] else f"{right[name]}1" for name in right}
+    write_png(path, np.zeros((*size[::-1], 3), np.uint8), texts)
+    second = Stub()
+    again = images.draw(second, PROMPTS, 0, tmp_path)
+    assert second.drawn == ["caption 4"] and np.array_equal(pixels(again), wanted)
+
+
+def test_a_picture_of_an_older_version_names_no_system(tmp_path):
     path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[4]
-    Image.new("RGB", (20, 16)).save(path)
-    with pytest.raises(
-        UserError, match=r"is 20x16 pixels, its system draws 16x16; delete it"
-    ) as error:
-        images.draw(Stub(), PROMPTS, 0, tmp_path)
-    assert path.name in str(error.value)
+    with Image.open(path) as image:
+        texts = {name: text for name, text in image.text.items() if name != "key"}
+    write_png(path, images.read_picture(path), texts)
+    assert images.draw(Stub(), PROMPTS, 0, tmp_path).drawn == 0
 
 
 def flipped(data: bytes, place: int) -> bytes:
@@ -165,10 +185,24 @@ def test_a_damaged_picture_of_the_cache_is_drawn_again(tmp_path, capsys, damage)
     )
 
 
-def test_pictures_without_their_description_are_drawn_again(tmp_path):
-    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[0]
-    (path.parent / "system.json").unlink()
-    assert images.draw(Stub(), PROMPTS, 0, tmp_path).drawn == 10
+DESCRIPTIONS = {
+    "none": None,
+    "torn": lambda text: text[:9],
+    "a list": lambda text: "[]",
+    "another size": lambda text: text.replace("16", "17"),
+}
+
+
+@pytest.mark.parametrize("change", DESCRIPTIONS)
+def test_a_damaged_description_is_written_anew(tmp_path, change):
+    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[0].parent / "system.json"
+    right = path.read_text()
+    if DESCRIPTIONS[change] is None:
+        path.unlink()
+    else:
+        path.write_text(DESCRIPTIONS[change](right))
+    assert images.draw(Stub(), PROMPTS, 0, tmp_path).drawn == 0
+    assert path.read_text() == right
 
 
 @given(st.lists(st.text(max_size=6), min_size=2, max_size=2, unique=True), st.integers(0, 2))
@@ -177,14 +211,6 @@ def test_pictures_without_their_description_are_drawn_again(tmp_path):
 def test_every_id_has_its_own_file(ids, seed):
     one, other = (images.file_name(Prompt(id_, "c", "1"), seed) for id_ in ids)
     assert one != other and "/" not in one
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"size": 3}'])
-def test_torn_description_of_the_cache(tmp_path, text):
-    path = images.draw(Stub(), PROMPTS, 0, tmp_path).paths[0]
-    (path.parent / "system.json").write_text(text)
-    with pytest.raises(UserError, match="is torn; delete the folder"):
-        images.draw(Stub(), PROMPTS, 0, tmp_path)
 
 
 @pytest.mark.parametrize(

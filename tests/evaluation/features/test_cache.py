@@ -143,14 +143,23 @@ def test_a_shard_goes_on_where_it_was_killed(tmp_path, monkeypatch, torn):
     assert not list(tmp_path.rglob("*.part.npz"))
 
 
-def test_a_torn_shard_is_named(tmp_path):
+DAMAGES = {
+    "cut": lambda data, other: data[:50],
+    "empty": lambda data, other: b"",
+    "flipped": lambda data, other: data[:300] + bytes([data[300] ^ 4]) + data[301:],
+    "the one before": lambda data, other: other,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_computed_anew(tmp_path, capsys, damage):
     kept = features_of(listing(), FEATURES, tmp_path)
-    torn = kept.folder / "00001.npz"
-    torn.write_bytes(torn.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"00001.npz is torn; delete it and run again"):
-        features_of(listing(), FEATURES, tmp_path)
-    torn.unlink()
-    assert features_of(listing(), FEATURES, tmp_path).made == 1
+    path, wanted = kept.folder / "00001.npz", everything(kept)
+    data, other = (kept.path(place).read_bytes() for place in (1, 0))
+    path.write_bytes(DAMAGES[damage](data, other))
+    again = features_of(listing(), FEATURES, tmp_path)
+    assert again.made == 1 and (everything(again) == wanted).all() and path.read_bytes() == data
+    assert f"computed anew: {path} is" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch):

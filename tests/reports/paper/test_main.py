@@ -390,3 +390,6 @@ def test_bad_baselines_are_one_line(tmp_path):
     (home / "config.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"/config/width must be a number, got None"):
         read_models(tmp_path)
+    (home / "config.json").write_text(json.dumps(about | {"about_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"config.json is not what was written"):
+        read_models(tmp_path)

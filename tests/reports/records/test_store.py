@@ -119,6 +119,7 @@ def test_reading_and_the_index(tmp_path):
     [
         ('{"a":', r"0\.json is no JSON"),
         ("[]", "is not of type 'object'"),
+        ('{"a":' * 100_000, "is nested too deeply"),
         ("{}", "schema_version is None, known are 1, 2, 3, 4; update cm3leon"),
         (json.dumps({"schema_version": 9}), "schema_version is 9, known are 1, 2"),
         (json.dumps(record()).replace("12.345", "NaN", 1), "holds NaN; measure again"),

@@ -1,0 +1,216 @@
+"""Every file that the product writes and reads again: what checks it, and which jobs read it.
+
+`docs/design.md` prints this list, the campaign damages these files, and a test holds both against
+what the commands really leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files of one kind: `pattern` below a tree's folder; the jobs read them in what they do."""
+
+    tree: str  # of the workshop
+    pattern: str
+    what: str
+    check: str  # what finds damage, and what follows
+    jobs: tuple[str, ...]
+
+
+FILES = (
+    Kept(
+        "tokens", "cache.json", "token cache: its identity",
+        "its own digest (sealed); names that of all shards",
+        ("encode", "index", "train", "draw"),
+    ),
+    Kept(
+        "tokens", "shard-*.json", "token cache: a shard's marker",
+        "its own digest (sealed), the shard's number in it; derived anew by `encode`",
+        ("encode", "index", "train", "draw"),
+    ),
+    Kept(
+        "tokens", "*.npy", "token cache: codes, texts, offsets, captions, vectors",
+        "digests in the shard's marker; derived anew by `encode`",
+        ("encode", "index", "train", "draw"),
+    ),
+    Kept(
+        "bank", "bank.json", "memory bank: its identity",
+        "its own digest (sealed); names those of the rest",
+        ("train", "draw", "draw bank"),
+    ),
+    Kept(
+        "bank", "*.npy", "memory bank: vectors",
+        "digest in `bank.json`",
+        ("train", "draw", "draw bank"),
+    ),
+    Kept(
+        "bank", "ids.json", "memory bank: ids",
+        "digest in `bank.json`",
+        ("train", "draw", "draw bank"),
+    ),
+    Kept(
+        "model", "config.json", "checkpoint: kind, shape, settings",
+        "its own digest (`about_sha256`); names that of the weights",
+        ("draw", "export", "draw bank"),
+    ),
+    Kept(
+        "model", "model.safetensors", "checkpoint: weights",
+        "digest in `config.json`",
+        ("draw", "export", "draw bank"),
+    ),
+    Kept(
+        "model", "text/tokenizer.json", "text tokenizer",
+        "digest beside it, and in a model's `config.json` and a cache's identity",
+        ("draw", "export", "train on", "encode tokenizers"),
+    ),
+    Kept(
+        "model", "text/tokenizer.json.sha256", "text tokenizer: its digest",
+        "against the tokenizer",
+        ("draw", "export", "train on", "encode tokenizers"),
+    ),
+    Kept(
+        "model", "vq/config.json", "image tokenizer: shape",
+        "its own digest (`about_sha256`)",
+        ("draw", "export", "train on", "encode tokenizers"),
+    ),
+    Kept(
+        "model", "vq/model.safetensors", "image tokenizer: weights",
+        "digest in its `config.json`, and in a model's",
+        ("draw", "export", "train on", "encode tokenizers"),
+    ),
+    Kept(
+        "model", "run/state.json", "training: where it stands",
+        "its own digest (sealed); names that of the tensors",
+        ("train on",),
+    ),
+    Kept(
+        "model", "run/state-*.json", "training: a kept state",
+        "its own digest (sealed), the same file's name in it",
+        ("train branch", "train on"),
+    ),
+    Kept(
+        "model", "run/state-*.safetensors", "training: tensors of a state",
+        "digest in the file that names them",
+        ("train branch", "train on"),
+    ),
+    Kept(
+        "model", "run/log.jsonl", "training: log",
+        "digest in the state; else line by line, the rest left out with a note",
+        ("train on", "train branch"),
+    ),
+    Kept(
+        "model", "run/neighbours-*.npy", "training: documents found",
+        "digest behind the array, of its name too; derived anew",
+        ("train on",),
+    ),
+    Kept(
+        "model", "log.jsonl", "model: copy of the log",
+        "read for plots of shipped models alone, line by line",
+        ("draw",),
+    ),
+    Kept(
+        "hf", "*.safetensors", "export: weights",
+        "`SHA256SUMS`",
+        ("import",),
+    ),
+    Kept(
+        "hf", "config.json", "export: configuration",
+        "`SHA256SUMS`",
+        ("import",),
+    ),
+    Kept(
+        "hf", "text/*", "export: text tokenizer",
+        "`SHA256SUMS`, and the digests it brings along",
+        ("import",),
+    ),
+    Kept(
+        "hf", "vq/*", "export: image tokenizer",
+        "`SHA256SUMS`, and the digests it brings along",
+        ("import",),
+    ),
+    Kept(
+        "hf", "SHA256SUMS", "export: digests",
+        "against the files",
+        ("import",),
+    ),
+    Kept(
+        "pictures", "*/*/*.png", "drawings kept",
+        "checksums of PNG, caption, seed and system in it; derived anew",
+        ("fid_coco drawn",),
+    ),
+    Kept(
+        "pictures", "*/*/system.json", "drawings kept: their size",
+        "its own digest; derived anew",
+        ("fid_coco drawn",),
+    ),
+    Kept(
+        "features", "**/*.npz", "features kept, statistics",
+        "checksums of zip, place of the shard in it; derived anew",
+        ("fid_coco pinned",),
+    ),
+    Kept(
+        "features", "**/*.json", "features kept: their identity",
+        "compared with what is asked for; derived anew",
+        ("fid_coco pinned",),
+    ),
+    Kept(
+        "results", "*/*/*.json", "record",
+        "its own digest (`sha256`)",
+        ("tables", "compare"),
+    ),
+    Kept(
+        "results", "*/*/*.npz", "record: scores of samples",
+        "digest in the record",
+        ("compare",),
+    ),
+    Kept(
+        "prompts", "prompts.jsonl", "list of prompts",
+        "digest beside it",
+        ("fid_coco prompts",),
+    ),
+    Kept(
+        "prompts", "prompts.jsonl.sha256", "list of prompts: its digest",
+        "against the list",
+        ("fid_coco prompts",),
+    ),
+)  # fmt: skip
+MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
+    ("bank/bank.npz", "packed bank of a shipped model",
+     "checksums of zip, lengths and types; the digests of its CLIP and tokenizers"),
+    ("clip/*, features/*", "a CLIP, the feature network", "as a checkpoint's, a text tokenizer's"),
+    ("arm-*/scores.json", "ablations: scores of a run",
+     "its own digest (sealed), the run's name in it; derived anew"),
+    ("base-*.json, head-*.json", "`interleave`: rounds", "digest beside each"),
+    ("*.so", "C files, compiled", "digest in the name, owner and mode; derived anew"),
+    ("*.part.npz", "features kept: an unfinished shard", "as a shard; derived anew"),
+)  # fmt: skip
+UNREAD = {  # written for people and other libraries, read by no command of ours
+    "hf": (
+        "README.md", "generation_config.json", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json",
+    ),
+}  # fmt: skip
+
+
+def files_of(one: Kept, folder: Path) -> list[Path]:
+    """The files of that kind in a tree's folder, sorted."""
+    return sorted(path for path in folder.glob(one.pattern) if path.is_file())
+
+
+def unlisted(tree: str, folder: Path) -> Iterator[Path]:
+    """Files of a tree that no kind names."""
+    known = {path for one in FILES if one.tree == tree for path in files_of(one, folder)}
+    known |= {folder / name for name in UNREAD.get(tree, ())}
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in known)
+
+
+def table() -> str:
+    """The list as Markdown."""
+    rows = [f"| `{one.tree}/{one.pattern}` | {one.what} | {one.check} |" for one in FILES]
+    rows += [f"| `{pattern}` | {what} | {check} |" for pattern, what, check in MORE]
+    return "\n".join(["| file | what | what checks it |", "|---|---|---|", *rows])
