@@ -68,9 +68,9 @@ def check_options(options, above: str = "") -> None:
         if value == () and one.default != ():
             raise UserError(f"{name} is given nothing; name at least one, or leave it out")
         bounds = list(ranges(hints[one.name])) or [ANY]
-        if isinstance(value, str):
-            check_text(value, name)
         for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, str):
+                check_text(number, name)
             if isinstance(number, int | float) and not isinstance(number, bool):
                 check(-math.inf < number < math.inf, name, "be finite", number)
                 for bound in bounds:

@@ -271,7 +271,7 @@ JOBS = {
         Job(
             "compare",
             Line("cm3leon.reports.compare", (
-                "results/fid_coco/scenes-xs/*.json", "results2/fid_coco/scenes-xs/*.json",
+                "results/fid_coco/*/*.json", "results2/fid_coco/*/*.json",
             )),
             ("results", "results2"), said,
         ),
