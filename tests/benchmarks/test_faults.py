@@ -103,7 +103,7 @@ def test_a_program_that_runs_is_found(workshop, monkeypatch):
 
         return pickle.loads(path.read_bytes())
 
-    monkeypatch.setattr("cm3leon.interop.safe_load.read_weights", careless)
+    monkeypatch.setattr("cm3leon.safe_load.read_weights", careless)
     row = hostile.given(workshop, ENTRIES["convert-tokenizer pt"], "pickle")
     assert row.outcome == "silent", row
 
