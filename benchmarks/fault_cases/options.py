@@ -20,8 +20,8 @@ from cm3leon.options import Range, ranges
 LEAST = {  # the shortest words of each command and benchmark that needs some
     "draw": ("x",), "caption": ("x.png",), "encode": ("a", "b"), "index": ("a", "b"),
     "convert-tokenizer": ("a", "--out", "b"), "train-text": ("a", "--out", "b"),
-    "train": ("--dry-run",), "tune": ("a", "b", "--dry-run"), "export": ("a", "b"), "import": ("a", "b"), "export-scenes": ("a",),
-    "interleave": ("--base", "HEAD"),
+    "train": ("--dry-run",), "tune": ("a", "b", "--dry-run"), "export": ("a", "b"),
+    "import": ("a", "b"), "export-scenes": ("a",), "interleave": ("--base", "HEAD"),
 }  # fmt: skip
 RUN = 'if __name__ == "__main__":'  # in a module that is a command
 ANYTHING = {  # numbers that may be anything finite, or are checked with others

@@ -89,7 +89,10 @@ class Outer:
         (Outer(many=(2, 3, 1)), "many must be at least 2, got 1"),
         (Outer(free=-math.inf), "free must be finite, got -inf"),
         (Outer(some=()), "some is given nothing; name at least one, or leave it out"),
-        (Outer(words=("a", "\ud83d")), "words must be UTF-8, which character 1 of '\\ud83d' is not"),
+        (
+            Outer(words=("a", "\ud83d")),
+            "words must be UTF-8, which character 1 of '\\ud83d' is not",
+        ),
         (Outer(text="a\ud83d"), "text must be UTF-8, which character 2 of 'a\\ud83d' is not"),
     ],
 )
