@@ -122,7 +122,7 @@ def bad_words(option: Option) -> list[tuple[str, ...]]:
     """Words that the option must refuse, made from its type alone."""
     flag, kinds = option.flag, list(leaves(option.hint))
     if option.default == ():  # nothing may be given there
-        return [(flag, "a\udcff")]
+        return [(f"{flag}-no-such", "x")]
     if option.is_number:
         numbers = outside(option.bounds) if option.name not in ANYTHING else outside([])
         texts = [str(value) for value in numbers] + ["many", "", "1,5", "0x", "9" * 5000]

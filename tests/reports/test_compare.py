@@ -143,6 +143,10 @@ def test_samples_of_the_same_prompts_are_paired():
     assert verdicts(found) == {"value": WORSE, "overall": BETTER}
     assert pairable(a, b | {"prompts": b["prompts"][::-1]}) is None
     assert pairable(a, None) is None
+    for side in (a, b):
+        side["asked_NT"][1:] = 0  # one prompt alone asks for it: nothing to pair
+    lonely = {row.measure: row.paired for row in compare(one, two, pairable(a, b)).rows}
+    assert lonely == {"value": True, "overall": False}
 
 
 def test_samples_must_be_the_record_s_own(tmp_path):
