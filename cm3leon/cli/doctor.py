@@ -114,6 +114,7 @@ NEEDS: dict[str, Need] = {
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
     "ablate_positions": Need(shipped=("features", *RETRIEVAL)),
     "train_speed": Need(),
+    "faults": Need(),
     "mutants": Need((*BENCH, "hypothesis", "pytest"), "bench,report,dev"),
     "train_speed --peers": Need(FOREIGN, "bench,report,transformers"),
     "cm3leon train --model 350m": Need((), weights=("clip",), files=("shards", "tokenizer")),
