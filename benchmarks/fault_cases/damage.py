@@ -26,6 +26,7 @@ def damaged(
 ) -> Row:
     """The case of that kind, way and job."""
     job = JOBS[name]
+    way = "truncate" if kept.optional and way == "delete" else way
     workshop.truth(job)
     home = HOME.get(kept.tree, kept.tree)
     if kept.tree in OTHER:

@@ -20,6 +20,7 @@ class Kept:
     what: str
     check: str  # what finds damage, and what follows
     jobs: tuple[str, ...]
+    optional: bool = False  # need not be there: its absence is no damage
 
 
 FILES = (
@@ -167,6 +168,7 @@ FILES = (
         "results", "*/*/*.npz", "record: scores of samples",
         "digest in the record",
         ("compare",),
+        True,
     ),
     Kept(
         "prompts", "prompts.jsonl", "list of prompts",

@@ -13,6 +13,7 @@ from benchmarks.fault_cases.workshop import Job, Workshop
 
 FAULTS = ("silent", "raised", "lost", "hung")
 HELD, SKIPPED = "held", "skipped"
+TOLD = "log.jsonl is not what was written"  # its damaged lines are left out
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ def refusal(done: Done) -> str:
 
 def right(workshop: Workshop, job: Job, done: Done) -> str:
     """The outcome of a command that may give its usual result, or refuse."""
-    if done.code == 0 and not done.hung and not done.raised:
-        return HELD if workshop.digest(job, done) == workshop.truth(job)[0] else "silent"
-    return refusal(done)
+    if done.code or done.hung or done.raised:
+        return refusal(done)
+    if workshop.digest(job, done) == workshop.truth(job)[0]:
+        return HELD
+    told = TOLD in done.err and workshop.digest(job, done, log=False) == workshop.logless[job.name]
+    return HELD if told else "silent"

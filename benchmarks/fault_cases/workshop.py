@@ -29,6 +29,7 @@ TINY = {
 PROMPT = "a red star"
 MOST_S = 600.0  # for a line of the workshop itself
 CPU = ("--device", "cpu")
+LOGGED = "log: "  # before lines of a result that damage to a log may cost, if it is told
 
 
 def cm3leon(*words: str) -> Line:
@@ -148,7 +149,7 @@ def model_of(folder: str) -> Callable[[Path, Done], Iterable[str]]:
     """A trained model: weights, configuration, held-out losses; no times."""
 
     def result(now: Path, done: Done) -> Iterable[str]:
-        yield from bytes_of(f"{folder}/**/*.safetensors", f"{folder}/text/*", f"{folder}/vq/*")(
+        yield from bytes_of(f"{folder}/model.safetensors", f"{folder}/text/*", f"{folder}/vq/*")(
             now, done
         )
         about = json.loads((now / folder / "config.json").read_bytes())
@@ -157,7 +158,7 @@ def model_of(folder: str) -> Callable[[Path, Done], Iterable[str]]:
         yield json.dumps(about, sort_keys=True)
         for line in (now / folder / "log.jsonl").read_text().splitlines():
             timed = ("seconds", "tokens_per_s", "steps_per_s")
-            yield str({k: v for k, v in json.loads(line).items() if k not in timed})
+            yield LOGGED + str({k: v for k, v in json.loads(line).items() if k not in timed})
 
     return result
 
@@ -287,6 +288,7 @@ class Workshop:
     limit_s: float
     loading_s: float = 0.0  # that a new interpreter takes for its imports
     truths: dict[str, tuple[str, float]] = field(default_factory=dict)
+    logless: dict[str, str] = field(default_factory=dict)  # as `truths`, without logs
 
     @property
     def now(self) -> Path:
@@ -338,12 +340,13 @@ class Workshop:
             if done.code:
                 raise UserError(f"{job.line} ends with {done.code} unbroken: {done.told}")
             self.truths[job.name] = self.digest(job, done), done.seconds
+            self.logless[job.name] = self.digest(job, done, log=False)
         return self.truths[job.name]
 
-    def digest(self, job: Job, done: Done) -> str:
-        """Names what a job left in `now`; empty where that cannot be read."""
+    def digest(self, job: Job, done: Done, log: bool = True) -> str:
+        """Names what a job left in `now`, its log or not; empty where that cannot be read."""
         try:
-            found = list(job.result(self.now, done))
+            found = [one for one in job.result(self.now, done) if log or not one.startswith(LOGGED)]
         except (OSError, ValueError, KeyError):
             return ""
         return hashlib.sha256("\n".join(found).encode()).hexdigest() if found else ""
