@@ -164,6 +164,13 @@ PLANTED = (
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "cm3leon/evaluation/statistics/intervals.py": {
+        "binomial_interval: 1.0 -> 1.1 #0": "Wilson's upper end is above 1 by rounding at most",
+    },
+    "cm3leon/evaluation/statistics/paired.py": {
+        "mean: bootstrap_interval(values, resamples=resamples, level=LEVEL)"
+        " -> (bootstrap_interval(values, resamples=resamples)) #0": "0.95 is the default too",
+    },
     "cm3leon/retrieval/select.py": {
         "_choose: 1 -> 2 #1": "how many queries are held at once changes no answer",
         "_greedy: -np.inf -> (np.inf) #0": (

@@ -18,6 +18,7 @@ from cm3leon.evaluation.statistics.frechet import (
     _comes_later,
     frechet_distance,
     frechet_from_features,
+    influence,
     moments,
 )
 
@@ -273,3 +274,34 @@ def test_of_two_matrices_one_comes_later_whichever_is_named_first(seed):
     assert found.count(True) == (x != y).any()
     assert _comes_later(x, y, 2.0, 1.0) and not _comes_later(x, y, 1.0, 2.0)
     assert _comes_later(x, y[:2], 1.0, 1.0) and not _comes_later(x[:2], y, 1.0, 1.0)
+
+
+def nudged(mu, sigma, row, share: float):
+    """Moments of a population of which a share becomes one row."""
+    apart = row - mu
+    kept = (1 - share) * sigma + share * (1 - share) * np.outer(apart, apart)
+    return mu + share * apart, kept
+
+
+@pytest.mark.parametrize("rank", [5, 3])  # of the other side: whole, and singular
+def test_influence_is_the_derivative_towards_one_more_row(rank):
+    a = np.random.default_rng(0).standard_normal((40, rank)) @ np.eye(5)[:rank] + 0.3
+    b = np.random.default_rng(1).standard_normal((30, 5)) * np.arange(1, 6)
+    (mu_a, sigma_a), (mu_b, sigma_b) = moments(a), moments(b)
+    found = influence(mu_a, sigma_a, mu_b, sigma_b)(b)
+    value, step = frechet_distance(mu_a, sigma_a, mu_b, sigma_b), 1e-6
+    moved = [
+        (frechet_distance(mu_a, sigma_a, *nudged(mu_b, sigma_b, row, step)) - value) / step
+        for row in b
+    ]
+    np.testing.assert_allclose(found - found[0], np.array(moved) - moved[0], atol=2e-3, rtol=1e-3)
+
+
+def test_influence_towards_a_point_is_the_square_of_the_way():
+    """Without spread on the other side the distance is the mean square of the way to its mean."""
+    b = np.random.default_rng(2).standard_normal((9, 3))
+    mu_b, sigma_b = moments(b)
+    mu_a = np.array([1.0, 2.0, 3.0])
+    found = influence(mu_a, np.zeros((3, 3)), mu_b, sigma_b)(b)
+    wanted = ((b - mu_a) ** 2).sum(1)
+    np.testing.assert_allclose(found - found.mean(), wanted - wanted.mean())

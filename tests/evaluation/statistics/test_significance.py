@@ -185,3 +185,18 @@ def test_p_of_an_effect():
     assert effect_p(1.2, 1.0, 1.44, 1.0, ratio=True) == approx(0.05, abs=1e-4)
     assert effect_p(1 / 1.2, 1 / 1.44, 1.0, 1.0, ratio=True) == approx(0.05, abs=1e-4)
     assert effect_p(0.5, 0.0, 1.0, 1.0, ratio=True) == 1.0
+
+
+def test_an_effect_is_judged_by_its_way_from_no_effect():
+    assert effect_p(5, 3, 7, 2) == approx(difference_p(3, 1, 5))
+    assert effect_p(5, 3, 7, 2) == approx(effect_p(8, 6, 10, 5)) == approx(effect_p(-1, -3, 1, 2))
+    logs = np.log([1.5, 1.2, 1.875])
+    assert effect_p(1.5, 1.2, 1.875, 1, True) == approx(difference_p(*logs))
+    assert effect_p(3.0, 2.4, 3.75, 2, True) == approx(difference_p(*logs))
+    assert effect_p(1.5, 0.0, 3, 1, True) == 1.0  # no log of 0
+
+
+def test_the_smallest_ratio_is_the_same_whichever_way_it_is_turned():
+    found = smallest_effect(1.2, 1.875, ratio=True)
+    assert found == approx(np.exp(smallest_effect(*np.log([1.2, 1.875]))))
+    assert found == approx(smallest_effect(1 / 1.875, 1 / 1.2, ratio=True)) and found > 1
