@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import fid_coco
-from benchmarks.evaluate import pinned
+from benchmarks.evaluate import fid, pinned
 from benchmarks.harness import core, sharding
 from benchmarks.harness.sharding import ALONE, Group
 from benchmarks.images import generated as images
@@ -148,7 +148,7 @@ def job(tmp_path, monkeypatch):
     import torch.distributed  # noqa: F401  (forked children need not load it)
 
     monkeypatch.setattr(pinned, "load_features", stub_features)
-    monkeypatch.setattr(pinned, "write_grid", lambda *_: None)
+    monkeypatch.setattr(fid, "write_grid", lambda *_: None)
     monkeypatch.setattr(fid_coco, "report", lambda *_: None)
     monkeypatch.setattr(feature_cache, "SHARD", 3)
     write_coco(tmp_path / "coco")

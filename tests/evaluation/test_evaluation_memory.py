@@ -29,7 +29,8 @@ import numpy as np
 from tests.coco_maker import Tinted
 
 from benchmarks import fid_coco
-from benchmarks.harness import memory, pinned
+from benchmarks.evaluate import fid, pinned
+from benchmarks.speed import memory
 from cm3leon.evaluation.features.network import Features
 from cm3leon.seeds import generator
 
@@ -41,7 +42,7 @@ def embed(images):
 
 network = Features("inception-clean", "6726825d" + "0" * 56, 2048, 16, embed)
 pinned.load_features = lambda *_, **__: network
-pinned.write_grid = lambda *_: None
+fid.write_grid = lambda *_: None
 given = {"reference": REFERENCE} if REFERENCE.is_file() else {}
 options = fid_coco.Options(
     protocol="coco2014-30k/clean", coco_root=FOLDER / "coco", n=N, resamples=2, **given,

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks import fid_coco
-from benchmarks.evaluate import pinned
+from benchmarks.evaluate import fid, pinned
 from benchmarks.systems import find as systems
 from tests.coco_maker import Tinted, stub_features, write_coco
 from tests.interop.test_known_weights import home  # noqa: F401  (a fixture: an empty home)
@@ -29,7 +29,7 @@ def run(tmp_path, monkeypatch, capsys):
     """`run(*options) -> (exit code, lines on stderr)` in a folder with a small copy of COCO."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pinned, "load_features", stub_features)
-    monkeypatch.setattr(pinned, "write_grid", lambda *_: None)
+    monkeypatch.setattr(fid, "write_grid", lambda *_: None)
     monkeypatch.setitem(systems.SYSTEMS, "tinted", Tinted)
     write_coco(tmp_path / "coco")
     kept = ("--results", "results", "--reports", "out", "--cache", "cache")
