@@ -50,7 +50,7 @@ options = fid_coco.Options(
 )
 system = Tinted()
 if len(sys.argv) > 4:  # the drawings alone, so that the next run measures the evaluation
-    from benchmarks.harness import images
+    from benchmarks.images import generated as images
     prompts = pinned.Job(protocol=fid_coco.find_protocol(options.protocol), n=N,
                          root=options.coco_root).task().prompts
     images.draw(system, prompts, 0, options.cache)
