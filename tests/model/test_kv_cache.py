@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cm3leon.decoding.images import pad
+from cm3leon.decoding.loop import pad
 from cm3leon.errors import UserError
 from cm3leon.model.kv_cache import SLACK, Cache
 from cm3leon.seeds import generator
-from tests.decoding.test_loop import read as read_alone
+from tests.decoding.test_loop import whole
 from tests.decoding.test_text import CONTEXT, MODEL, VOCABULARY
 
 
@@ -30,7 +30,7 @@ def stepped(cache: Cache, rows: list[list[int]], token: int) -> list[list[int]]:
     """One token more in every row; the logits must be those of the rows read alone."""
     rows = [[*row, token] for row in rows]
     found_BV = MODEL.step(torch.full((len(rows),), token), cache)
-    torch.testing.assert_close(found_BV, read_alone(rows), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found_BV, whole(rows, (0, VOCABULARY.size)), rtol=1e-3, atol=1e-3)
     return rows
 
 
@@ -89,4 +89,6 @@ def test_reordering_newest_tokens_is_taking_whole_rows(seed, width):
         tokens = random.integers(0, VOCABULARY.size, width)
         rows = [[*rows[at], int(token)] for at, token in zip(parents, tokens, strict=True)]
         found_BV = MODEL.step(torch.tensor(tokens), cache)
-        torch.testing.assert_close(found_BV, read_alone(rows), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            found_BV, whole(rows, (0, VOCABULARY.size)), rtol=1e-3, atol=1e-3
+        )
