@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.fault_cases.child import Line, run
 from benchmarks.fault_cases.rows import HELD, Row, refusal
 from benchmarks.fault_cases.workshop import CPU, Workshop, cm3leon, png
+from cm3leon import seeds
 
 MEMORY = 4 * 2**30  # bytes of data that a command may have
 RAN = "ran"  # a file that hostile code would make
@@ -102,7 +103,7 @@ INPUTS: dict[str, Callable[[Path], None]] = {
     ),
     "empty": bytes_that(b""),
     "zeros": bytes_that(bytes(4096)),
-    "noise": bytes_that(np.random.default_rng(0).bytes(4096)),
+    "noise": bytes_that(seeds.generator(0, "noise").bytes(4096)),
     "long header": bytes_that(struct.pack("<Q", 2**62) + b"{}"),
     "loop": lambda path: path.symlink_to(path.name),
     "endless": linked("/dev/zero"),

@@ -1,6 +1,5 @@
 """The pretraining ablation in miniature: every arm trained once, kept, compared by seed."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from benchmarks import ablate_pretraining as bench
 from benchmarks.ablations import pretraining_runs
 from benchmarks.harness import core
 from cm3leon.errors import UserError
+from cm3leon.identity import unseal
 from cm3leon.reports.benches.pretraining import HYPOTHESES, arms_table, pretraining_tables, verdicts
 from tests.baselines.test_recipes import TINY, home, small  # noqa: F401 (fixtures)
 
@@ -55,7 +55,7 @@ def test_a_whole_run_is_kept_and_compared(options):
         with_two = f"{name}.fid_with_2" in extra
         assert with_two == (name != "no-retrieval")
     assert extra["no-retrieval.held_out_tail_gain"]["value"] == 0
-    scores = [json.loads((options.runs / name / "scores.json").read_text()) for name in made]
+    scores = [unseal(options.runs / name / "scores.json", "") for name in made]
     weights = sorted(one["scores"]["held_out_image_alone"] for one in scores)
     assert len(set(weights)) == 6  # six different trainings
     own = [extra["default.held_out_image_alone"]["value"], extra["document-weight-0.1."

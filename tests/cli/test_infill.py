@@ -126,7 +126,7 @@ BOX = ("infill", "a.png", "--box", 0, 0, 8, 8)
 MISTAKES = [
     (("caption", "no.png"), "no.png is no picture"),
     (("caption", "none.png"), "cannot read none.png"),
-    (("caption",), "at least one picture"),
+    (("caption",), "pictures is given nothing; name at least one"),
     (("caption", "a.png", "--beam", 0), "beam must lie in [1, 256], got 0"),
     (("caption", "a.png", "--beam-alpha", "nan", "--beam", 2), "beam_alpha must be finite"),
     (("caption", "a.png", "--guidance", "nan"), "decode.guidance must be finite, got nan"),

@@ -29,6 +29,9 @@ MODULES = [
 def run(module: str, *words: str, monkeypatch) -> int:
     """The exit code of `python -m MODULE WORDS`, in this process."""
     monkeypatch.setattr(sys, "argv", [module, *words])
+    if module in sys.modules:  # the package's attribute too is put back behind the test
+        package, _, name = module.rpartition(".")
+        monkeypatch.setattr(sys.modules[package], name, sys.modules[module])
     monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
