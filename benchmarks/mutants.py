@@ -113,8 +113,10 @@ class Options:
     """then stop; the same command goes on"""
     survivors: bool = False
     """try those that survived before, of the chosen modules; no record"""
-    planted: tuple[str, ...] | None = None
-    """try the planted faults, all or some by name; no record"""
+    planted: bool = False
+    """try the planted faults; no record"""
+    faults: tuple[str, ...] = ()
+    """names of those to plant; left out: all"""
     cache: Path = ROOT / ".cache" / "mutants"
     """what was tried"""
     results: Path = core.RESULTS
@@ -384,7 +386,7 @@ def planted(names: Sequence[str]) -> list[Planted]:
     """The planted faults of these names, or all."""
     if strange := set(names) - {one.name for one in PLANTED}:
         known = ", ".join(one.name for one in PLANTED)
-        raise UserError(f"--planted are of {known}; got {sorted(strange)[0]!r}")
+        raise UserError(f"--faults are of {known}; got {sorted(strange)[0]!r}")
     return [one for one in PLANTED if not names or one.name in names]
 
 
@@ -510,11 +512,11 @@ def survivors(options: Options) -> dict[str, list[Mutation]]:
 def again(options: Options) -> int:
     """Try planted faults or survivors, and say what came of them; 2 where one lives."""
     names, asked, tests = {}, {}, TESTS
-    if options.planted is None:
+    if not options.planted:
         asked = survivors(options)
     else:
         tests = {}
-        for fault in planted(options.planted):
+        for fault in planted(options.faults):
             change = as_change(fault)
             names[fault.path, change] = fault.name
             asked.setdefault(fault.path, []).append(change)
@@ -529,7 +531,7 @@ def again(options: Options) -> int:
 def command(argv: Sequence[str] | None) -> int:
     """Parse, try, print; the exit code."""
     options = parse(Options, argv, "mutants")
-    if options.survivors or options.planted is not None:
+    if options.survivors or options.planted:
         return again(options)
     record, path = mutants(options)
     for line in record["warnings"]:

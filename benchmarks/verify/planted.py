@@ -164,6 +164,9 @@ PLANTED = (
     ),
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "cm3leon/decoding/sampling.py": {
+        "module: 64 -> 65 #0": "how many tokens the nucleus is looked for in first is speed alone",
+    },
     "cm3leon/evaluation/statistics/intervals.py": {
         "binomial_interval: 1.0 -> 1.1 #0": "Wilson's upper end is above 1 by rounding at most",
     },

@@ -180,10 +180,27 @@ def test_lists_name_what_is_there():
         ]
 
 
+def test_planted_faults_are_tried_all_or_by_name(monkeypatch, capsys):
+    """With a stand-in for the tests: one fault lives."""
+
+    def tried(asked, cache, end, tests):
+        for path, changes in asked.items():
+            for change in changes:
+                lives = change.before.startswith("REDRAWS")
+                yield mutants.Tried(path, change, "survived" if lives else "killed", "a test")
+
+    monkeypatch.setattr(mutants, "tried", tried)
+    assert mutants.main(["--planted"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18 and sum("survived" in line for line in lines) == 1
+    assert mutants.main(["--planted", "--faults", "top-p-boundary", "kid-subset-of-all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_bad_input(capsys, tmp_path):
     assert mutants.main(["--modules", "nonsense"]) == 2
     assert "sampling" in capsys.readouterr().err
-    assert mutants.main(["--planted", "nonsense"]) == 2
+    assert mutants.main(["--planted", "--faults", "nonsense"]) == 2
     assert "top-p-boundary" in capsys.readouterr().err
     with pytest.raises(UserError, match="write one"):
         mutants.related(mutants.ROOT, "pkg/nowhere.py")
