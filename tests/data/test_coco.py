@@ -102,6 +102,15 @@ def test_the_split_is_chosen_when_there_is_no_doubt(tmp_path):
         read_captions(tmp_path, "test2017")
 
 
+def test_results_of_a_model_beside_the_captions_are_no_split(tmp_path):
+    """COCO's own way of naming them: captions_<split>_<model>_results.json, a list."""
+    write(tmp_path, "val2014")
+    results = tmp_path / "annotations" / "captions_val2014_mymodel_results.json"
+    results.write_text(json.dumps([{"image_id": 1, "caption": "a star"}]))
+    assert choose_split(list(find_splits(tmp_path)), tmp_path) == "val2014"
+    assert len(read_captions(tmp_path)) == 3
+
+
 def test_captions_beside_the_pictures(tmp_path):
     write(tmp_path, "mine", folder=".")
     draw(tmp_path, "000000000001.png")
