@@ -129,8 +129,8 @@ def bad_words(option: Option) -> list[tuple[str, ...]]:
         return [(flag,), *((flag, text) for text in texts)]
     if any(get_origin(kind) is Literal for kind in kinds):
         return [(flag,), *((flag, text) for text in ("no-such", "", "\ud83d", "-1"))]
-    if bool in kinds:
-        return [(f"{flag}=2",)]
+    if bool in kinds:  # a word behind it may be a positional one
+        return [(f"{flag}-no-such",)]
     if str in kinds:
         return [(flag, "a\udcff"), (flag, "\ud83d"), (flag,)]
     return [(flag,)]  # a path: without its value
