@@ -53,7 +53,7 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         remove_leftovers(path.parent)
         handle, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
         with os.fdopen(handle, "wb") as file:
-            _lock(file)
+            _lock(handle)
             yield file
             file.flush()
             if durable:
@@ -121,7 +121,8 @@ def check_writable(folder: str | Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of unfinished files; once a process for each folder.
+    """Remove what killed processes left of unfinished files and folders; once a process for each
+    folder.
 
     Who writes holds a lock on the file, which ends with the process: what has none, and is older
     than the moment between making and locking it, belongs to nobody.
@@ -131,17 +132,27 @@ def remove_leftovers(folder: Path) -> None:
         return
     _cleaned.add(place)
     for path in folder.glob(f".*{TEMPORARY}"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            if time.time() - os.fstat(file.fileno()).st_mtime > LEFT and _lock(file):
-                path.unlink()
+        with contextlib.suppress(OSError), _opened(path) as handle:
+            if time.time() - os.fstat(handle).st_mtime > LEFT and _lock(handle):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file until it is closed; whether that went."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The handle of a file, or of a folder where the system opens those."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; whether that went."""
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (ImportError, OSError):  # not on Windows; a file system without locks; in use
         return False
     return True
@@ -159,11 +170,14 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises UserError where `out` is there already, and for a full disk.
     """
-    temporary = None
+    temporary, held = None, contextlib.ExitStack()
     try:
         check_free(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        remove_leftovers(out.parent)
+        temporary = Path(tempfile.mkdtemp(TEMPORARY, f".{out.name}.", out.parent))
+        with contextlib.suppress(OSError):  # Windows opens no folders
+            _lock(held.enter_context(_opened(temporary)))
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
@@ -177,6 +191,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise UserError(f"cannot write {out}: {reason}; free space or choose another") from None
     finally:
+        held.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 

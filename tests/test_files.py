@@ -167,3 +167,26 @@ def test_a_kill_while_writing_leaves_nothing_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LEFT", -1.0)
     files.write_atomic(path, b"whole")
     assert names(tmp_path) == ["a"]
+
+
+KILLED_FOLDER = """
+import os, sys
+from pathlib import Path
+from cm3leon import files
+with files.new_folder(Path(sys.argv[1])) as folder:
+    (folder / "large").write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_folder_of_a_killed_process_goes_and_one_being_filled_stays(tmp_path, monkeypatch):
+    path, root = tmp_path / "a", Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", KILLED_FOLDER, str(path)], cwd=root, check=False)
+    (left,) = names(tmp_path)
+    monkeypatch.setattr(files, "LEFT", -1.0)
+    with files.new_folder(tmp_path / "b") as folder:
+        assert names(tmp_path) == [folder.name] != [left]
+        files._cleaned.clear()  # as another process
+        with files.new_folder(path):
+            assert folder.is_dir()
+    assert names(tmp_path) == ["a", "b"]

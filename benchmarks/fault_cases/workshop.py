@@ -121,7 +121,8 @@ def bytes_of(*patterns: str) -> Callable[[Path, Done], Iterable[str]]:
     def result(now: Path, done: Done) -> Iterable[str]:
         for pattern in patterns:
             for path in sorted(now.glob(pattern)):
-                if path.is_file() and not path.name.startswith("."):  # what a kill left
+                left = any(part.startswith(".") for part in path.relative_to(now).parts)
+                if path.is_file() and not left:  # by a kill, until the next run a minute later
                     digest = hashlib.sha256(path.read_bytes()).hexdigest()
                     yield f"{path.relative_to(now)} {digest}"
 
