@@ -41,7 +41,7 @@ class Options:
 
     sizes: tuple[str, ...] = ("scenes-xs", "scenes-s")
     """systems that guidance weights are compared on; the last one is drawn with in all parts"""
-    retrieving: str = "scenes-s-documents"
+    retrieving: str = "scenes-s"
     """a system with a memory bank, for the readings of the unconditional stream"""
     parts: tuple[str, ...] = PARTS
     """which parts to measure; fewer are another protocol"""

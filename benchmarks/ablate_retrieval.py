@@ -1,6 +1,6 @@
 """What each part of retrieval is worth, in a world where the answer is known (Table 1, 2.1).
 
-    nox -s ablate_retrieval             scenes-s-documents, 120 captions a split, three seeds
+    nox -s ablate_retrieval             scenes-s, 120 captions a split, three seeds
     nox -s ablate_retrieval -- --quick  24 captions, one seed: a look, and another protocol
 
 Cost on 2 cores: eight to nine minutes. A killed run keeps its drawings. Every arm draws the
@@ -44,7 +44,7 @@ HYPOTHESES = ("text-only", "image-only", "no-diversity")  # arms drawn with all 
 class Options:
     """The retrieval ablation of one system (H1, H7, H8)."""
 
-    system: str = "scenes-s-documents"
+    system: str = "scenes-s"
     """a system with a memory bank"""
     n: Count | None = None
     """captions of each split; left out: 120"""
@@ -88,7 +88,7 @@ def ablate_retrieval(options: Options, system=None) -> tuple[dict, Path]:
     system = system or find_system(options.system)
     if getattr(system, "retriever", None) is None:
         raise UserError(
-            f"system {system.name} has no memory bank to ablate; use scenes-s-documents"
+            f"system {system.name} has no memory bank to ablate; use scenes-s"
         )
     config = replace(system.retriever.config, documents=2)
     chosen = [arm for arm in arms(config) if options.only in arm.name or arm.name == DEFAULT]

@@ -32,17 +32,9 @@ SIGNED = 4  # of so many scenes behind the conditions one has a sign
 class Options:
     """Measure the codes of image tokenizers, side by side."""
 
-    weights: tuple[Path, ...] = ()  # folders with vq/; default: the shipped ones, old and new
+    weights: tuple[Path, ...] = ()  # folders with vq/; default: the shipped one
     n: Count = 6000  # pictures behind the entropies
     read: Count = 400  # pictures of each kind that are read back
-
-
-def shipped() -> tuple[Path, ...]:
-    """Folders of the shipped tokenizers: of the models of today and of the next."""
-    from cm3leon.files import baselines_folder
-
-    homes = [baselines_folder() / name for name in ("scenes", "second")]
-    return tuple(home for home in homes if (home / "vq").is_dir())
 
 
 def run(options: Options) -> int:
@@ -51,9 +43,10 @@ def run(options: Options) -> int:
         raise UserError(
             f"codes needs n >= {BATCH} and read >= 1, got {options.n} and {options.read}"
         )
+    from cm3leon.files import baselines_folder
     from cm3leon.tokenizers.folder import load_tokenizer
 
-    folders = options.weights or shipped()
+    folders = options.weights or (baselines_folder() / "scenes",)
     tokenizers = [load_tokenizer(folder / "vq") for folder in folders]
     columns = [measured(vq, options.n, options.read) for vq in tokenizers]
     print(" " * 44, *(f"{_short(folder.parts):>12}" for folder in folders))

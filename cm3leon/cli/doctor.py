@@ -105,10 +105,8 @@ NEEDS: dict[str, Need] = {
     "latency --dtypes int8": Need(
         (*BENCH, "torchao"), "bench,report,int8", shipped=("scenes-s", *TOKENIZERS)
     ),
-    "ablate_retrieval": Need(shipped=("scenes-s", "scenes-s-documents", "features", *RETRIEVAL)),
-    "ablate_decoding": Need(
-        shipped=("scenes-xs", "scenes-s", "scenes-s-documents", "features", *RETRIEVAL)
-    ),
+    "ablate_retrieval": Need(shipped=("scenes-s", "features", *RETRIEVAL)),
+    "ablate_decoding": Need(shipped=("scenes-xs", "scenes-s", "features", *RETRIEVAL)),
     "choose_decoding": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
     "equal_compute": Need(),
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),

@@ -41,17 +41,16 @@ MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
 # Systems of the block: the first that has a record in detail, then the others.
 SHOWN = (
     "scenes-s",
+    "scenes-s+documents1",
+    "scenes-s+documents0",
     "scenes-s-plain",
     "scenes-s-plain+flops",
-    "scenes-s-documents",
-    "scenes-s-documents+documents1",
-    "scenes-s-documents+documents0",
     "scenes-xs",
 )
 
 
 NUMBER = re.compile(r"(<!-- number:([\w.-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
-RETRIEVAL = ("ablate_retrieval", "scenes-s-documents")
+RETRIEVAL = ("ablate_retrieval", "scenes-s")
 DECODING = ("ablate_decoding", "scenes-s")
 LATENCY = ("latency", "cm3leon")
 RATIO = "{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -209,7 +209,7 @@ def test_the_real_pictures_stand_at_the_floor_and_at_zero(options, tmp_path):
 
 @pytest.fixture(scope="module")
 def retrieving(tmp_path_factory):
-    folder = write_tiny_baselines(tmp_path_factory.mktemp("retrieving"), "scenes-s-documents")
+    folder = write_tiny_baselines(tmp_path_factory.mktemp("retrieving"), "scenes-s")
     add_bank(folder, 40)
     return load_system(folder)
 
@@ -234,11 +234,11 @@ def test_documents_of_a_system_that_retrieves(options, retrieving, monkeypatch):
         assert kept["natural.plain.features_KND"].shape == (1, N, 128)
         assert len(kept["prompts"]) == 3 * N
     none, _ = fid_coco.fid_coco(options(documents=(0,), split=("natural",)), retrieving)
-    assert none["system"]["name"] == "scenes-s-documents+documents0"
+    assert none["system"]["name"] == "scenes-s+documents0"
     assert none["value"] == extra["natural.documents0.fid"]["value"]
     assert arms_of(none, "natural") == ["documents0", "plain"]
     some, _ = fid_coco.fid_coco(options(documents=(2, 0), split=("tail", "natural")), retrieving)
-    assert some["system"]["name"] == "scenes-s-documents"
+    assert some["system"]["name"] == "scenes-s"
     assert some["value"] == extra["tail.documents2.fid"]["value"]
     assert arms_of(some, "tail") == ["documents0", "documents2", "plain"]
 

@@ -40,16 +40,12 @@ STRATEGIES = {
 }
 DRAWS = {f"xs-{name}": ("scenes-xs", {}, decode) for name, decode in STRATEGIES.items()}
 DRAWS |= {
-    f"s-{name}": ("scenes-s", {}, STRATEGIES[name])
-    for name in ("own", "plain", "guidance-3-mask", "cd-k")
-}
-DRAWS |= {
-    f"documents{count}-{name}": ("scenes-s-documents", {"documents": count}, STRATEGIES[name])
+    f"documents{count}-{name}": ("scenes-s", {"documents": count}, STRATEGIES[name])
     for count in (0, 1, 2)
-    for name in ("own", "guidance-3-mask", "guidance-3-bare", "cd-k")
+    for name in ("own", "plain", "guidance-3-mask", "guidance-3-bare", "cd-k")
 }
 DRAWS |= {
-    f"documents2-{modality}": ("scenes-s-documents", {"documents": 2, "modality": modality}, {})
+    f"documents2-{modality}": ("scenes-s", {"documents": 2, "modality": modality}, {})
     for modality in ("text", "image")
 }
 
@@ -129,7 +125,7 @@ def test_captions_written_with_documents(documents, golden):
     def write(system, seed):
         return at.caption(system, images, [seed, seed + 100], documents=documents, **SAMPLED)
 
-    check(golden, at.shipped("scenes-s-documents"), write)
+    check(golden, at.shipped("scenes-s"), write)
 
 
 GAPS = ["a <mask> on the sand", "<mask> red <mask>"]
@@ -179,7 +175,7 @@ def test_a_box_filled_with_documents(golden):
     def fill(system, seed):
         return at.fill_box(system, images, captions, [seed, seed + 100], (16, 16, 56, 56))
 
-    check(golden, at.shipped("scenes-s-documents"), fill)
+    check(golden, at.shipped("scenes-s"), fill)
 
 
 def test_pictures_read_as_codes(golden):

@@ -130,7 +130,7 @@ def test_features_of_pictures(golden):
 
 SHIPPED = {
     "fid_coco": ["--system", "scenes-xs", "--quick"],
-    "fid_coco documents": ["--system", "scenes-s-documents", "--quick"],
+    "fid_coco documents": ["--system", "scenes-s", "--quick"],
     "ablate_retrieval": ["--quick"],
     "ablate_decoding": ["--quick"],
     "choose_decoding": ["--system", "scenes-xs", "--n", "50", "--real", "50"],

@@ -42,7 +42,7 @@ def write(folder, *records) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return TextTokenizer.load(baselines_folder() / "second" / "text")
+    return TextTokenizer.load(baselines_folder() / "scenes" / "text")
 
 
 def test_the_sample_of_the_page_is_encoded(folder, tokenizer):
@@ -166,7 +166,7 @@ def test_other_mistakes_of_a_file(folder, capsys):
 
 
 def test_the_command_encodes_a_task(folder, capsys):
-    home = baselines_folder() / "second"
+    home = baselines_folder() / "scenes"
     words = ["encode", "scenes:stock/train:0:2", str(folder / "out"), "--task", "edit"]
     assert main([*words, "--tokenizers", str(home)]) == 0
     said = capsys.readouterr().out

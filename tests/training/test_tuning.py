@@ -175,10 +175,10 @@ def test_beside_the_tokenizers_none_are_copied(records, place):
 
 def test_clip_and_bank_of_a_shipped_model_come_along(tmp_path):
     shipped = baselines_folder() / "scenes"
-    folder = shipped / "scenes-s-documents"
+    folder = shipped / "scenes-s"
     if not (folder / "config.json").exists() or not (shipped / "bank").exists():
         pytest.skip("no shipped model with documents")
-    base = Base.open("scenes-s-documents")
+    base = Base.open("scenes-s")
     base.place_beside(tmp_path / "out")
     base.place_beside(tmp_path / "out")  # a tuning that goes on
     for name in ("clip", "bank", "vq", "text"):

@@ -92,7 +92,7 @@ def test_one_option_is_right(task):
 
 @pytest.mark.parametrize("task", MAKE)
 def test_rows_fit_the_worlds_models(task):
-    text = TextTokenizer.load(baselines_folder() / "second" / "text")
+    text = TextTokenizer.load(baselines_folder() / "scenes" / "text")
     vocabulary, codes = Vocabulary(text.size, 1024, 16), np.zeros(64, np.int32)
     for _, example in examples(task, 4):
         for record in TASKS[task].records(example, "both").records:
