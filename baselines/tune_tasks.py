@@ -8,7 +8,7 @@ them so that text-to-image is kept, half of it behind retrieved documents where 
 trained with such. A specialist reads of its task as many rows as the generalist. Tasks are about
 scenes of `stock`, `train`, behind those of pretraining; `stock`, `val` gives the held-out loss. A
 killed training goes on with the same command. Cost of the generalist at 4,000 tokens a second, one
-core: `scenes-s` 144,000 rows, 20M tokens, 85 minutes; its caches 8 minutes before.
+core: `scenes-s` 144,000 rows, 17M tokens, 75 minutes; its caches some 8 minutes before.
 """
 
 from __future__ import annotations
