@@ -117,7 +117,7 @@ def test_a_record_of_scenes(run, tmp_path, tokenizer):
     assert record["cost"]["tokens"] == codes.numel()
     assert record["interval"]["low"] <= record["value"] <= record["interval"]["high"]
     assert record["protocol"]["size"] == 32 and "> tiny" in out
-    assert (tmp_path / "out" / "rfid" / "rfid.md").exists()
+    assert (tmp_path / "out" / "rfid" / "newest" / "rfid.md").exists()
 
 
 def test_batches_cannot_be_seen_and_another_protocol_stands_apart(run, tmp_path):
