@@ -278,19 +278,19 @@ def bank_of(path):
 
 
 def tensors_of(path):
-    from cm3leon.interop.safe_load import program_tensors
+    from cm3leon.safe_load import program_tensors
 
     return program_tensors(path)
 
 
 def weights_of(path):
-    from cm3leon.interop.safe_load import read_weights
+    from cm3leon.safe_load import read_weights
 
     return read_weights(path)
 
 
 def text_of(path):
-    from cm3leon.interop.safe_load import program_text
+    from cm3leon.safe_load import program_text
 
     return program_text(path)
 
