@@ -15,6 +15,8 @@ from cm3leon.retrieval.packed import BANK, unpack
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN
 
 SAMPLES = 24  # captions of `coco`, `val`; never of `test`
+# Beginning of the weights' SHA-256 -> the commit whose recipe made them; today's makes others.
+EARLIER = dict.fromkeys(("f5eb06c3", "eedfe788", "f3f346d9", "23921fe0"), "68f3a7b")
 LICENCE = "Apache-2.0, weights and data: both were made by this repository"
 
 
@@ -101,8 +103,20 @@ def transformer_card(folder: Path, about: dict) -> str:
         f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n"
         "![samples](samples.png)"
     )
-    body.append(f"Retrain: `nox -s train_baselines -- --parts {folder.name} --fresh`")
+    body.append(retrain(folder.name, about["sha256"]))
     return "\n\n".join(body) + "\n"
+
+
+def retrain(part: str, sha256: str) -> str:
+    """The command that makes the weights again, at the commit whose recipe made them."""
+    command = f"nox -s train_baselines -- --parts {part} --fresh"
+    commit = EARLIER.get(sha256[:8])
+    if commit is None:
+        return f"Retrain: `{command}`"
+    return (
+        f"Retrain: `git checkout {commit} && {command}`: that commit has the recipe of these "
+        "weights, today's makes others."
+    )
 
 
 def data_facts(extra: dict) -> dict[str, str]:
@@ -269,7 +283,7 @@ def vq_card(folder: Path, about: dict) -> str:
             "everywhere.",
             facts_table(facts),
             "The first 12 pictures of `stock`, `val`:\n\n![samples](samples.png)",
-            "Retrain: `nox -s train_baselines -- --parts vq --fresh`\n",
+            f"{retrain('vq', about['sha256'])}\n",
         ]
     )
 

@@ -198,7 +198,7 @@ def report(options: Options, record: Mapping) -> None:
     from cm3leon.reports.benches.decoding_figures import decoding_plots
     from cm3leon.reports.tables import write_all
 
-    folder = options.reports / NAME
+    folder = core.report_folder(options.reports, NAME)
     for stem, table in decoding_tables(record).items():
         print(f"\n{table.to_text()}")
         write_all(table, folder, stem)

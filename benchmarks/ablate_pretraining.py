@@ -214,7 +214,7 @@ def report(options: Options, record: dict) -> None:
     from cm3leon.reports.benches.pretraining import pretraining_tables
     from cm3leon.reports.tables import write_all
 
-    folder = options.reports / NAME
+    folder = core.report_folder(options.reports, NAME)
     for stem, table in pretraining_tables(record).items():
         print(f"\n{table.to_text()}")
         write_all(table, folder, stem)

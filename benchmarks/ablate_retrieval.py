@@ -236,7 +236,8 @@ def write_page(options: Options, split: str, drawn: dict) -> None:
         captions.append([*texts, *("" for _ in wanted)])
     heads = ["document 1", "document 2", "drawn with none", "with one", "with both"]
     prompts = [prompt.caption for prompt in system.asked.prompts[:SHOWN]]
-    picture_page(rows, captions, prompts, heads, options.reports / NAME / f"{split}.png")
+    folder = core.report_folder(options.reports, NAME)
+    picture_page(rows, captions, prompts, heads, folder / f"{split}.png")
 
 
 def _tensor(codes):
@@ -250,7 +251,7 @@ def report(options: Options, record: dict) -> None:
     from cm3leon.reports.benches.retrieval import retrieval_plots, retrieval_tables
     from cm3leon.reports.tables import read_published, write_all
 
-    folder = options.reports / NAME
+    folder = core.report_folder(options.reports, NAME)
     for stem, table in retrieval_tables(record, read_published()).items():
         print(f"\n{table.to_text()}")
         write_all(table, folder, stem)

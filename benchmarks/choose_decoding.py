@@ -238,7 +238,7 @@ def report(options: Options, record: Mapping) -> None:
 
     table = choice_table(record)
     print(f"\n{table.to_text()}\n")
-    write_all(table, options.reports / BENCH.name, BENCH.name)
+    write_all(table, core.report_folder(options.reports, BENCH.name), BENCH.name)
 
 
 BENCH = core.Bench("choose_decoding", 1, "fid_scenes", "lower", protocol={}, measure=measure)

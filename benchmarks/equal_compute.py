@@ -241,7 +241,7 @@ def report(options: Options, record: dict) -> None:
 
     table = compute_table(record)
     print(f"\n{table.to_text()}\n")
-    write_all(table, options.reports / BENCH.name, BENCH.name)
+    write_all(table, core.report_folder(options.reports, BENCH.name), BENCH.name)
 
 
 METHOD = "Student t over the captions' influence on both distances"

@@ -2,7 +2,8 @@
 
     nox -s fid_coco                                    scenes-s on captions of the small world
     nox -s fid_coco -- --system my_file:MY_SYSTEM      your own: any object with a `draw`
-    nox -s fid_coco -- --images FOLDER                 pictures drawn elsewhere, named by image id
+    nox -s fid_coco -- --only-prompts prompts.jsonl    what to draw elsewhere, and
+    nox -s fid_coco -- --images FOLDER                 to score it: IMAGE_ID.png for each prompt
     nox -s fid_coco -- --protocol coco2014-30k/pytorch-fid --coco-root FOLDER     MS-COCO, pinned
     nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
     torchrun --nproc-per-node 8 -m -- benchmarks.fid_coco ...   the same value, by many processes
@@ -35,6 +36,7 @@ from benchmarks.harness import core, sharding
 from benchmarks.harness.sharding import ALONE, Group
 from benchmarks.images import generated as images
 from benchmarks.protocols.coco import find_protocol
+from benchmarks.protocols.prompts import Prompt, scenes_prompts
 from benchmarks.systems import settings
 from benchmarks.systems.find import find_system
 from cm3leon.cli.main import parse
@@ -96,7 +98,8 @@ class Options:
     inception_weights: str | None = None
     """file of FID's Inception, for the Inception score where FID is by another network"""
     only_prompts: Path | None = None
-    """write the protocol's prompts to this .jsonl and stop"""
+    """write the prompts to this .jsonl and stop: to draw elsewhere, IMAGE_ID.png each, and score
+    them with --images"""
     n: Count | None = None
     """captions (of each split of scenes); left out: 1,000 of natural and val, 200 of test and
     tail, all of coco, what the protocol says"""
@@ -146,7 +149,7 @@ class Options:
         if self.protocol is not None:
             find_protocol(self.protocol)
             return
-        for name in ("dev", "only_prompts", *OWN):
+        for name in ("dev", *OWN):
             if getattr(self, name):
                 raise UserError(f"--{name.replace('_', '-')} needs a --protocol")
 
@@ -259,7 +262,7 @@ def pinned_job(options: Options):
         find_protocol(options.protocol, options.quick, options.dev),
         root=options.coco_root,
         n=options.n,
-        written=options.reports / "fid_coco",
+        reports=options.reports,
         **{name: getattr(options, name) for name in (*OWN, *SHARED)},
     )
 
@@ -271,7 +274,7 @@ def report(options: Options, record: dict) -> None:
     from cm3leon.reports.plots import fid_scale_plot
     from cm3leon.reports.tables import fid_table, read_published, scale_table, write_all
 
-    folder = options.reports / "fid_coco"
+    folder = core.report_folder(options.reports, "fid_coco")
     tables = {
         "fid_coco": fid_table(record, read_published()),
         "splits": splits_table(record),
@@ -289,12 +292,24 @@ def report(options: Options, record: dict) -> None:
 BENCH = core.Bench("fid_coco", 2, "fid_scenes", "lower", protocol={}, measure=measure)
 
 
+def all_prompts(options: Options) -> list[Prompt]:
+    """What the options ask to be drawn."""
+    from benchmarks.evaluate import scenes_fid, trial
+
+    if options.protocol is not None:
+        return pinned_job(options).task().prompts
+    if options.data == "coco":
+        return trial.load_task(options, 1).prompts
+    captions = scenes_fid.captions_of(options).items()
+    return [prompt for split, count in captions for prompt in scenes_prompts(count, split)]
+
+
 def command(options: Options, group: Group) -> int:
     """Measure, report; the exit code."""
     if options.only_prompts is not None:
         from benchmarks.evaluate.pinned import write_prompts
 
-        return write_prompts(pinned_job(options), options.only_prompts, group)
+        return write_prompts(all_prompts(options), options.only_prompts, group)
     record, path = fid_coco(options, group=group)
     report(options, record)
     print(f"record: {path}")

@@ -41,10 +41,10 @@ from benchmarks.verify.mutations import Mutation, applied, mutations_of, place_o
 from benchmarks.verify.planted import EQUIVALENT, PLANTED, Planted
 from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
-from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics.intervals import WILSON_METHOD, binomial_interval
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.options import Count, Positive, Whole
+from cm3leon.progress import progress
 from cm3leon.seeds import generator
 
 ROOT = Path(__file__).resolve().parents[1]

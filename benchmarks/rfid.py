@@ -173,7 +173,7 @@ def report(options: Options, record: dict) -> None:
 
     table = rfid_table(same_protocol(record, options.results))
     print(f"\n{table.to_text()}")
-    write_all(table, options.reports / "rfid", "rfid")
+    write_all(table, core.report_folder(options.reports, "rfid"), "rfid")
 
 
 main = core.command(Options, "rfid", rfid, report)

@@ -168,7 +168,8 @@ def load_state(
         check(about, identity, folder)
     else:
         refuse_other(about["identity"], identity, folder)
-    tensors = read_tensors(folder / about["tensors"], about["sha256"])
+    way = "train into a new folder, or decay from a kept state"
+    tensors = read_tensors(folder / about["tensors"], about["sha256"], way)
     load_into(module, _below(tensors, "module/"))
     for name, parameter in module.named_parameters():
         if found := _below(tensors, f"optimizer/{name}/"):
@@ -258,20 +259,21 @@ def write_tensors(
     return sha256_bytes(data)
 
 
-def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file whose digest must be `sha256`."""
+def read_tensors(
+    path: Path, sha256: str, way_out: str = "copy or train it again"
+) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; UserError, which ends in `way_out`, of another digest."""
     import safetensors
     from safetensors.torch import load as parse
 
     try:
         data = read_file(path)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; {way_out}") from None
     found = sha256_bytes(data)
     if found != sha256:
         raise UserError(
-            f"{path} has digest {found[:12]}, its description names {sha256[:12]}; "
-            "copy or train it again"
+            f"{path} has digest {found[:12]}, its description names {sha256[:12]}; {way_out}"
         )
     try:
         return parse(data)

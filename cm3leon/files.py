@@ -11,7 +11,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from cm3leon.errors import UserError
 
 TEMPORARY = ".cm3leon"  # how the names of unfinished files end
 STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+MOST_UNPACKED = 2**31  # bytes of what lies compressed in a .npz or an archive of weights
 LEFT = 60.0  # seconds after which one without a lock is a leftover
 _cleaned: set[str] = set()  # folders in which this process has looked for leftovers
 
@@ -228,6 +230,25 @@ def read_file(path: str | Path) -> bytes:
     """The bytes of a file; OSError as `open_file`."""
     with open_file(path) as file:
         return file.read()
+
+
+def check_unpacked(path: str | Path, names: Collection[str] | None = None) -> None:
+    """Raise UserError where members of a zip (an .npz, weights) are larger than MOST_UNPACKED.
+
+    Of the compressed ones (all, or those named): what is stored plainly is no larger than the file.
+    Nothing is unpacked; what is no zip at all is left to the reader to say.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except (OSError, zipfile.BadZipFile):
+        return
+    size = sum(one.file_size for one in packed if names is None or one.filename in names)
+    if size > MOST_UNPACKED:
+        raise UserError(
+            f"{path} has {size:,} bytes once unpacked, more than {MOST_UNPACKED:,}; write it "
+            "without compression (numpy.savez, torch.save)"
+        )
 
 
 def parse_json(data: str | bytes, name: object):

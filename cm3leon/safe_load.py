@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from cm3leon.errors import UserError
-from cm3leon.files import open_file, sha256_file
+from cm3leon.files import check_unpacked, open_file, sha256_file
 
 SETTINGS = ("argparse", "collections", "lightning", "lightning_fabric", "numpy", "omegaconf")
 SETTINGS += ("pathlib", "pytorch_lightning", "typing")  # top packages of what becomes a shell
@@ -116,6 +116,7 @@ def _read_torch(path: Path):
     whole = zipfile.is_zipfile(path)
     if start == b"PK\x03\x04" and not whole:
         raise UserError(f"{path} is truncated: its list of contents is missing; copy it again")
+    check_unpacked(path)
     try:
         if whole:
             with zipfile.ZipFile(path) as archive:
@@ -152,6 +153,7 @@ def is_program(path: str | Path) -> bool:
 
 def program_text(path: str | Path) -> str:
     """The source of the program in a TorchScript archive, which tells what it computes."""
+    check_unpacked(path)
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".py")]
         return "\n".join(archive.read(name).decode("utf-8", "replace") for name in names)
@@ -159,6 +161,7 @@ def program_text(path: str | Path) -> str:
 
 def program_tensors(path: str | Path) -> dict:
     """Parameters and buffers of a TorchScript archive by name; UserError for a damaged one."""
+    check_unpacked(path)
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))

@@ -91,6 +91,28 @@ def test_nothing_is_overwritten(tmp_path):
     assert first.read_bytes() == before
 
 
+def test_each_run_has_a_folder_of_its_own_and_the_newest_is_linked(tmp_path):
+    out, made = tmp_path / "out", []
+    for name in ("noise", "noise", "other"):
+        system = type("Named", (Noise,), {"name": name})
+
+        def measure(*arguments):
+            core.report_folder(out, "toy").joinpath("grid.png").write_text("seen")  # on the way
+            return measurement()
+
+        core.run(bench(measure=measure), system, folder=tmp_path / "results")
+        made.append(core.report_folder(out, "toy"))  # behind it: the same
+        assert (out / "toy" / "newest").resolve() == made[-1].resolve()
+    assert [path.parent.name for path in made] == ["noise", "noise", "other"]
+    assert len(set(made)) == 3 and all((path / "grid.png").is_file() for path in made)
+    (tmp_path / "file").write_text("")
+    core.run(bench(), Noise, folder=tmp_path / "results")
+    with pytest.raises(
+        UserError, match=r"cannot write .*file/toy/noise.*; choose another --reports"
+    ):
+        core.report_folder(tmp_path / "file", "toy")
+
+
 def test_the_digest_knows_content_not_order():
     assert core.digest({"a": 1, "b": [2]}) == core.digest({"b": (2,), "a": 1})
     assert core.digest({"a": 1}) != core.digest({"a": 2})

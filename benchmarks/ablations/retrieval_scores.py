@@ -17,11 +17,11 @@ from benchmarks.images.generated import Pictures
 from cm3leon.evaluation.features.network import Features, extract
 from cm3leon.evaluation.metrics.composition import ALL, TASKS, asks_for_unseen
 from cm3leon.evaluation.metrics.copying import copies, nearest_distance, shared_block
-from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics import paired
 from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.paired import METHOD
 from cm3leon.images import crop_square
+from cm3leon.progress import progress
 
 __all__ = ["METHOD", "judge_arms", "numbers"]
 

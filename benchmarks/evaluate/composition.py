@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.images.generated import Pictures
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.evaluation.metrics.composition import ALL, judge
-from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.images import crop_square
+from cm3leon.progress import progress
 from cm3leon.workers import portions, side_by_side
 from cm3leon.world.reader import read_picture
 

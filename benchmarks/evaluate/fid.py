@@ -27,6 +27,7 @@ from cm3leon.evaluation.statistics.frechet import frechet_from_features
 
 KEPT_BYTES = 2**26  # of the scores of single pictures beside a record
 SHOWN = 24  # pictures in the grid
+NONE = 1e-3  # a Fréchet distance that no two sets of pictures have
 
 
 def headline(found: Fid) -> dict:
@@ -117,6 +118,13 @@ def shipped_tokenizer():
 def counters(drawn: Sequence[Pictures]) -> dict[str, int]:
     """Pictures drawn, and taken from the cache."""
     return {name: sum(getattr(one, name) for one in drawn) for name in ("drawn", "reused")}
+
+
+def own_pictures(distances: Sequence[float]) -> list[str]:
+    """A warning where a distance is none: the pictures scored are those of the reference."""
+    if min(distances) < NONE:
+        return ["the pictures scored are the reference's own: their distance is 0"]
+    return []
 
 
 def unasked(drawn: Sequence[Pictures]) -> list[str]:

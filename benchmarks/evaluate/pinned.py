@@ -22,7 +22,7 @@ from benchmarks.images.listings import drawn_listing, real_listing, rebuilt_list
 from benchmarks.protocols.coco import IMAGES, Protocol
 from benchmarks.protocols.coco_files import PinnedTask, read_task
 from benchmarks.protocols.lists import write_list
-from benchmarks.protocols.prompts import digest
+from benchmarks.protocols.prompts import Prompt, digest
 from cm3leon.evaluation.features.cache import Kept, features_of
 from cm3leon.evaluation.features.network import Features, load_features
 from cm3leon.evaluation.features.statistics import (
@@ -36,7 +36,6 @@ from cm3leon.evaluation.metrics.fid import fid as fid_of
 from cm3leon.evaluation.sides import MORE, Sides, numbers
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 
-NONE = 1e-3  # a Fréchet distance that no two sets of pictures have
 RFID_PICTURES = 5_000  # reference pictures that go through the image tokenizer
 
 
@@ -62,7 +61,7 @@ class Job:
     seeds: tuple[int, ...] = (0,)
     cache: Path | None = None
     batch_size: int = 64
-    written: Path | None = None  # folder for prompts.jsonl and the grid
+    reports: Path | None = None  # where folders of runs go, with prompts.jsonl and the grid
 
     @property
     def network(self) -> str:
@@ -119,11 +118,12 @@ def measure(
     with phases("statistics beside"):
         beside = networks.take(others)
     with phases("report"):
-        if job.written is not None:  # beside the tables of this very run
-            write_list(job.written / "prompts.jsonl", task.prompts)
-        fid.write_grid(job.written, task.prompts, drawn[0])
+        if job.reports is not None:
+            folder = core.report_folder(job.reports, "fid_coco")
+            write_list(folder / "prompts.jsonl", task.prompts)
+            fid.write_grid(folder, task.prompts, drawn[0])
     distances = [found.value, extra.get("fid_prompts", found.value)]
-    said = [*beside.remarks, *own_pictures(distances)]
+    said = [*beside.remarks, *fid.own_pictures(distances)]
     return core.Measurement(
         **fid.headline(found),
         extra=extra | beside.extra,
@@ -136,13 +136,6 @@ def measure(
         counters=counters(drawn, fakes, real),
         device=getattr(system, "device", None),
     )
-
-
-def own_pictures(distances: Sequence[float]) -> list[str]:
-    """A warning where a distance is none: the pictures scored are those of the reference."""
-    if min(distances) < NONE:
-        return ["the pictures scored are the reference's own: their distance is 0"]
-    return []
 
 
 def device() -> str:
@@ -244,10 +237,9 @@ def scale(
     return found, missing + [Missing("rFID", needs)] * ("rfid" not in found)
 
 
-def write_prompts(job: Job, path: Path, group: sharding.Group) -> int:
-    """The protocol's prompts as a file, for those who draw elsewhere; the exit code."""
+def write_prompts(prompts: Sequence[Prompt], path: Path, group: sharding.Group) -> int:
+    """Prompts as a file, for those who draw elsewhere; the exit code."""
     if group.first:
-        prompts = job.task().prompts
         print(f"{len(prompts)} prompts: {path} (SHA-256 {write_list(path, prompts)})")
     return 0
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness.core import Interval, Phases
 from cm3leon.evaluation.features.network import Features
-from cm3leon.evaluation.progress import progress
+from cm3leon.progress import progress
 
 PAIRS_METHOD = "Student t over the influence of pairs of pictures (infinitesimal jackknife)"
 BYTES = 255.0  # range of the data, for PSNR and SSIM

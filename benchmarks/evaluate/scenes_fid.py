@@ -129,7 +129,8 @@ def measure(
         extra |= scale(main, features, system)
         beside = networks.take(networks.sides_by(named, partial(by_network, main, arm)))
     with phases("report"):
-        fid.write_grid(options.reports / "fid_coco", main.prompts, main.drawn[arm][0])
+        folder = core.report_folder(options.reports, "fid_coco")
+        fid.write_grid(folder, main.prompts, main.drawn[arm][0])
         near, unpicked = clip_beside.score_picked(system, main.prompts, main.drawn[arm])
     head, pictures = measured[main.name][arm], drawings(splits)
     extra |= {f"{main.name}.{arm}.{key}": value for key, value in (beside.extra | near).items()}
@@ -140,7 +141,7 @@ def measure(
         extra=extra,
         by={f"{main.name}.{arm}.{key}": network for key, network in beside.by.items()},
         missing=[*head.missing, *missing, *beside.missing, *unpicked],
-        warnings=[*warnings(splits, features), *beside.remarks],
+        warnings=[*warnings(splits, features), *own_pictures(measured), *beside.remarks],
         protocol=found(splits, features),
         counters=fid.counters(pictures),
         device=getattr(system, "device", None),
@@ -308,6 +309,18 @@ def warnings(splits: Sequence[Split], features: Features) -> list[str]:
                 f"{split.name}: n={n} is not above the {features.dim} features: FID is far too high"
             )
     return said + fid.unasked(drawings(splits))
+
+
+def own_pictures(measured: Mapping[str, Mapping[str, Measured]]) -> list[str]:
+    """A line on splits whose pictures are those that the captions were written for."""
+    same = []
+    for split, arms in measured.items():
+        told = [one.measures["fid_own"] for one in arms.values()]
+        if min(one[0] if isinstance(one, tuple) else one for one in told) < fid.NONE:
+            same.append(split)
+    if not same:
+        return []
+    return [f"the pictures of {', '.join(same)} are the captions' own: fid_own is 0"]
 
 
 def found(splits: Sequence[Split], features: Features) -> dict:

@@ -50,7 +50,8 @@ def measure(options, group: Group, system, protocol: dict, phases: core.Phases) 
         more, lacks = numbers(sides)
         beside = networks.take(others)
     with phases("report"):
-        fid.write_grid(options.reports / "fid_coco", task.prompts, drawn[0])
+        folder = core.report_folder(options.reports, "fid_coco")
+        fid.write_grid(folder, task.prompts, drawn[0])
     return core.Measurement(
         **fid.headline(found),
         n=len(task.prompts),
@@ -58,7 +59,11 @@ def measure(options, group: Group, system, protocol: dict, phases: core.Phases) 
         extra=extra | more | beside.extra,
         by=beside.by,
         missing=[*lacks, *missing, *beside.missing],
-        warnings=[*warnings(task, len(real_NSS3), features, drawn), *beside.remarks],
+        warnings=[
+            *warnings(task, len(real_NSS3), features, drawn),
+            *fid.own_pictures([found.value]),
+            *beside.remarks,
+        ],
         protocol=known(task, real_NSS3, features),
         counters=fid.counters(drawn),
         device=getattr(system, "device", None),
@@ -66,12 +71,9 @@ def measure(options, group: Group, system, protocol: dict, phases: core.Phases) 
 
 
 def load_task(options, size: int) -> Task:
-    """Prompts and real pictures that the options ask for."""
-    n = options.n
-    task = coco_task(options.coco_root, options.coco_split, n, size)
-    if options.quick and n is None and len(task.prompts) > QUICK:
-        return coco_task(options.coco_root, options.coco_split, QUICK, size)
-    return task
+    """Prompts and real pictures of MS-COCO that the options ask for."""
+    most = QUICK if options.quick else None
+    return coco_task(options.coco_root, options.coco_split, options.n, size, most, options.quick)
 
 
 def pictures(options, group: Group, system, task: Task, size: int) -> list[images.Pictures]:
@@ -114,6 +116,7 @@ def warnings(
     """What a reader must know before quoting the number."""
     n = len(task.prompts)
     said = [f"a trial of the way, not a score: features=scenes on photographs, n={n}"]
+    said += task.warnings
     if min(n, n_real) <= features.dim:
         said.append(
             f"n={min(n, n_real)} is not above the {features.dim} features: FID is far too high"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from cm3leon.evaluation.measures import (
     undeclared,
 )
 from cm3leon.files import check_writable, sha256_bytes, write_atomic, write_new
+from cm3leon.progress import alive
 from cm3leon.reports import OUT as OUT
 from cm3leon.reports.records import store
 from cm3leon.reports.records.store import RESULTS, SCHEMA_VERSION
@@ -60,10 +62,11 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count the time of the block under `name`, also when it raises."""
+        """Count the time of the block under `name`, also when it raises; tell that it lasts."""
         start = time.perf_counter()
         try:
-            yield
+            with alive(name):
+                yield
         finally:
             spent = time.perf_counter() - start
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 6)
@@ -143,6 +146,7 @@ def run(
     """
     check_system(system)
     check_writable(Path(folder) / bench.name / system.name)
+    _running[bench.name] = [system.name, None]
     phases = Phases()
     protocol = dict(bench.protocol if protocol is None else protocol)
     measurement = bench.measure(system, protocol, phases)
@@ -155,6 +159,38 @@ def run(
     if store.is_trial(record) and Path(folder).resolve() == RESULTS.resolve():
         folder = Path(folder) / TRIALS  # RESULTS is what the project stands by
     return record, save(record, folder, packed)
+
+
+_running: dict[str, list] = {}  # benchmark -> [system, report folder] of its newest run
+
+
+def report_folder(reports: Path | str, bench: str) -> Path:
+    """Where tables and pictures of the benchmark's newest `run` go, a folder of their own:
+    `<reports>/<bench>/<system>/<day>-<number>`, which the link `<reports>/<bench>/newest` leads to.
+
+    Made when it is first asked for; raises UserError where it cannot be.
+    """
+    system, folder = _running.setdefault(bench, ["run", None])
+    if folder is not None:
+        return folder
+    home, day = Path(reports) / bench, datetime.now(UTC).strftime("%Y-%m-%d")
+    for number in itertools.count(1):
+        folder = home / system / f"{day}-{number}"
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if not folder.exists():  # something above it is a file
+                raise UserError(f"cannot write {folder}: choose another --reports") from None
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"cannot write {folder}: {reason}; choose another --reports") from None
+    with suppress(OSError):  # not everywhere; it leads to what is said anyway
+        link = home / f".newest-{uuid.uuid4().hex}"
+        link.symlink_to(folder.relative_to(home), target_is_directory=True)
+        os.replace(link, home / "newest")
+    _running[bench][1] = folder
+    return folder
 
 
 def check_system(system) -> None:
@@ -184,7 +220,8 @@ def told(bench: Bench, system, measurement: Measurement) -> str:
 def exit_code(work: Callable[[], int]) -> int:
     """What `work` returns; 2 for a user's mistake, 3 for nothing measured, 130 interrupted."""
     try:
-        return guarded(work)
+        with alive("at work"):
+            return guarded(work)
     except NothingMeasured as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

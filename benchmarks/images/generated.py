@@ -29,10 +29,10 @@ from benchmarks.harness import core
 from benchmarks.harness.sharding import Group
 from benchmarks.protocols.prompts import Prompt, digest
 from cm3leon.errors import UserError
-from cm3leon.evaluation.progress import progress
 from cm3leon.files import read_file, sha256_bytes, sha256_file, write_atomic
 from cm3leon.identity import seal, unseal
 from cm3leon.images import crop_square, read_picture, write_png
+from cm3leon.progress import progress
 from cm3leon.seeds import derive
 
 FORMAT = 2  # raise it when the same key would stand for other pictures
@@ -410,7 +410,7 @@ def by_image_id(
     if missing:
         raise UserError(
             f"{source} lacks {len(missing)} of {len(prompts)} pictures, first "
-            f"{', '.join(missing[:3])}; name each by its image id"
+            f"{', '.join(missing[:3])}; name each by its image id (--only-prompts lists them)"
         )
     if both := next((twice[one] for one in wanted if one in twice), None):
         raise UserError(

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.images.generated import Pictures, by_image_id
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.errors import UserError
+from cm3leon.files import check_unpacked
 from cm3leon.images import crop_square
 
 ALL = "arr_0"
@@ -66,6 +67,7 @@ def members(path: Path) -> list[str]:
 
 def array(path: Path, key: str) -> np.ndarray:
     """One array of the file; mapped where it lies uncompressed. UserError when torn or pickled."""
+    check_unpacked(path, {f"{key}.npy"})
     try:
         return mapped(path, key)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:

@@ -128,9 +128,7 @@ def of_folder(folder: Path, n: int | None, size: int, most: int | None) -> Squar
 
 def of_coco(root: Path, split: str | None, n: int | None, size: int, most: int | None) -> Squares:
     """The captioned pictures of an MS-COCO split in the order of `fid_coco`'s prompts."""
-    task = coco_task(root, split, n, size)
-    if n is None and most is not None and len(task.prompts) > most:
-        task = coco_task(root, split, most, size)
+    task = coco_task(root, split, n, size, most)
     name = task.about["prompts"].partition(",")[0]
     about = {"pictures": f"{name} in a seeded order, {CROP} to {size}"}
     return Squares(task.reference, size, about)

@@ -8,7 +8,7 @@ Shapes: B pictures of a batch, S pixels of a side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from benchmarks.protocols.prompts import (
     scenes_prompts,
     shuffled,
 )
-from cm3leon.data.coco import choose_split, find_splits, read_captions, read_reference
+from cm3leon.data.coco import Entry, choose_split, find_splits, read_captions, read_reference
 from cm3leon.errors import UserError
 from cm3leon.images import CROP
 
@@ -38,6 +38,7 @@ class Task:
     reference: Iterable[tuple]  # the pictures the prompts were written for, in their order
     further: Iterable[tuple] | None  # as many others; None where there are not enough
     about: dict = field(default_factory=dict)  # for the protocol
+    warnings: Sequence[str] = ()  # what a reader must know of it
 
 
 @dataclass(frozen=True)
@@ -85,23 +86,35 @@ def scenes_task(n: int, size: int, split: str = "test", others: int | None = Non
     return Task(scenes_prompts(n, split), own, further, about)
 
 
-def coco_task(root: Path | None, split: str | None, n: int | None, size: int) -> Task:
-    """n pictures of an MS-COCO split (all for None), one caption each.
+def coco_task(
+    root: Path | None,
+    split: str | None,
+    n: int | None,
+    size: int,
+    most: int | None = None,
+    partial: bool = False,
+) -> Task:
+    """n pictures of an MS-COCO split, one caption each; None: all, at most `most` of them.
 
     The further ones are other pictures of the split, or, when it has not enough, of another split.
+    Pictures that are not there are no part of it, which its warnings say; raises UserError for them
+    where no n was given and it need not be a part (`partial`).
     """
     if root is None:
         raise UserError("--data coco needs --coco-root, the root of an MS-COCO copy")
     splits = find_splits(root)
     split = split or choose_split(list(splits), root)
     entries = shuffled(read_captions(root, split))
-    n = checked_count(n, len(entries), f"{root} {split}")
-    chosen, others, source = entries[:n], entries[n:], split
+    there, said = pictures_there(root, split, entries, n is not None or partial)
+    if n is None:
+        n = min(len(there), most or len(there))
+    n = checked_count(n, len(there), f"{root} {split}")
+    chosen, others, source = there[:n], there[n:], split
     if len(others) < n:
         for source in (name for name in splits if name != split):
             taken = {entry.image_id for entry in chosen}
             others = shuffled(read_captions(root, source))
-            others = [entry for entry in others if entry.image_id not in taken]
+            others = [one for one in others if one.image_id not in taken and one.path.is_file()]
             if len(others) >= n:
                 break
     enough = len(others) >= n
@@ -110,10 +123,32 @@ def coco_task(root: Path | None, split: str | None, n: int | None, size: int) ->
         "reference": f"the pictures of the prompts, {CROP} to {size}",
         "floor": f"n other pictures of {source}" if enough else "not measured: too few pictures",
     }
+    if said:
+        about["pictures"] = f"{len(there)} of {len(entries)}"
     further = read_reference(others[:n], size) if enough else None
-    return Task(
-        [entry_prompt(entry) for entry in chosen], read_reference(chosen, size), further, about
-    )
+    prompts = [entry_prompt(entry) for entry in chosen]
+    return Task(prompts, read_reference(chosen, size), further, about, said)
+
+
+def pictures_there(
+    root: Path, split: str, entries: Sequence[Entry], partial: bool
+) -> tuple[list[Entry], list[str]]:
+    """(entries whose pictures are there, a warning of the others).
+
+    Raises UserError where none are, and where some are missing though a part was not asked for.
+    """
+    there = [entry for entry in entries if entry.path.is_file()]
+    if len(there) == len(entries):
+        return there, []
+    lacking = next(entry for entry in entries if not entry.path.is_file())
+    if not there:
+        raise UserError(
+            f"{root} has captions but no pictures of {split}, e.g. {lacking.path}; unpack them"
+        )
+    said = f"{len(there)} of {len(entries)} pictures of {split}, lacking {lacking.path.name}"
+    if not partial:
+        raise UserError(f"{root} has {said}; unpack the rest, or name a trial's number with --n")
+    return there, [f"a trial: only {said}, are there"]
 
 
 def batches(pictures: Iterable[tuple], size: int = 64) -> Iterator[np.ndarray]:

@@ -32,8 +32,8 @@ from benchmarks.speed.peers.loops import Peer, find_peers
 from benchmarks.speed.subjects import PROMPT, STATE_BYTES, Subject, find_subject
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.evaluation.progress import progress
 from cm3leon.options import Batch, Count, Engine, Positive, Threads
+from cm3leon.progress import progress
 
 SMALL = ("scenes-s", "scenes-xs", "8x256x8", "12x512x8", "24x1024x16")
 LARGE = ("350m", "760m", "7b")
@@ -266,7 +266,7 @@ def report(options: Options, record: dict) -> None:
     from cm3leon.reports.benches.latency import latency_plot, latency_tables
     from cm3leon.reports.tables import write_all
 
-    folder = options.reports / "latency"
+    folder = core.report_folder(options.reports, "latency")
     for stem, table in latency_tables(record, read_published()).items():
         print(f"\n{table.to_text()}")
         write_all(table, folder, stem)

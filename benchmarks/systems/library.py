@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from benchmarks.images.generated import safe
+from cm3leon.cli.main import out_of_memory
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, sha256_file
 
@@ -95,12 +96,17 @@ def loaded(load: Callable, folder: Path | str):
 
 
 def one_line(call: Callable, what: str):
-    """What `call()` returns; whatever another library raises becomes one line behind `what`."""
+    """What `call()` returns; whatever another library raises becomes one line behind `what`.
+
+    But for a lack of memory, of which the callers make other things.
+    """
     try:
         return call()
     except UserError:
         raise
     except Exception as error:  # libraries raise what they like for a file they do not like
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{what}: {reason}") from None
 

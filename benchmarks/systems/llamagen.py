@@ -22,11 +22,12 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.systems.library import Place, folder_digest, loaded, needed
+from benchmarks.systems.library import Place, folder_digest, loaded, needed, one_line
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, sha256_file
@@ -98,12 +99,19 @@ class Text:
         words_BC = torch.zeros(captions_BCW.shape[:2], dtype=torch.bool, device=weight.device)
         for row, prompt in enumerate(prompts):
             text = cleaned(prompt) if self.clean else prompt
-            ids = self.tokenizer(text, max_length=self.places, truncation=True)["input_ids"]
             with torch.inference_mode():
-                out = self.model(input_ids=torch.tensor([ids], device=weight.device))
-            captions_BCW[row, -len(ids) :] = out.last_hidden_state[0]
-            words_BC[row, -len(ids) :] = True
+                vectors_LW = one_line(partial(self._read, text), f"T5 cannot read {text!r}")
+            captions_BCW[row, -len(vectors_LW) :] = vectors_LW
+            words_BC[row, -len(vectors_LW) :] = True
         return captions_BCW, words_BC
+
+    def _read(self, text: str):
+        """T5's vectors of a caption's tokens, float [L, W] with L >= 1."""
+        import torch
+
+        ids = self.tokenizer(text, max_length=self.places, truncation=True)["input_ids"]
+        device = self.model.get_input_embeddings().weight.device
+        return self.model(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
 
 
 def cleaned(caption: str) -> str:

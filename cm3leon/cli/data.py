@@ -18,6 +18,7 @@ from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError, printable
 from cm3leon.files import baselines_folder
 from cm3leon.options import Count, Documents, Engine, Pictures, Range, Samples, Whole, Workers
+from cm3leon.progress import alive
 
 GAP = 2  # pixels between the pictures of a grid
 
@@ -215,8 +216,9 @@ class Index:
         from cm3leon.data.token_cache import TokenCache
         from cm3leon.retrieval.bank import MemoryBank
 
-        bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
-        bank.save(self.out)
+        with alive("index"):
+            bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
+            bank.save(self.out)
         how = "exact search" if bank.index is None else f"recall@10 {bank.recall:.3f}"
         print(f"{len(bank)} documents of width {bank.width} in {self.out}, {how}")
         return 0

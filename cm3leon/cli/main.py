@@ -23,6 +23,7 @@ from cm3leon.cli.train import Train, TrainText
 from cm3leon.cli.tune import Tune
 from cm3leon.errors import UserError, printable
 from cm3leon.options import check_options
+from cm3leon.progress import alive
 
 COMMANDS = (
     Draw
@@ -97,8 +98,8 @@ def guarded(command: Callable[[], int]) -> int:
             raise
         reason = " ".join(str(error).split())[:160] or "no more is told"
         return failed(
-            f"not enough memory ({reason}); give it smaller inputs or batches, and a training more "
-            "pieces (--accumulate) or --recompute, into a new --out"
+            f"not enough memory ({reason}); give it smaller inputs or batches, a training more "
+            "pieces (--accumulate) or --recompute, with which it goes on where it is"
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -119,7 +120,8 @@ def failed(reason: object) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
-    return guarded(lambda: parse(COMMANDS, argv, "cm3leon").run())
+    with alive("at work"):
+        return guarded(lambda: parse(COMMANDS, argv, "cm3leon").run())
 
 
 if __name__ == "__main__":

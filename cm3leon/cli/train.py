@@ -19,6 +19,7 @@ from cm3leon.config import (
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.options import Batch, Count, Ids, NotNegative, Positive, Share, Threads, Whole
+from cm3leon.progress import alive
 from cm3leon.training.recipe import FOUND, Recipe, find_model_config, fitted
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class TrainChanges:
     """wsd: steps of the decay; 0, the default, leaves the stable part to be made longer"""
     optimizer: str | None = None
     """adamw, or muon for the matrices of the blocks"""
+    clip: Annotated[Positive | None, tyro.conf.arg(name="gradient-clip")] = None
+    """largest L2 norm of the whole gradient"""
     weight_decay: NotNegative | None = None
     """of matrices and embeddings"""
     precision: str | None = None
@@ -192,7 +195,8 @@ class Train:
         device, model = checked_device(self.device), find_model_config(self.model)
         corpus = None
         if self.tokenizers is not None or self.cache is not None:
-            model, corpus = self.opened(model)
+            with alive("open caches, tokenizers and CLIP"):
+                model, corpus = self.opened(model)
         recipe, estimate, start = self.planned(model, corpus)
         for line in self.told(corpus, recipe, estimate):
             print(line)
@@ -201,7 +205,8 @@ class Train:
             return 0
         done = pretrain(recipe, corpus, self.out, device, start)
         print(
-            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, loss {done['loss']:.4f}"
+            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, training loss "
+            f"{done['loss']:.4f}"
         )
         return 0
 

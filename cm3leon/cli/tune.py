@@ -98,7 +98,8 @@ class Tune:
             return 0
         done = tune(recipe, records, self.out, device)
         print(
-            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, loss {done['loss']:.4f}"
+            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, training loss "
+            f"{done['loss']:.4f}"
         )
         return 0
 

@@ -24,6 +24,7 @@ from cm3leon.data.sources import Skipped, Source, content
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.identity import check_file, joined, read_sealed, same_stamp, seal, unseal
+from cm3leon.progress import alive, progress
 
 if TYPE_CHECKING:
     from cm3leon.tokenizers.text import TextTokenizer
@@ -56,23 +57,23 @@ def build(
     `make(number, advance)` makes one and calls `advance(n)` for n parts read. Continues an
     unfinished folder, makes anew, and says so on stderr, the shards that are damaged or whose
     source changed. Waits while another process works in the folder. Raises UserError for a folder
-    of another identity, for ids that repeat, for a full disk and when nothing at all could be read.
+    of another identity, for ids that repeat, for a full disk and when nothing at all could be read;
+    the folder is free again then, unless a shard of it is whole.
     """
-    from tqdm import tqdm
-
     with _alone(folder):
         claimed = _claim(folder, about)
-        todo = [number for number in range(source.shards) if _wanted(folder, source, number)]
-        if todo and claimed["source"]["sha256"]:
-            write_atomic(folder / ABOUT, seal(about))  # unfinished again
-        total = source.about.get("count")  # unknown of tars
-        done = (source.shards - len(todo)) * source.about["shard"] if total else 0
-        name = f"encode {source.about['kind']}"
-        with tqdm(total=total, initial=done, unit=unit, desc=name, disable=None) as bar:
-            for number in todo:
-                stamp = source.stamp(number)
-                _write_shard(folder, number, make(number, bar.update), stamp)
-        _finish(folder, about)
+        with _freed(folder, about):
+            todo = [number for number in range(source.shards) if _wanted(folder, source, number)]
+            if todo and claimed["source"]["sha256"]:
+                write_atomic(folder / ABOUT, seal(about))  # unfinished again
+            total = source.about.get("count")  # unknown of tars
+            done = (source.shards - len(todo)) * source.about["shard"] if total else 0
+            name = f"encode {source.about['kind']}"
+            with progress(total, name, done, unit) as bar, alive(name):
+                for number in todo:
+                    stamp = source.stamp(number)
+                    _write_shard(folder, number, make(number, bar.update), stamp)
+            _finish(folder, about)
 
 
 def about(source: Source, vq: VQ, tokenizer: TextTokenizer, format: int | str) -> dict:
@@ -229,7 +230,8 @@ def _finish(folder: Path, about: dict) -> None:
     if not ids:
         skipped = skipped_of(shards)
         name, reason = skipped[0] if skipped else ("source", "it is empty")
-        _empty(folder, shards)
+        for number in range(len(shards)):  # nothing is worth going on with
+            _marker(folder, number).unlink(missing_ok=True)
         raise UserError(f"no document could be read into {folder}; the first: {name}: {reason}")
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
@@ -240,15 +242,21 @@ def _finish(folder: Path, about: dict) -> None:
         write_atomic(folder / ABOUT, seal(whole))
 
 
-def _empty(folder: Path, shards: list[dict]) -> None:
-    """The folder is free again."""
-    for number, done in enumerate(shards):
-        for part in done["arrays"]:
-            _array(folder, part, number).unlink(missing_ok=True)
-        _marker(folder, number).unlink(missing_ok=True)
-    (folder / ABOUT).unlink()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+@contextlib.contextmanager
+def _freed(folder: Path, about: dict) -> Iterator[None]:
+    """A `with` block whose refusal gives the folder back, as long as no shard is whole."""
+    try:
+        yield
+    except UserError:
+        numbers = range(about["shards"])
+        if not any(_marker(folder, number).exists() for number in numbers):
+            for number in numbers:
+                for path in folder.glob(_array(Path(), "*", number).name):
+                    path.unlink(missing_ok=True)
+            (folder / ABOUT).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: something of others
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

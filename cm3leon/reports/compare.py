@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from cm3leon.reports.records.store import (
 from cm3leon.reports.tables import Table, number, span
 
 LEVEL = 0.95
+ROUNDING = 1e-3  # relative, of a distance whose features were kept in float32
 BETTER, WORSE, OPEN = "better", "worse", "no difference resolved"
 NO_INTERVAL, NOT_COMPARABLE = "no interval", "not comparable"
 
@@ -138,7 +141,9 @@ def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, fl
         from cm3leon.evaluation.statistics.paired import frechet_difference
 
         reference = b["own_ND" if measure == "fid_own" else "reference_ND"]
-        return frechet_difference(reference, b["features_KND"], a["features_KND"])
+        apart = frechet_difference(reference, b["features_KND"], a["features_KND"])
+        _check_told(name, records, apart[0])
+        return apart
     tasks = list(samples[1].get("tasks", ()))
     if measure not in tasks or list(samples[0].get("tasks", ())) != tasks:
         return None
@@ -150,6 +155,19 @@ def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, fl
     if len({image for image, share in zip(images, shares[0], strict=True) if share == share}) < 2:
         return None  # too few prompts ask for it
     return paired_difference(*shares, clusters=images)[:3]
+
+
+def _check_told(name: str, records: tuple, apart: float) -> None:
+    """Raise UserError where the values of two records differ by another amount than the samples
+    beside them.
+    """
+    a, b = (own(one) if name == "value" else extra(one, name) for one in records)
+    told = b["value"] - a["value"]
+    if abs(told - apart) > ROUNDING * max(abs(a["value"]), abs(b["value"])):
+        raise UserError(
+            f"{name}: the records differ by {told:g}, the samples beside them by {apart:g}; one of "
+            "the records was edited, restore it from git"
+        )
 
 
 def _arrays(name: str, record: Mapping, samples: Mapping) -> tuple[str, dict] | None:
@@ -199,11 +217,17 @@ def samples_of(path: Path, record: Mapping) -> dict | None:
 
     import numpy as np
 
+    from cm3leon.files import check_unpacked
+
     beside = path.with_suffix(".npz")
     if hashlib.sha256(beside.read_bytes()).hexdigest() != record["samples"]["sha256"]:
         raise UserError(f"{beside} does not belong to {path.name}; measure again")
-    with np.load(beside) as arrays:
-        return {name: arrays[name] for name in arrays}
+    check_unpacked(beside)
+    try:
+        with np.load(beside, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{beside} is no .npz of plain arrays: {error}; measure again") from None
 
 
 def pairable(a: Mapping | None, b: Mapping | None) -> tuple | None:

@@ -38,6 +38,7 @@ from cm3leon.reports.tables import composition_table, fid_table, scale_table
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
+MEASURED = 2  # version of fid_coco that the code measures; a test holds it against the benchmark
 # Systems of the block: the first that has a record in detail, then the others.
 SHOWN = (
     "scenes-s",
@@ -103,12 +104,19 @@ def block(records: Sequence[Mapping], twins: Mapping | None = None) -> str:
     comparison at equal compute.
     """
     main = records[0]
+    head = f"`fid_coco`, version {main['version']}."
+    if main["version"] < MEASURED:
+        head = (
+            f"`fid_coco`, version {main['version']}; the code measures version {MEASURED} "
+            "([docs/design.md](docs/design.md)), of which no record stands here yet."
+        )
     tables = [fid_table(records, read_published()), splits_table(main), scale_table(main)]
     if main_arm(main) is None:
         tables.append(composition_table(main))
     if twins is not None:
         tables.append(compute_table(twins))
-    return "\n\n".join(table.to_markdown().strip() for table in tables if table is not None)
+    shown = [table.to_markdown().strip() for table in tables if table is not None]
+    return "\n\n".join([head, *shown])
 
 
 def number(name: str, records: Sequence[Mapping]) -> str:

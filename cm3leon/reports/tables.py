@@ -10,7 +10,6 @@ import io
 import math
 import re
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from cm3leon.reports import (
     read_published,
 )
 from cm3leon.reports.records.store import RESULTS, column, read_all
+from cm3leon.reports.terminal import one_line, text_of
 
 SCALE = {  # extra of a record -> its row; `ours` is the record's own value
     "floor": "real against real (floor)",
@@ -44,6 +44,7 @@ TASKS = {
     "attribution": "colour attribution",
     "overall": "overall (mean of six)",
 }
+NOTHING = 1e-9  # what is nearer to 0 is rounding of it
 LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": "\\textbackslash{}",
     "~": "\\textasciitilde{}",
@@ -71,26 +72,8 @@ class Table:
                 raise ValueError(f"row {row!r} must have {len(self.headers)} cells, got {len(row)}")
 
     def to_text(self) -> str:
-        """Aligned columns for a terminal; our rows begin with `>`."""
-        cells = [[_one_line(cell) for cell in row] for row in (self.headers, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        for index, row in enumerate(cells):
-            padded = (
-                cell.rjust(width) if column in self.numbers else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            lines.append(("> " if index - 1 in self.ours else "  ") + "  ".join(padded).rstrip())
-        rule = "  " + "-" * (sum(widths) + 2 * (len(widths) - 1))
-        if self.rule_after:
-            lines.insert(1 + self.rule_after, rule)
-        notes = [
-            textwrap.fill(
-                _one_line(note), max(len(rule), 72), initial_indent="  ", subsequent_indent="    "
-            )
-            for note in self.notes
-        ]
-        return "\n".join([_one_line(self.caption), rule, lines[0], rule, *lines[1:], rule, *notes])
+        """Aligned columns for a terminal, 120 wide at most; our rows begin with `>`."""
+        return text_of(self)
 
     def to_markdown(self) -> str:
         """A GitHub table; our rows in bold, pipes and angle brackets escaped."""
@@ -249,7 +232,8 @@ def number(value: float | None) -> str:
     """Two decimals from 1 upwards, three significant digits below."""
     if value is None:
         return "-"
-    return f"{value:,.{_decimals(value)}f}"
+    places = _decimals(value)
+    return f"{round(value, places) + 0.0:,.{places}f}"  # never -0.00
 
 
 def span(value: float, low: float | None, high: float | None, decimals: int | None = None) -> str:
@@ -374,9 +358,9 @@ def _fid_notes(records: Sequence[Mapping], quoted: Sequence[Mapping]) -> list[st
 
 def _decimals(value: float) -> int:
     size = abs(value)
-    if size == 0 or size >= 1:
+    if size < NOTHING or size >= 1:
         return 2
-    return min(8, 2 - math.floor(math.log10(size)))
+    return 2 - math.floor(math.log10(size))
 
 
 def _or_dash(value) -> str:
@@ -399,25 +383,20 @@ def _disputed(row: Mapping) -> bool:
     return (row["note"] or "").startswith("conflict")
 
 
-def _one_line(cell: str) -> str:
-    """One printable line: captions and names must not move the terminal's cursor."""
-    return "".join(char if char.isprintable() else " " for char in cell)
-
-
 def _markdown(cell: str) -> str:
-    cell = _one_line(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    cell = one_line(cell).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", cell)
 
 
 def _inert(cell: str) -> str:
     if cell[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return _one_line(cell)
+        return one_line(cell)
     plain_number = re.fullmatch(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?", cell)
-    return cell if plain_number or cell == "-" else f"'{_one_line(cell)}"
+    return cell if plain_number or cell == "-" else f"'{one_line(cell)}"
 
 
 def _latex(cell: str) -> str:
-    return "".join(LATEX.get(char, char) for char in _one_line(cell))
+    return "".join(LATEX.get(char, char) for char in one_line(cell))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm3leon.errors import UserError
-from cm3leon.files import atomic_file, open_file
+from cm3leon.files import atomic_file, check_unpacked, open_file
 from cm3leon.retrieval.bank import MemoryBank, unit
 from cm3leon.sequence.documents import Document
 
@@ -82,6 +82,7 @@ def unpack(path: str | Path) -> Packed:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no packed bank at {path}; `nox -s train_baselines` makes the shipped one")
+    check_unpacked(path)
     try:
         with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())

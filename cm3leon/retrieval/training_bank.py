@@ -21,6 +21,7 @@ from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
 from cm3leon.identity import read_array, write_array
+from cm3leon.progress import alive
 from cm3leon.retrieval import bank as banks
 from cm3leon.retrieval.bank import MemoryBank
 from cm3leon.retrieval.neighbours import find_neighbours
@@ -64,9 +65,11 @@ class TrainingBank:
         what += [to_dict(config), seed]
         path = self.folder / f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}.npy"
         if (rows_NS := read_array(path)) is None:  # not there, or damaged: found again
-            bank, kept_K = self.searched
             self.clip.model.to(self.device)
-            rows_NS = kept_K[find_neighbours(queries, bank, self.clip, self.text, config, seed)]
+            with alive("documents of every query"):
+                bank, kept_K = self.searched
+                found_NS = find_neighbours(queries, bank, self.clip, self.text, config, seed)
+            rows_NS = kept_K[found_NS]
             self.clip.model.to("cpu")
             write_array(path, rows_NS)
         return rows_NS

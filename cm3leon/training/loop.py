@@ -27,12 +27,12 @@ from cm3leon.checkpoint import STATE, load_state, read_state, save_state
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.progress import QUIET_S, alive, progress, spoke
 from cm3leon.training.optimizer import make_optimizer, precision
 from cm3leon.training.schedule import check_same_run, learning_rate, run_settings
 
 Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
 LOG = "log.jsonl"
-QUIET_S = 20.0  # seconds between progress lines where no terminal is attached
 
 
 def train(
@@ -74,11 +74,16 @@ def train(
     cast = precision(config, device)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
-    with _Signals() as signals, _Log(folder / LOG) as log, _Progress(config.steps) as bar:
+    with (
+        _Signals() as signals,
+        _Log(folder / LOG) as log,
+        _Progress(config.steps) as bar,
+        alive("training"),
+    ):
         source = start if start and not (folder / STATE).exists() else folder
         run = _Run(load_state(source, module, optimizer, identity, check_same_run))
         log.begin(run.step, None if source == folder else source.parent / LOG, run.log)
-        bar.start(run.step)
+        bar.start(run.step, source)
         module.train()
         for step in range(run.step + 1, config.steps + 1):
             inputs = _moved(batch(step), device)
@@ -415,30 +420,34 @@ class _Progress:
         if self.bar:
             self.bar.close()
 
-    def start(self, done: int) -> None:
-        """Begin after `done` steps of earlier processes."""
+    def start(self, done: int, source: Path) -> None:
+        """Begin after `done` steps of earlier processes, whose state lies at `source`."""
         self.done = done
+        if done:
+            told = "goes on" if done < self.steps else "is there already: nothing is trained"
+            print(f"step {done} of {self.steps} of {source} {told}", file=sys.stderr, flush=True)
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=self.steps, initial=done, unit="step", dynamic_ncols=True)
+            self.bar = progress(self.steps, "train", done, "step")
 
     def show(self, step: int, record: dict) -> None:
         """Report a log record."""
-        loss = record.get("held_out_loss", record["loss"])
+        loss = f"training loss {record['loss']:.4f}"
+        if "held_out_loss" in record:
+            loss += f", held out {record['held_out_loss']:.4f}"
         speed = f"{record['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in record else ""
         if self.bar:
-            self.bar.set_postfix_str(f"loss {loss:.4f} {speed}", refresh=False)
+            self.bar.set_postfix_str(f"{loss} {speed}", refresh=False)
             self.bar.update(step - self.bar.n)
             return
         now = time.monotonic()
         if now - self.spoke < QUIET_S and step != self.steps:
             return
         self.spoke = now
+        spoke()
         eta = (now - self.started) / max(1, step - self.done) * (self.steps - step)
         left = f"{int(eta // 60)}:{int(eta % 60):02d} left"
         print(
-            f"step {step}/{self.steps}  loss {loss:.4f}  {speed}  {left}",
+            f"step {step}/{self.steps}  {loss}  {speed}  {left}",
             file=sys.stderr,
             flush=True,
         )

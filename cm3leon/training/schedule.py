@@ -13,9 +13,11 @@ from pathlib import Path
 
 from cm3leon.checkpoint import STATE, read_state, refuse_other, state_file
 from cm3leon.config import TrainConfig, from_dict, to_dict
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, note
 
-PLAN = ("steps", "decay", "final")  # fields of TrainConfig that say how a "wsd" run ends
+PLAN = ("steps", "decay", "final")  # fields of TrainConfig that say how a run ends
+CADENCE = ("save_every", "eval_every", "log_every")  # those that change no weight
+ROUNDING = ("accumulate",)  # beside them: what a run is made by, of which only rounding hangs
 LATER = {"schedule": "linear", "decay": 0}  # fields that runs of older versions do not name
 
 
@@ -41,24 +43,48 @@ def run_settings(config: TrainConfig) -> dict:
 def check_same_run(stored: dict, identity: dict, place: Path) -> None:
     """Raise UserError unless the run `identity` may go on from a stored state of a run.
 
-    It may when all that names it is the same, but for the plan of a "wsd" run (`PLAN`): that may
-    be another one where both give the same learning rate to every step up to the stored one.
+    It may when all that names it is the same, but for what changes no weight (`CADENCE`) or only
+    its rounding (`ROUNDING`, with a note), and for the plan (`PLAN`), which may be another one
+    where both give the same learning rate to every step up to the stored one.
     """
     old, new = stored["identity"], identity
-    if old.get("train", {}).get("schedule") != "wsd":
-        return refuse_other(old, new, place)
-    plan = {name: value for name, value in new["train"].items() if name in PLAN}
-    kept = {name: value for name, value in old["train"].items() if name not in PLAN}
-    refuse_other({**old, "train": kept | plan}, new, place)
+    free = {name: new["train"].get(name) for name in (*PLAN, *CADENCE) if name in new["train"]}
+    train = {name: value for name, value in old.get("train", {}).items() if name not in PLAN}
+    rounded = {name: new[name] for name in ROUNDING if name in old and name in new}
+    refuse_other({**old, **rounded, "train": train | free}, new, place)
     was, now = (from_dict(TrainConfig, one["train"]) for one in (old, new))
-    for step in range(1, stored["position"]["step"] + 1):
-        if learning_rate(step, was) != learning_rate(step, now):
-            end = f"of {was.steps} steps with a decay of {was.decay} to {was.final:g}"
-            raise UserError(
-                f"{place} stands at step {stored['position']['step']} {end}, in which step {step} "
-                f"has another learning rate than in {now.steps} with {now.decay} to "
-                f"{now.final:g}; use the same plan, or branch from its stable part"
+    step = stored["position"]["step"]
+    if now.steps < step:
+        raise UserError(
+            f"{place} stands at step {step} already, --steps {now.steps} lies before; give more "
+            "steps, or train into a new --out"
+        )
+    check_same_rates(was, now, step, place)
+    for name, value in rounded.items():
+        if old[name] != value:
+            note(
+                f"{place} was trained with {name} {old[name]} so far and goes on with {value}: the "
+                "same sums, rounded otherwise"
             )
+
+
+def check_same_rates(was: TrainConfig, now: TrainConfig, done: int, place: Path) -> None:
+    """Raise UserError where two plans give one of the first `done` steps another rate."""
+    for step in range(1, 1 + (done if was != now else 0)):
+        if learning_rate(step, was) != learning_rate(step, now):
+            way = ", or branch from its stable part" if was.schedule == "wsd" else ""
+            raise UserError(
+                f"{place} stands at step {done} {_end(was)}, in which step {step} has another "
+                f"learning rate than in one {_end(now)}; use the same plan{way}, or train into a "
+                "new --out"
+            )
+
+
+def _end(config: TrainConfig) -> str:
+    """How a plan ends, in words."""
+    if config.schedule == "wsd":
+        return f"of {config.steps} steps with a decay of {config.decay} to {config.final:g}"
+    return f"of {config.steps} steps down to {config.final:g} of the peak"
 
 
 def decay_from(

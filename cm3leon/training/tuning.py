@@ -313,22 +313,26 @@ def task_losses(
     return evaluate if rows else lambda module: {}
 
 
-def tune(recipe: TuneRecipe, records: Records, out: Path, device: str) -> dict:
-    """Train, or go on where `out` was left, and write the model; what `fit` returns.
+def tune(
+    recipe: TuneRecipe, records: Records, out: Path, device: str, run: Path | None = None
+) -> dict:
+    """Train, or go on where the folder `run` (left out: one in `out`) was left, and write the
+    model; what `fit` returns.
 
     Raises UserError as `fit`, and when `out` holds other tokenizers.
     """
+    run = run or out / RUN
     base = records.base
     base.place_beside(out)
     model = Transformer(base.config)
     begin_with(model, base.folder)
     model.recompute = recipe.recompute
     source = records.source(recipe)
-    done = fit(model, source, recipe.train, out / RUN, device, accumulate=recipe.accumulate)
+    done = fit(model, source, recipe.train, run, device, accumulate=recipe.accumulate)
     tasks = Counter()
     for one in records.sets:
         tasks.update(one.cache.tasks)
     extra = {name: base.extra[name] for name in KEPT if name in base.extra}
     extra |= source.about | {"start": base.folder.name, "tasks": dict(tasks)}
-    write_model(model, recipe.train, out / RUN, out, done, extra)
+    write_model(model, recipe.train, run, out, done, extra)
     return done

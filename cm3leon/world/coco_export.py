@@ -16,6 +16,7 @@ import numpy as np
 
 from cm3leon.errors import UserError
 from cm3leon.files import write_atomic
+from cm3leon.progress import progress as bar_of
 from cm3leon.world.language import NUMBERS
 from cm3leon.world.scenes import Scene, check_address, scene
 from cm3leon.world.sprites import PLACES, SHAPES
@@ -85,10 +86,11 @@ def write_pictures(folder: Path, made: Callable[[], Iterator[Scene]], count: int
 
 
 def progress(made: Iterator, count: int) -> Iterator:
-    """What is written, with a bar on a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(made, total=count, desc="export", unit="picture", disable=None)
+    """What is written, with a bar."""
+    with bar_of(count, "export") as bar:
+        for one in made:
+            yield one
+            bar.update()
 
 
 def file_name(index: int) -> str:

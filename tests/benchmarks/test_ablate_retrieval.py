@@ -89,7 +89,7 @@ def test_a_whole_run(ran):
 
 def test_its_tables_plots_and_page(ran):
     chosen, record, _, _ = ran
-    folder = chosen.reports / "ablate_retrieval"
+    folder = chosen.reports / "ablate_retrieval" / "newest"
     made = {path.name for path in folder.iterdir()}
     assert {"tail.png", "test.png", "documents.svg", "leads.png", "verdicts.md"} <= made
     tables = retrieval_tables(record, {"rows": []})

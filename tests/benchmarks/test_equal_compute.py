@@ -90,8 +90,10 @@ def test_what_was_planted_is_found(options, tmp_path, capsys):
     assert record["value"] > extra["queries.natural.fid_ratio"]["value"]
     assert core.load(path) == record
     module.report(options(), record)
-    shown = capsys.readouterr().out
-    assert "equal query tokens" in shown and "equal FLOPs" in shown and "one training seed" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    twins = {row[0] for row in compute_table(record).rows}
+    assert twins == {"scenes-s-plain, equal query tokens", "scenes-s-plain+flops, equal FLOPs"}
+    assert "scenes-s-plain" in shown and "one training seed" in shown
 
 
 def test_a_model_beside_itself_differs_by_nothing(options, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from cm3leon.evaluation.features.scenes import ARCHITECTURE, FeatureNetwork
 from cm3leon.evaluation.metrics.impossible import columns_of
 from cm3leon.loading import load_system
 from cm3leon.reports.benches.splits import arms_of
+from cm3leon.reports.compare import compare
+from cm3leon.reports.records import store
 from cm3leon.seeds import generator
 from cm3leon.world.scenes import scene
 from tests.coco_maker import stub_features
@@ -132,7 +135,7 @@ def test_networks_of_their_own_measure_the_embedded_world_too(options, tmp_path,
     assert needs["Inception score"].endswith(" by --inception-weights")
     assert {"FD-DINOv2", "CMMD"} == {one["measure"] for one in plain["missing"]} - needs.keys()
     fid_coco.report(options(), record)
-    assert "FD-DINOv2" in (tmp_path / "out" / "fid_coco" / "beside.md").read_text()
+    assert "FD-DINOv2" in (tmp_path / "out" / "fid_coco" / "newest" / "beside.md").read_text()
     with pytest.raises(UserError, match=r"--clip-weights: no file none\.pt; name the weights, ViT"):
         fid_coco.fid_coco(options(clip_weights="none.pt"), Stub())
 
@@ -194,6 +197,8 @@ def test_the_real_pictures_stand_at_the_floor_and_at_zero(options, tmp_path):
         assert extra[f"{split}.documents0.fid_own"]["value"] == pytest.approx(0, abs=1e-6)
         assert extra[f"{split}.documents0.overall"]["value"] > 0.9
     assert extra["tail.documents0.entity"]["value"] == 1
+    same = "the pictures of natural, test, tail are the captions' own: fid_own is 0"
+    assert same in record["warnings"]
     assert record["cost"]["counters"] == {"drawn": 0, "reused": 3 * N} and not any(
         "belong to no prompt" in line for line in record["warnings"]
     )
@@ -204,7 +209,8 @@ def test_the_real_pictures_stand_at_the_floor_and_at_zero(options, tmp_path):
     }
     (folder / "coco-natural-99.png").write_bytes((folder / "coco-natural-0.png").read_bytes())
     again, _ = fid_coco.fid_coco(options(images=folder, name="real", split=("natural",)))
-    assert again["warnings"][-1].startswith(f"{2 * N + 1} files of --images belong to no prompt")
+    extra = f"{2 * N + 1} files of --images belong to no prompt"
+    assert any(line.startswith(extra) for line in again["warnings"])
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +298,7 @@ def test_command_writes_and_prints_everything(options, tmp_path, capsys):
     assert fid_coco.main(arguments(tmp_path, "--system", "noise")) == 0
     out = capsys.readouterr().out
     assert "noise" in out and "CM3Leon-7B" in out and "quoted" in out
-    made = {path.name for path in (tmp_path / "out" / "fid_coco").iterdir()}
+    made = {path.name for path in (tmp_path / "out" / "fid_coco" / "newest").iterdir()}
     assert {
         "fid_coco.md",
         "fid_coco.csv",
@@ -408,11 +414,69 @@ def test_unreadable_pictures_are_counted_and_named(options, tmp_path):
     torn.write_bytes(torn.read_bytes()[:200])
     (tmp_path / "coco" / "val2017" / "000000000001.jpg").unlink()
     record, _ = fid_coco.fid_coco(
-        options(data="coco", coco_root=tmp_path / "coco", n=6), systems.Noise()
+        options(data="coco", coco_root=tmp_path / "coco", n=5), systems.Noise()
     )
-    line = next(line for line in record["warnings"] if "unreadable" in line)
-    assert line.startswith("2 unreadable pictures left out of the reference")
-    assert "4 (000000000004.jpg)" in line and "1 (000000000001.jpg)" in line
+    lines = record["warnings"]
+    assert "a trial: only 5 of 6 pictures of val2017, lacking 000000000001.jpg, are there" in lines
+    line = next(line for line in lines if "unreadable" in line)
+    assert line.startswith("1 unreadable pictures left out of the reference")
+    assert "4 (000000000004.jpg)" in line
+    assert record["protocol"]["pictures"] == "5 of 6" and record["n"] == 5
+    assert store.is_trial(record)
+
+
+PARTS = {  # of a copy of MS-COCO that lacks four pictures of six: options, line or captions drawn
+    "all are asked for": ({"n": None}, "has 2 of 6 pictures of val2017, lacking .*; unpack the"),
+    "more than there are": ({"n": 3}, "n must be at most 2, the pictures of "),
+    "as many as there are": ({"n": 2}, 2),
+    "a quick look": ({"n": None, "quick": True}, 2),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_nothing_is_drawn_for_pictures_that_are_not_there(options, tmp_path, case):
+    write_coco(tmp_path / "coco")
+    for k in range(4):
+        (tmp_path / "coco" / "val2017" / f"{k:012d}.jpg").unlink()
+    more, wanted = PARTS[case]
+    given, stub = options(data="coco", coco_root=tmp_path / "coco", **more), Stub()
+    if isinstance(wanted, str):
+        with pytest.raises(UserError, match=wanted):
+            fid_coco.fid_coco(given, stub)
+        assert stub.drawn == []
+        return
+    record, _ = fid_coco.fid_coco(given, stub)
+    assert record["n"] == wanted == len(stub.drawn) and store.is_trial(record)
+    for k in range(4, 6):
+        (tmp_path / "coco" / "val2017" / f"{k:012d}.jpg").unlink()
+    with pytest.raises(UserError, match=r"captions but no pictures of val2017, e.g. .*; unpack"):
+        fid_coco.fid_coco(given, stub)
+
+
+def drawn_elsewhere(prompts: Path, folder: Path) -> Path:
+    """What somebody with another program makes of a list of prompts: a PNG for each."""
+    folder.mkdir()
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    for row in rows:
+        picture = Stub().draw([row["caption"]], [row["seed"]])[0]
+        Image.fromarray(picture).save(folder / f"{row['image_id']}.png")
+    return folder
+
+
+@pytest.mark.parametrize("data", ["scenes", "coco"])
+def test_pictures_drawn_elsewhere_compare_with_drawn_ones(options, tmp_path, data, capsys):
+    """`--only-prompts`, a picture for each, `--images`: the same protocol and the same number."""
+    more = {} if data == "scenes" else {"data": "coco", "coco_root": tmp_path / "coco", "n": None}
+    write_coco(tmp_path / "coco")
+    ours, _ = fid_coco.fid_coco(options(**more), Stub())
+    given = options(**more, only_prompts=tmp_path / "prompts.jsonl")
+    assert fid_coco.command(given, fid_coco.ALONE) == 0
+    count = 3 * N if data == "scenes" else 6
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{count} prompts: ")
+    folder = drawn_elsewhere(tmp_path / "prompts.jsonl", tmp_path / "theirs")
+    theirs, _ = fid_coco.fid_coco(options(**more, images=folder))
+    assert theirs["protocol"] == ours["protocol"] and theirs["value"] == ours["value"]
+    assert compare(ours, theirs).why_not == "" and theirs["system"]["name"] == "theirs"
 
 
 def test_pictures_by_image_id(options, tmp_path):
@@ -420,9 +484,12 @@ def test_pictures_by_image_id(options, tmp_path):
     more = {"data": "coco", "coco_root": tmp_path / "coco", "images": tmp_path / "coco" / "val2017"}
     record, _ = fid_coco.fid_coco(options(**more, n=None))
     assert record["value"] == pytest.approx(0, abs=1e-6)
-    (tmp_path / "coco" / "val2017" / "000000000003.jpg").unlink()
-    with pytest.raises(UserError, match="lacks 1 of 6 pictures, first 3"):
-        fid_coco.fid_coco(options(**more, n=None, name="val2017"))
+    same = "the pictures scored are the reference's own: their distance is 0"
+    assert same in record["warnings"]
+    shutil.copytree(more["images"], tmp_path / "drawn")
+    (tmp_path / "drawn" / "000000000003.jpg").unlink()
+    with pytest.raises(UserError, match="lacks 1 of 6 pictures, first 3; name each by its image"):
+        fid_coco.fid_coco(options(**more | {"images": tmp_path / "drawn"}, n=None))
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="no sample of MS-COCO on this machine")

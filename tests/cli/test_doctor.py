@@ -54,6 +54,28 @@ def test_needs_are_of_this_repository():
         assert set(need.weights) <= set(KNOWN), name
 
 
+def test_every_command_for_what_is_not_shipped_can_be_given(home, monkeypatch):  # noqa: F811
+    """A part that is trained is one that there is a recipe for; all else lies in git's history."""
+    import subprocess
+
+    from baselines.train import PARTS
+
+    monkeypatch.setenv("CM3LEON_BASELINES", str(home))
+    seen = set()
+    for need in NEEDS.values():
+        for _, way in lacks(need):
+            if "--parts" in way:
+                seen |= set(way.partition("--parts ")[2].split())
+            elif way.startswith("git checkout "):
+                commit, _, path = way.removeprefix("git checkout ").partition(" -- ")
+                listed = subprocess.run(
+                    ["git", "-C", ROOT, "ls-tree", "-r", "--name-only", commit, path],
+                    capture_output=True, text=True,
+                )  # fmt: skip
+                assert listed.returncode or f"{path}/model.safetensors" in listed.stdout.split()
+    assert seen and seen <= set(PARTS)
+
+
 def test_a_machine_without_anything(home, monkeypatch):  # noqa: F811
     monkeypatch.setattr(doctor, "installed", lambda name: False)
     monkeypatch.setenv("CM3LEON_BASELINES", str(home))

@@ -368,11 +368,57 @@ def test_what_could_not_be_read_is_named_and_the_rest_is_there(tokenizer, tmp_pa
     assert cache.vectors("text_vectors").shape == (4, 2)
 
 
-def test_nothing_readable_is_an_error(tokenizer, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
-    (tmp_path / "pictures" / "a.txt").write_text("a")
-    with pytest.raises(UserError, match=r"no document could be read .* a.png: .*no picture"):
-        encode(Files(tmp_path / "pictures"), Blocks(), tokenizer, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()  # nothing claims the folder
+def broken(folder, tokenizer, monkeypatch):
+    (folder / "a.png").write_bytes(b"no picture")
+    (folder / "a.txt").write_text("a")
+    return Files(folder), tokenizer, r"no document could be read .* a.png: .*no picture"
+
+
+def without_words(folder, tokenizer, monkeypatch):
+    pictures(folder, 2)
+    for path in folder.glob("*.txt"):
+        path.write_text(" \n")
+    return Files(folder), tokenizer, r"no document could be read .* is blank"
+
+
+def torn_archive(folder, tokenizer, monkeypatch):
+    (folder / "a.tar").write_bytes(b"no archive" * 100)
+    return find_source(str(folder)), tokenizer, "a.tar"
+
+
+def full_disk(folder, tokenizer, monkeypatch):
+    def full(*_):
+        raise UserError("cannot write: No space left on device")
+
+    monkeypatch.setattr("cm3leon.data.shards._write_shard", full)
+    return source(), tokenizer, "No space left on device"
+
+
+def many_ids(folder, tokenizer, monkeypatch):
+    return source(), SimpleNamespace(size=2**16 + 1), "tokenizer must have at most 65536 ids"
+
+
+@pytest.mark.parametrize("refuse", [broken, without_words, torn_archive, full_disk, many_ids])
+def test_a_refused_encoding_claims_no_folder(tokenizer, tmp_path, refuse):
+    (tmp_path / "given").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        given, ids, message = refuse(tmp_path / "given", tokenizer, patch)
+        for _ in range(2):  # the same again says the same
+            with pytest.raises(UserError, match=message):
+                encode(given, Blocks(), ids, tmp_path / "cache")
+            assert not (tmp_path / "cache").exists()
     assert len(encode(source(), Blocks(), tokenizer, tmp_path / "cache")) == COUNT
+
+
+def test_what_was_whole_before_a_refusal_is_kept(tokenizer, tmp_path, monkeypatch):
+    class Full(Blocks):
+        def encode(self, images):
+            if self.pictures >= SHARD:
+                raise UserError("cannot write: No space left on device")
+            return super().encode(images)
+
+    with pytest.raises(UserError, match="No space left"):
+        encode(source(), Full(), tokenizer, tmp_path)
+    vq = Blocks()
+    assert len(encode(source(), vq, tokenizer, tmp_path)) == COUNT
+    assert vq.pictures == COUNT - SHARD

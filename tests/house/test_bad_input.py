@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image
 from benchmarks import fid_coco
 from benchmarks.evaluate import fid, pinned
 from benchmarks.systems import find as systems
+from cm3leon import files
+from cm3leon.errors import UserError
 from tests.coco_maker import Tinted, stub_features, write_coco
 from tests.interop.test_known_weights import home  # noqa: F401  (a fixture: an empty home)
 
@@ -247,3 +250,70 @@ def test_a_disk_full_behind_the_record_is_said(run, monkeypatch):
     assert code == 0
     assert any("No space left on device" in line and "warning" in line for line in lines)
     assert len(list(Path().glob("results/**/*.json"))) == 1
+
+
+def images_of(path):
+    from benchmarks.images.generated import from_folder
+    from benchmarks.protocols.prompts import Prompt
+
+    return next(from_folder(path, [Prompt("0", "a star", "0")], 8).batches())
+
+
+def statistics_of(path):
+    from cm3leon.evaluation.features.statistics import import_statistics
+
+    return import_statistics(path, 4)
+
+
+def shard_of(path):
+    from cm3leon.evaluation.features.cache import read_shard
+
+    return read_shard(path, 4)
+
+
+def bank_of(path):
+    from cm3leon.retrieval.packed import unpack
+
+    return unpack(path)
+
+
+def tensors_of(path):
+    from cm3leon.safe_load import program_tensors
+
+    return program_tensors(path)
+
+
+def weights_of(path):
+    from cm3leon.safe_load import read_weights
+
+    return read_weights(path)
+
+
+def text_of(path):
+    from cm3leon.safe_load import program_text
+
+    return program_text(path)
+
+
+BOMBS = {  # who opens a zip of other people's: the member that is too large, and as what
+    images_of: "0.npy", statistics_of: "sigma.npy", shard_of: "features.npy", bank_of: "codes.npy",
+    tensors_of: "x/data.pkl", weights_of: "x/data.pkl", text_of: "x/code/a.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opens", BOMBS, ids=lambda one: one.__name__)
+def test_nothing_is_unpacked_above_the_limit(tmp_path, monkeypatch, opens):
+    """A few kilobytes that say they are three gigabytes, by the list of contents alone."""
+    monkeypatch.setattr(files, "MOST_UNPACKED", 2**20)
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(BOMBS[opens], bytes(2**20 + 1))
+    assert path.stat().st_size < 2**12
+
+    def unpacked(*_):
+        raise AssertionError("a part of it was unpacked")
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", unpacked)
+    monkeypatch.setattr(zipfile.ZipExtFile, "read1", unpacked)
+    with pytest.raises(UserError, match=r"bomb\.npz has 1,048,577 bytes once unpacked, more"):
+        opens(path)

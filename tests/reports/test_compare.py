@@ -9,6 +9,7 @@ import pytest
 from benchmarks.harness import core
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import HIGHER, Measure, declared
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_bytes
 from cm3leon.reports import ROOT
 from cm3leon.reports.compare import (
@@ -134,9 +135,10 @@ def samples(seed: int, shift: float, right: float) -> dict:
 
 def test_samples_of_the_same_prompts_are_paired():
     a, b = samples(1, 0.0, 0.6), samples(2, 0.4, 0.66)
+    fids = [frechet_from_features(one["reference_ND"], one["features_KND"][0]) for one in (a, b)]
     wide = {"overall": {"value": 0.6, "low": 0.5, "high": 0.7}}
-    one = record(1.0, extra=wide)
-    two = record(1.3, **LATER, extra={"overall": {"value": 0.66, "low": 0.56, "high": 0.76}})
+    one = record(fids[0], extra=wide)
+    two = record(fids[1], **LATER, extra={"overall": {"value": 0.66, "low": 0.56, "high": 0.76}})
     assert verdicts(compare(one, two)) == {"value": OPEN, "overall": OPEN}
     found = compare(one, two, pairable(a, b))
     assert all(row.paired for row in found.rows)
@@ -147,6 +149,9 @@ def test_samples_of_the_same_prompts_are_paired():
         side["asked_NT"][1:] = 0  # one prompt alone asks for it: nothing to pair
     lonely = {row.measure: row.paired for row in compare(one, two, pairable(a, b)).rows}
     assert lonely == {"value": True, "overall": False}
+    edited = record(fids[1] - 0.9, **LATER)  # within its own interval, and of no digest
+    with pytest.raises(UserError, match=r"value: the records differ by .*, the samples beside"):
+        compare(one, edited, pairable(a, b))
 
 
 def test_samples_must_be_the_record_s_own(tmp_path):
@@ -159,6 +164,10 @@ def test_samples_must_be_the_record_s_own(tmp_path):
     path.with_suffix(".npz").write_bytes(packed[:-1])
     with pytest.raises(UserError, match=r"0\.npz does not belong to 0\.json; measure again"):
         samples_of(path, one)
+    np.savez(path.with_suffix(".npz"), x=np.array([{}], dtype=object))  # a pickle, its digest told
+    told = {"sha256": sha256_bytes(path.with_suffix(".npz").read_bytes())}
+    with pytest.raises(UserError, match=r"0\.npz is no \.npz of plain arrays"):
+        samples_of(path, record(samples=told))
 
 
 def test_runs_of_one_protocol_are_compared(tmp_path):

@@ -8,9 +8,20 @@ from pathlib import Path
 import pytest
 
 from cm3leon.errors import UserError
-from cm3leon.reports.readme import MARKS, NUMBER, NUMBERS, README, number, page, rewritten
+from cm3leon.reports.readme import (
+    MARKS,
+    MEASURED,
+    NUMBER,
+    NUMBERS,
+    README,
+    block,
+    headline,
+    number,
+    page,
+    rewritten,
+)
 from cm3leon.reports.records.store import NothingThere, migrate, ranked
-from tests.record_maker import record
+from tests.record_maker import record, splits_record
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +82,14 @@ def test_a_part_of_a_benchmark_does_not_replace_more_of_it():
 def test_only_what_stands_between_the_marks_changes():
     text = f"before {MARKS[0]} old {MARKS[1]} after"
     assert rewritten(text, "new") == f"before {MARKS[0]}\nnew\n{MARKS[1]} after"
+
+
+def test_the_block_leads_with_the_version_that_the_code_measures():
+    from benchmarks.fid_coco import BENCH
+
+    assert BENCH.version == MEASURED
+    old = record(protocol={"data": "scenes", "prompts": "scenes coco test"}, n=1_500)
+    new = splits_record()
+    assert headline([old, new]) == headline([new, old]) == [new]
+    assert block([new]).startswith("`fid_coco`, version 2.\n\n**fid")
+    assert block([old]).startswith("`fid_coco`, version 1; the code measures version 2 ([docs/des")

@@ -86,8 +86,8 @@ def test_the_scale_and_the_composition():
 
 
 def test_numbers():
-    values = (0, 12.345, 1234.5, 0.12345, 0.00123, -0.5, None)
-    shown = ["0.00", "12.35", "1,234.50", "0.123", "0.00123", "-0.500", "-"]
+    values = (0, 12.345, 1234.5, 0.12345, 0.00123, -0.5, None, -3e-12, 4e-6)
+    shown = ["0.00", "12.35", "1,234.50", "0.123", "0.00123", "-0.500", "-", "0.00", "0.00000400"]
     assert [number(value) for value in values] == shown
     assert span(0.5, 0.4, 0.6) == "[0.400, 0.600]" and span(1, None, 2) == ""
 

@@ -278,7 +278,9 @@ def test_a_damaged_line_of_the_log_costs_itself_and_is_said(tmp_path, unbroken, 
     [
         ({"rate": 1e-3}, r"train.rate = 0.002, this run has 0.001"),
         ({"betas": (0.9, 0.95)}, r"train.betas = \[0.9, 0.98\], this run has \[0.9, 0.95\]"),
-        ({"steps": 48, "seed": 3}, r"train.steps = 24, this run has 48"),
+        ({"steps": 48, "seed": 3}, r"train.seed = 0, this run has 3"),
+        ({"steps": 48}, r"of 24 steps .*, in which step 7 has another learning rate than in one"),
+        ({"steps": 20}, r"stands at step 24 already, --steps 20 lies before"),
     ],
 )
 def test_another_configuration_is_refused(tmp_path, change, message):
@@ -325,6 +327,21 @@ def test_nan_stops_and_the_last_state_stays(tmp_path, unbroken, part):
     assert run(tmp_path) == unbroken[0]
 
 
+def test_the_console_says_which_loss_and_where_it_goes_on(tmp_path, unbroken, capsys):
+    with pytest.raises(Killed):
+        run(tmp_path, killed_at(14))
+    assert "goes on" not in capsys.readouterr().err
+    run(tmp_path)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"step 10 of 24 of {tmp_path} goes on"
+    last = unbroken[1][-1]
+    shown = f"training loss {last['loss']:.4f}, held out {last['held_out_loss']:.4f}  "
+    assert rest[-1].startswith(f"step 24/24  {shown}")
+    run(tmp_path)
+    told = f"step 24 of 24 of {tmp_path} is there already: nothing is trained\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_damaged_state_is_refused(tmp_path):
     run(tmp_path)
     state = (tmp_path / "state.json").read_text()
@@ -339,7 +356,7 @@ def test_a_damaged_state_is_refused(tmp_path):
         run(tmp_path)
     (tmp_path / "state.json").write_text(state)
     next(tmp_path.glob("state-*")).unlink()
-    with pytest.raises(UserError, match=r"cannot read .*state-00000024.safetensors"):
+    with pytest.raises(UserError, match=r"cannot read .*24.safetensors: .*; train into a new fold"):
         run(tmp_path)
 
 

@@ -128,11 +128,6 @@ def test_a_killed_run_ends_alike_wherever_it_died(tmp_path, kind, dies):
 
 @pytest.mark.parametrize("dies", [13, 14, 16])  # before the branch has a state, and after
 def test_a_killed_branch_goes_on_as_its_own(stable, tmp_path, dies):
-    config, state = decay_from(stable["muon"], 5, tmp_path / "branch", 12)
-    config = replace(config, save_every=2)
-    with pytest.raises(UserError, match="save_every = 5, this run has 2"):
-        run(tmp_path / "branch", config, state)
-    assert not (tmp_path / "branch/state.json").exists()
     run(tmp_path / "first", replace(planned("muon", 12, 0), save_every=2))
     config, state = decay_from(tmp_path / "first", 5, tmp_path / "branch")
     with pytest.raises(Killed):
@@ -188,6 +183,8 @@ def test_a_decay_needs_a_stable_state_of_the_same_run(stable, tmp_path):
     run(tmp_path / "linear", replace(STABLE, schedule="linear", keep_every=0))
     with pytest.raises(UserError, match="was trained with schedule 'linear'"):
         decay_from(tmp_path / "linear", 5, tmp_path / "b")
+    with pytest.raises(UserError, match=r"of 20 steps down to 0\.1 of the peak, in which step 4"):
+        run(tmp_path / "linear", replace(STABLE, schedule="linear", keep_every=0, steps=30))
     with pytest.raises(UserError, match="holds no state of a training"):
         decay_from(tmp_path / "nothing", 5, tmp_path / "b")
     damaged = stable["adamw"] / "state-00000012.safetensors"
@@ -222,3 +219,41 @@ def test_moments_of_the_optimiser_come_along(stable, tmp_path):
     about["sha256"] = checkpoint.write_tensors(tmp_path / "bare" / about["tensors"], bare)
     checkpoint.write_about(tmp_path / "bare/state.json", about)
     assert run(tmp_path / "other", config, tmp_path / "bare/state.json") != right
+
+
+FREE = {"save_every": 2, "eval_every": 3, "log_every": 1}
+
+
+@pytest.mark.parametrize("kind", ["linear", "wsd"])
+def test_what_changes_no_weight_may_change_on_the_way(tmp_path, kind):
+    config = replace(STABLE, schedule=kind, keep_every=0)
+    with pytest.raises(Killed):
+        run(tmp_path / "a", config, dies=13)
+    run(tmp_path / "whole", config)
+    assert run(tmp_path / "a", replace(config, **FREE)) == run(tmp_path / "whole", config)
+    assert [one["step"] for one in log(tmp_path / "a")] == [1, 4, 8, *range(11, 21)]
+
+
+def test_a_plan_never_ends_before_where_it_stands(stable, tmp_path):
+    with pytest.raises(UserError, match="stands at step 20 already, --steps 9 lies before"):
+        run(stable["adamw"], replace(STABLE, steps=9))
+
+
+def test_a_plan_is_free_in_the_warmup(tmp_path):
+    config = replace(STABLE, schedule="linear", keep_every=0, warmup=15)
+    with pytest.raises(Killed):
+        run(tmp_path / "a", config, dies=12)  # stands at 10
+    with pytest.raises(UserError, match=r"train.warmup = 15, this run has 14"):
+        run(tmp_path / "a", replace(config, warmup=14))
+    longer = replace(config, steps=24, final=0.5)
+    assert run(tmp_path / "a", longer) == run(tmp_path / "whole", longer)
+
+
+def test_pieces_may_change_with_a_note(tmp_path, capsys):
+    run(tmp_path, STABLE, accumulate=2)
+    run(tmp_path, replace(STABLE, steps=22), accumulate=3)
+    said = capsys.readouterr().err
+    assert "was trained with accumulate 2 so far and goes on with 3: the same sums" in said
+    assert json.loads((tmp_path / "state.json").read_text())["identity"]["accumulate"] == 3
+    run(tmp_path, replace(STABLE, steps=22), accumulate=3)
+    assert "accumulate" not in capsys.readouterr().err

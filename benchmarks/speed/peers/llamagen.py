@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.speed.subjects import COMPUTE, Subject, fill
-from benchmarks.systems.library import loaded
+from benchmarks.systems.library import loaded, one_line
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
 
@@ -54,14 +54,15 @@ class Checkout:
                 f"LlamaGen's heads have a multiple of {ROTATED} numbers, those of {subject.name} "
                 f"have {config.width // config.heads}; leave out --llamagen or the size"
             )
-        arguments = self.gpt.ModelArgs(
-            dim=config.width, n_layer=config.layers, n_head=config.heads, num_classes=CLASSES,
-            vocab_size=config.vocabulary.image_size, block_size=square(subject.tokens),
-            cls_token_num=1, model_type="c2i",
-        )  # fmt: skip
+        shape = {
+            "dim": config.width, "n_layer": config.layers, "n_head": config.heads,
+            "num_classes": CLASSES, "vocab_size": config.vocabulary.image_size,
+            "block_size": square(subject.tokens), "cls_token_num": 1, "model_type": "c2i",
+        }  # fmt: skip
+        arguments = one_line(lambda: self.gpt.ModelArgs(**shape), self.fault("ModelArgs"))
         # Not on "meta", as ours: its constructor reads numbers back.
         with torch.device(device), default_type(getattr(torch, COMPUTE[dtype])):
-            model = self.gpt.Transformer(arguments)
+            model = one_line(lambda: self.gpt.Transformer(arguments), self.fault("Transformer"))
         fill(model, subject.name)
         with torch.no_grad():
             for weight in model.parameters():
@@ -86,17 +87,25 @@ class Checkout:
         def draw(tokens: int):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # it calls torch by an older name
-                try:
-                    drawn_BT = self.loop.generate(model, labels_B, tokens, **settings)
-                except (AttributeError, TypeError) as error:
-                    raise UserError(
-                        f"{self.folder}: its generate does not run with torch "
-                        f"{torch.__version__}: {error}"
-                    ) from None
-            assert drawn_BT.shape == (batch, tokens), drawn_BT.shape
+                drawn_BT = one_line(
+                    lambda: self.loop.generate(model, labels_B, tokens, **settings),
+                    self.fault("generate"),
+                )
+            shape = tuple(getattr(drawn_BT, "shape", ()))
+            if shape != (batch, tokens):
+                raise UserError(
+                    f"{self.folder}: its generate gave {list(shape)}, not {[batch, tokens]} codes; "
+                    "take another commit of it"
+                )
             return drawn_BT.long().cpu()
 
         return draw
+
+    def fault(self, name: str) -> str:
+        """What stands before a fault of one of its functions."""
+        import torch
+
+        return f"{self.folder}: its {name} does not run with torch {torch.__version__}"
 
 
 def read_checkout(folder: Path | str) -> Checkout:

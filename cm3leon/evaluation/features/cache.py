@@ -28,9 +28,9 @@ import numpy as np
 
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features.network import Features
-from cm3leon.evaluation.progress import progress
 from cm3leon.evaluation.sides import Side
-from cm3leon.files import open_file, sha256_bytes, write_atomic
+from cm3leon.files import check_unpacked, open_file, sha256_bytes, write_atomic
+from cm3leon.progress import progress
 
 FORMAT = 1  # raise it when the same key would stand for other features
 SHARD = 512  # pictures
@@ -251,6 +251,7 @@ def own_name(path: Path) -> str:
 
 def read_shard(path: Path, dim: int) -> Shard:
     """A shard as it was written; UserError for one that is damaged, or another's."""
+    check_unpacked(path)
     try:
         with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             features_BD, places = file["features"], file["places"]

@@ -20,9 +20,9 @@ import numpy as np
 
 from cm3leon import checkpoint
 from cm3leon.errors import UserError
-from cm3leon.evaluation.progress import progress
 from cm3leon.files import baselines_folder
 from cm3leon.images import crop_square
+from cm3leon.progress import progress
 
 NAMES = (
     "scenes",

@@ -19,7 +19,7 @@ import numpy as np
 
 from cm3leon.errors import UserError
 from cm3leon.evaluation.sides import Side
-from cm3leon.files import open_file, sha256_file, write_atomic
+from cm3leon.files import check_unpacked, open_file, sha256_file, write_atomic
 
 
 def cache_folder(kind: str = "reference", images: Path | None = None) -> Path:
@@ -75,6 +75,7 @@ def import_statistics(path: str | Path, dim: int) -> Statistics:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no file {path}; --reference takes an .npz with mu and sigma")
+    check_unpacked(path, {"mu.npy", "sigma.npy", "about.npy"})
     try:
         with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in ("mu", "sigma", "about")}

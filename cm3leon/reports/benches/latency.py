@@ -235,7 +235,7 @@ def draw_latency(figure, record: Mapping) -> None:
         _line(right, record, size, dtype, "roofline_share", look, label)
     left.set_yscale("log")
     left.set_ylabel("seconds an image (lower is better)")
-    right.set_ylabel("share of the roofline (1: the ideal step)")
+    right.set_ylabel("share of the roofline")
     top = right.get_ylim()[1] * 1.1
     right.axhline(1, color="#6e6e6e", lw=0.8, ls=":")
     right.set_ylim(0, top)

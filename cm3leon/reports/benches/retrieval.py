@@ -263,6 +263,8 @@ def _line(axes, record: Mapping, split: str, measure: str, look: Look) -> None:
 
 
 def leads_plot(figure, record: Mapping) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     default, names = record["protocol"]["default"], _others(record)
     axes = figure.subplots()
     for split, look in LOOKS.items():
@@ -282,8 +284,9 @@ def leads_plot(figure, record: Mapping) -> None:
         )  # fmt: skip
     axes.axvline(1, color=GREY, lw=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks([-place for place in range(len(names))], names)
     axes.set_ylim(0.5 - len(names), 0.5)
     axes.tick_params(axis="y", length=0, colors=INK)

@@ -67,6 +67,7 @@ PLOTS = {  # stem of a plot -> what it shows
 }
 PLOTTERS = {"ablate_retrieval": retrieval_plots, "latency": latency_plot}  # benchmark -> its plots
 MOST_PLOTS, MOST_PICTURES = 3, 4  # records of a benchmark with plots; pictures of a benchmark
+MOST_ROWS = 40  # of the tables of a benchmark's first record, where they are open from the start
 
 
 def page(
@@ -172,15 +173,17 @@ def part(
     details = []
     for place, one in enumerate(mine):
         plots = record_plots(one.newest) if place < MOST_PLOTS else []
+        found = detail_tables(one.newest)
+        short = not place and sum(len(table.rows) for table in found["tables"]) <= MOST_ROWS
         details.append(
-            {"series": one.runs[0].number, "plots": plots, **detail_tables(one.newest)}
+            {"series": one.runs[0].number, "plots": plots, "short": short, **found}
             | {"title": f"{one.system}, {protocol(one.newest)['text']}, {device(one.newest)}"}
         )
     return {
         "name": name,
         "panels": [panel_view(one, rows) for one in panels_of(mine)],
         "details": details,
-        "pictures": pictures(out / name),
+        "pictures": pictures(out / name / "newest"),
         "quoted": quoted_tables([one for one in quoted if _bench_of(one) == name]),
     }
 

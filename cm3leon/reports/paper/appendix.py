@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cm3leon.reports.paper.body import sample_figure, shown_models
+from cm3leon.reports.paper.latency import speeds
 from cm3leon.reports.paper.model import (
     Block,
     Grid,
@@ -38,15 +39,17 @@ from cm3leon.reports.paper.retrieval import COMMAND, arms_grid
 from cm3leon.reports.paper.tables import extras_table, quoted_panel
 from cm3leon.reports.records.store import column
 
+MOST_LETTERS = 600  # of a protocol's value
 SHOWN = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "ablate_decoding", "latency")
 
 
 def appendix(inputs: Inputs) -> tuple[Section, ...]:
-    """Sections A to G."""
+    """Sections A to G, or H with speeds."""
     return (
         more_quoted(inputs),
         other_measurements(inputs),
         arms(inputs),
+        *([speeds(inputs)] if inputs.of("latency") else []),
         protocols(inputs),
         environments(inputs),
         records(inputs),
@@ -121,7 +124,8 @@ def protocols(inputs: Inputs) -> Section:
         Paragraph(
             prose(
                 "A protocol is everything that moves a number beside the system; its digest is the "
-                "SHA-256 of its contents. Values stand as the records hold them."
+                "SHA-256 of its contents. Values stand as the records hold them; of long ones the "
+                "beginning."
             )
         )
     ]
@@ -178,7 +182,10 @@ def _facts(values: Mapping) -> list[Row]:
 
 
 def _shown(value) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(text) <= MOST_LETTERS:
+        return text
+    return f"{text[:MOST_LETTERS]} ... ({len(text):,} letters, whole in the record)"
 
 
 def _facts_grid(label: str, caption: Parts, rows: Sequence[Row]) -> Grid:

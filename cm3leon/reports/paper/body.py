@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm3leon.reports import main_arm
-from cm3leon.reports.paper.claims import Finding, hypotheses_table
+from cm3leon.reports.paper.claims import Finding, hypotheses_tables
 from cm3leon.reports.paper.decoding import decoding_section
 from cm3leon.reports.paper.figures import Point, scale_figure
 from cm3leon.reports.paper.latency import latency_blocks
@@ -84,7 +84,7 @@ def results(inputs: Inputs, found: Sequence[Finding]) -> tuple[Section, ...]:
                         "the paper's models."
                     )
                 ),
-                hypotheses_table(found, level(inputs.runs)),
+                *hypotheses_tables(found, level(inputs.runs)),
             ),
             level=2,
         ),

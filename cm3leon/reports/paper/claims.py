@@ -31,6 +31,7 @@ from cm3leon.reports.verdicts import (
     power_cell,
 )
 
+MOST_ROWS = 26  # of a table, which no page breaks
 CLAIMS = {  # name -> statement; and, as prose, the command that would measure it
     "H1": ("retrieval lowers FID: two documents below one, one below none",
            "`nox -s ablate_retrieval`"),
@@ -203,12 +204,17 @@ def _split(run: Run) -> str:
     return next((word for word in asked if word in ("test", "val", "tail")), "captions")
 
 
-def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
-    """H1 to H9, a row a statement; what no record judges says so, with its command."""
-    rows = []
+def hypotheses_tables(found: Sequence[Finding], level: str) -> tuple[Grid, ...]:
+    """H1 to H9, a row a statement, on as many tables as pages take; what no record judges says so,
+    with its command.
+    """
+    tables: list[list[Row]] = [[]]
     adjusted = adjusted_p(found)
     for name, (claim, command) in CLAIMS.items():
         of_claim = [one for one in found if one.claim == name]
+        if len(tables[-1]) + len(of_claim) > MOST_ROWS:
+            tables.append([])
+        rows = tables[-1]
         title = words(f"{name}: {claim}")
         if not of_claim:
             title = (emph(f"{name}: {claim}"),)
@@ -223,27 +229,25 @@ def hypotheses_table(found: Sequence[Finding], level: str) -> Grid:
     heads = ("statement", "on", f"effect [{level}]", "could have seen", "p, Holm", "p, BH")
     heads = (*heads, "verdict")
     heads = tuple(map(words, heads))
-    return Grid(
-        label="table-claims",
-        caption=prose(
-            "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of "
-            "no effect (a ratio of 1, a difference of 0); of sizes the two intervals must not "
-            "overlap. Measured, on the embedded world; protocols differ from row to row, and each "
-            "cell says what its number is. Could have seen: the effect that four of five such runs "
-            f"resolve. Not measurable at this n: fewer than {LEAST} captions, or every FID "
-            "compared is within what as many real pictures reach. p: of no effect, over all "
-            "statements of the table together, by Holm (one false among all) and by Benjamini and "
-            "Hochberg (share of false ones)."
-        ),
-        panels=(
-            Panel(
-                heads,
-                tuple(rows),
-                "lllrrrr",
-                widths=("1.4fr", "auto", "1fr", "auto", "auto", "auto", "auto"),
-            ),
-        ),
-        wide=True,
+    caption = prose(
+        "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of no "
+        "effect (a ratio of 1, a difference of 0); of sizes the two intervals must not overlap. "
+        "Measured, on the embedded world; protocols differ from row to row, and each cell says "
+        "what its number is. Could have seen: the effect that four of five such runs resolve. Not "
+        f"measurable at this n: fewer than {LEAST} captions, or every FID compared is within what "
+        "as many real pictures reach. p: of no effect, over all statements of all these tables "
+        "together, by Holm (one false among all) and by Benjamini and Hochberg (share of false "
+        "ones)."
+    )
+    widths = ("1.4fr", "auto", "1fr", "auto", "auto", "auto", "auto")
+    return tuple(
+        Grid(
+            label=f"table-claims-{place}" if place else "table-claims",
+            caption=prose("The claims, continued from [#table-claims].") if place else caption,
+            panels=(Panel(heads, tuple(rows), "lllrrrr", widths=widths),),
+            wide=True,
+        )
+        for place, rows in enumerate(tables)
     )
 
 

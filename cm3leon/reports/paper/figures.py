@@ -93,7 +93,7 @@ def scale_figure(points: Sequence[Point], unit: str) -> bytes:
             tick.set_color(INK if point.hollow else BLUE)
         axes.set_ylim(0.6 - len(points), 0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"{_short(unit)} (log scale, lower is better)")
+        figure.supxlabel(f"{_short(unit)} (log scale, lower is better)", fontsize=7)
         _tidy(axes, "x", keep=("bottom",))
 
     return svg(draw, (COLUMN, 0.55 + 0.21 * len(points)))
@@ -152,9 +152,10 @@ def loss_figure(panels: Mapping[str, Sequence[Curve]]) -> bytes:
             axes.set_xlim(left=0)
             _tidy(axes, "both")
         every[0].set_ylabel("nats a token")
-        every[-1].legend(loc="upper right")
+        lines = every[0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside lower center", ncols=len(lines[0]))
 
-    return svg(draw, (PAGE, 2.3))
+    return svg(draw, (PAGE, 2.5))
 
 
 def jpeg(png: bytes) -> bytes:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cm3leon.reports.benches.latency import configurations, grouped_notes, latency_picture
-from cm3leon.reports.paper.model import Block, Grid, Panel, Picture, Row, code, emph, prose, words
-from cm3leon.reports.paper.results import Inputs, Run, at, cell, more
+from cm3leon.reports.paper.model import (
+    Block,
+    Grid,
+    Panel,
+    Paragraph,
+    Picture,
+    Row,
+    Section,
+    code,
+    emph,
+    prose,
+    words,
+)
+from cm3leon.reports.paper.results import Inputs, Run, at, cell, largest, more
 from cm3leon.reports.records.store import device
 
 COLUMNS = {  # measure -> head, places
@@ -18,11 +30,25 @@ COLUMNS = {  # measure -> head, places
 
 
 def latency_blocks(inputs: Inputs) -> Sequence[Block]:
-    """A table and a plot of every record of `latency`."""
+    """The plot of the record with the most configurations; the appendix has their numbers."""
+    runs = list(inputs.of("latency"))
+    if not runs:
+        return []
+    shown = largest(runs)
+    text = "[#figure-speeds-{place}] shows sizes and types; [#speeds] has all numbers."
+    place = runs.index(shown)
+    return [Paragraph(prose(text.replace("{place}", str(place)))), speeds_picture(shown, place)]
+
+
+def speeds(inputs: Inputs) -> Section:
+    """Of the appendix: a table of every record of `latency`, and the plots that the body lacks."""
+    runs = list(inputs.of("latency"))
     blocks: list[Block] = []
-    for place, run in enumerate(inputs.of("latency")):
-        blocks += [speeds_table(run, place), speeds_picture(run, place)]
-    return blocks
+    for place, run in enumerate(runs):
+        blocks.append(speeds_table(run, place))
+        if run is not largest(runs):
+            blocks.append(speeds_picture(run, place, floats=False))
+    return Section("speeds", "Speed, every configuration", tuple(blocks))
 
 
 def speeds_table(run: Run, place: int = 0) -> Grid:
@@ -52,7 +78,7 @@ def speeds_table(run: Run, place: int = 0) -> Grid:
     return Grid(f"table-speeds-{place}", caption, (panel,), notes, wide=True, floats=False)
 
 
-def speeds_picture(run: Run, place: int = 0) -> Picture:
+def speeds_picture(run: Run, place: int = 0, floats: bool = True) -> Picture:
     """Seconds an image and the roofline's share against the batch."""
     return Picture(
         label=f"figure-speeds-{place}",
@@ -65,4 +91,5 @@ def speeds_picture(run: Run, place: int = 0) -> Picture:
         data=latency_picture(run.record),
         alt="Two panels: seconds an image, and share of the roofline, against the batch.",
         wide=True,
+        floats=floats,
     )

@@ -9,6 +9,8 @@ from cm3leon.reports.paper.model import Parts, code, count, plain, prose
 from cm3leon.reports.paper.results import Inputs, Run, at
 from cm3leon.reports.records.store import device
 
+MOST_WARNINGS = 2  # of a record in words
+
 
 def limit_items(inputs: Inputs) -> tuple[Parts, ...]:
     """One item a limit: world, size, seeds, devices, code, quoted numbers, warnings."""
@@ -104,8 +106,15 @@ def _quoted(inputs: Inputs) -> Parts:
 
 
 def _warnings(runs: Sequence[Run]) -> list[Parts]:
-    said = {text: run for run in runs for text in remarks(run.record)}
-    return [
-        prose("*Warning* of {path}: {text}.", path=code(run.path), text=plain(text.rstrip(".")))
-        for text, run in said.items()
-    ]
+    """An item a record with warnings that no record before it has, the first of them in words."""
+    items, seen = [], set()
+    for run in runs:
+        new = [text for text in dict.fromkeys(remarks(run.record)) if text not in seen]
+        seen.update(new)
+        if not new:
+            continue
+        said = "; ".join(text.rstrip(".") for text in new[:MOST_WARNINGS])
+        more = f"; and {len(new) - MOST_WARNINGS} more" if len(new) > MOST_WARNINGS else ""
+        item = prose("*Warnings* of {path}: {text}.", path=code(run.path), text=plain(said + more))
+        items.append(item)
+    return items

@@ -166,14 +166,15 @@ def write_report(
 
     Args:
         results: folder of records
-        out: folder for the report; its ablate_retrieval/*.png become pages of pictures
+        out: folder for the report; its ablate_retrieval/newest/*.png become pages of pictures
         published: the quoted numbers
         baselines: folder with scenes/<name>/ config.json, log.jsonl and samples.png
         picture: write a picture of the first pages too
     """
     if not (baselines / "scenes").is_dir():
         raise ValueError(f"no folder {baselines / 'scenes'}; give --baselines one with scenes/")
-    document = build(read_inputs(results, published, baselines, out / "ablate_retrieval"))
+    pages = out / "ablate_retrieval" / "newest"
+    document = build(read_inputs(results, published, baselines, pages))
     for ending, content in files(document).items():
         print(write_atomic(out / f"{STEM}{ending}", content))
     if picture:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from cm3leon import errors
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import Measure, declared, find_measure, of_number
 from cm3leon.reports import HOME
@@ -27,6 +28,7 @@ from cm3leon.reports import HOME
 RESULTS = HOME / "results"
 SCHEMA = Path(__file__).with_name("record.schema.json")
 SCHEMA_VERSION = 4
+ROUNDING = 1e-6  # of the mean over sampling seeds
 TRIAL = "a trial"  # how a warning begins that says so
 KEPT_OUT = (".", "_")  # files and folders that begin so are nobody's records
 
@@ -99,7 +101,18 @@ def read(path: Path | str) -> dict:
         raise UserError(f"{path} is nested too deeply; restore it from git") from None
     record = migrate(record, str(path))
     validate(record, str(path))
-    return record
+    return printable(record)
+
+
+def printable(value):
+    """A JSON value whose texts and keys no terminal obeys: line breaks, escapes and the like as
+    `\\n`, `\\x1b`. What another machine wrote into a record goes to terminals and pages.
+    """
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return errors.printable(value) if isinstance(value, str) else value
 
 
 def migrate(record: dict, name: str = "record") -> dict:
@@ -173,7 +186,7 @@ def validate(record: Mapping, name: str = "record") -> None:
     if record["protocol_digest"] != digest(record["protocol"]):
         raise UserError(f"{name}: protocol_digest does not fit protocol; the record was edited")
     if record["sha256"] is None:  # older than digests: at least it must not contradict itself
-        _check_ends(record, name)
+        _check_told(record, name)
     elif record["sha256"] != digest_of(record):
         raise UserError(
             f"{name}: sha256 does not fit the record; it was edited or damaged, restore it from git"
@@ -192,14 +205,27 @@ def measure_of(record: Mapping, number: str) -> Measure | None:
     return of_number(number, record["measures"])
 
 
-def _check_ends(record: Mapping, name: str) -> None:
-    """Raise UserError for a value outside its own interval."""
-    for what, one in (("interval", record["interval"]), *record["spread"].items()):
-        if one is not None and not one["low"] <= record["value"] <= one["high"]:
+def _check_told(record: Mapping, name: str) -> None:
+    """Raise UserError for a value that an interval or the values of its seeds contradict."""
+    value, seeds = record["value"], record["per_seed"]
+    ends = [("value", value, "interval", record["interval"])]
+    ends += [("value", value, part, one) for part, one in record["spread"].items()]
+    ends += [
+        (f"extra.{key}", one["value"], "interval", one)
+        for key, one in record["extra"].items()
+        if isinstance(one, Mapping) and None not in (one["low"], one["high"])
+    ]
+    for what, number, part, one in ends:
+        if one is not None and not one["low"] <= number <= one["high"]:
             raise UserError(
-                f"{name}: value {record['value']:g} is outside its own {what} "
+                f"{name}: {what} {number:g} is outside its own {part} "
                 f"[{one['low']:g}, {one['high']:g}]; the record was edited, restore it from git"
             )
+    if seeds and abs(sum(seeds) / len(seeds) - value) > ROUNDING * max(1.0, abs(value)):
+        raise UserError(
+            f"{name}: value {value:g} is not the mean {sum(seeds) / len(seeds):g} of its "
+            f"{len(seeds)} sampling seeds; the record was edited, restore it from git"
+        )
 
 
 def check_finite(value, name: str) -> None:

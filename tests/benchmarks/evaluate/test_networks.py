@@ -103,7 +103,8 @@ def options(tmp_path, monkeypatch):
 
 def rows(tmp_path):
     """Features of all real pictures, of the prompts', of the others, of the drawn; the prompts."""
-    lines = (tmp_path / "reports" / "fid_coco" / "prompts.jsonl").read_text().splitlines()
+    newest = tmp_path / "reports" / "fid_coco" / "newest"
+    lines = (newest / "prompts.jsonl").read_text().splitlines()
     prompts = [json.loads(line) for line in lines]
     paths = sorted((tmp_path / "coco" / "val2014").iterdir())
     ids = {prompt["image_id"] for prompt in prompts}
@@ -143,7 +144,7 @@ def test_numbers_are_the_pure_functions(options, tmp_path):
     assert all("(w.pt, SHA-256 6726825d0000)" in text for text in by.values())
     assert {one["measure"] for one in record["missing"]} == {LINE}
     fid_coco.report(options(), record)
-    table = (tmp_path / "reports" / "fid_coco" / "beside.md").read_text()
+    table = (tmp_path / "reports" / "fid_coco" / "newest" / "beside.md").read_text()
     assert "FD-DINOv2" in table and "CLIP score, plain cosine" in table
 
 

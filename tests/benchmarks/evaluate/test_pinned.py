@@ -63,13 +63,13 @@ def test_the_value_is_the_formula_s(options, tmp_path):
 
 
 def prompts(tmp_path):
-    return (tmp_path / "reports" / "fid_coco" / "prompts.jsonl").read_text().splitlines()
+    return (tmp_path / "reports" / "fid_coco" / "newest" / "prompts.jsonl").read_text().splitlines()
 
 
 def test_the_record_says_everything_that_moves_the_number(options, tmp_path):
     protocol = fid_coco.fid_coco(options(seeds=(0, 1)), Tinted())[0]["protocol"]
     assert protocol["prompts_list_sha256"] == sha256_file(
-        tmp_path / "reports" / "fid_coco" / "prompts.jsonl"
+        tmp_path / "reports" / "fid_coco" / "newest" / "prompts.jsonl"
     )
     said = {
         "protocol": "coco2014-30k/pytorch-fid", "split": "val2014", "n": N, "size": 256,
@@ -122,7 +122,7 @@ def test_statistics_go_out_and_come_back(options, tmp_path):
 
 
 def written(tmp_path):
-    return tmp_path / "reports" / "fid_coco" / "prompts.jsonl"
+    return tmp_path / "reports" / "fid_coco" / "newest" / "prompts.jsonl"
 
 
 def test_pictures_drawn_elsewhere(options, tmp_path):

@@ -60,7 +60,7 @@ def test_a_whole_run(options, capsys, monkeypatch):
     assert record["warnings"] == [f"2x32x2.int8.b{batch}: {why}" for batch in (1, 4)]
     said = capsys.readouterr().out
     assert "CM3Leon-7B, BF16" in said and "NOT comparable" in said and why in said
-    made = {one.name for one in (options.reports / "latency").iterdir()}
+    made = {one.name for one in (options.reports / "latency" / "newest").iterdir()}
     assert {"latency.svg", "latency.png", "one_image.csv", "throughput.tex", "roofline.md"} <= made
 
 

@@ -53,8 +53,8 @@ def test_the_readme_s_commands(kind, made, tmp_path, monkeypatch, capsys):
     assert record["unit"] == "fid" and record["n"] == 4 and record["value"] > 0
     assert {"kid", "precision", "recall", "inception_score"} <= record["extra"].keys()
     assert ("rfid" in record["extra"], "floor" in record["extra"]) == ((kind == "ours",) * 2)
-    lines = Path("out/fid_coco/prompts.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and Path("out/fid_coco/grid.png").is_file()
+    lines = Path("out/fid_coco/newest/prompts.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and Path("out/fid_coco/newest/grid.png").is_file()
     out = capsys.readouterr().out
     assert "Further numbers of" in out and "not measured: FD-DINOv2" in out
     assert len(list(Path("cache").rglob("*.png"))) == 4

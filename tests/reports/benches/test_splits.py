@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from cm3leon.errors import UserError
+from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.reports import extra, key_of, leading, main_arm, read_published
 from cm3leon.reports.benches.splits import splits_table
 from cm3leon.reports.compare import compare, pairable, tables
@@ -155,9 +157,21 @@ def samples(shift: float, right: float) -> dict:
     return kept
 
 
+def telling(record: dict, kept: dict) -> dict:
+    """A record whose distances are those of the samples beside it."""
+    for arm in ("documents0", "documents2"):
+        (drawn,) = kept[f"natural.{arm}.features_KND"]
+        for key, real in (("fid", "others_MD"), ("fid_own", "own_ND")):
+            value = frechet_from_features(kept[f"natural.{real}"], drawn)
+            record["extra"][f"natural.{arm}.{key}"]["value"] = value
+    record["value"] = record["extra"]["natural.documents2.fid"]["value"]
+    return record
+
+
 def test_runs_of_version_2_are_paired_arm_by_arm():
     a, b = samples(0.3, 0.5), samples(0.6, 0.5)
-    found = compare(splits_record(), splits_record(**LATER), pairable(a, b))
+    one, other = telling(splits_record(), a), telling(splits_record(**LATER), b)
+    found = compare(one, other, pairable(a, b))
     rows = {row.measure: row for row in found.rows}
     assert "natural.floor" not in rows and "natural.ceiling_own" not in rows
     paired = {name for name, row in rows.items() if row.paired}
@@ -172,7 +186,10 @@ def test_runs_of_version_2_are_paired_arm_by_arm():
     )
     own = 4 * 0.6**2 - 4 * 0.3**2  # the means alone differ from the captions' own pictures
     assert rows["natural.documents2.fid_own"].difference[0] == pytest.approx(own)
-    assert tables(found, splits_record(), splits_record())
+    assert tables(found, one, other)
+    one["extra"]["natural.documents2.fid"]["value"] += 1
+    with pytest.raises(UserError, match="one of the records was edited"):
+        compare(one, other, pairable(a, b))
 
 
 def test_versions_never_compare():

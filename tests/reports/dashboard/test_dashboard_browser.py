@@ -7,8 +7,13 @@ import json
 import pytest
 
 from cm3leon.errors import UserError
+from cm3leon.reports import PUBLISHED, ROOT, read_published
 from cm3leon.reports.dashboard import inline
-from cm3leon.reports.dashboard.history import series_of
+from cm3leon.reports.dashboard.history import read_runs, series_of
+from cm3leon.reports.dashboard.page import page
+from cm3leon.reports.paper.html import to_html
+from cm3leon.reports.paper.main import build, read_inputs
+from cm3leon.reports.records.store import RESULTS
 from tests.browser import Browser
 from tests.reports.dashboard.test_page import NASTY, made
 
@@ -104,15 +109,37 @@ def test_the_filter(opened):
     assert browser.problems == []
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_is_wider_than_the_window(opened, width):
+CUT = """[...document.querySelectorAll(".box, .overview tbody th, .overview tbody .number")]
+  .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText.slice(0, 60))"""
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_wider_than_the_window_and_nothing_is_cut(opened, width):
     browser, _, path = opened
     browser.window(width)
     browser.open(path)
     browser.value("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert browser.value("document.documentElement.scrollWidth") == width
-    wide = "[...document.querySelectorAll('.box')].some(one => one.scrollWidth > one.clientWidth)"
-    assert browser.value(wide) or width == 1280  # what is wide scrolls in its own box
+    assert browser.value(CUT) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_all_that_was_measured_fits_and_no_protocol_is_open(browser, tmp_path, width):
+    """The page of the records in results/, whose tables are the widest there are."""
+    path = tmp_path / "index.html"
+    path.write_text(page(read_runs(), read_published(), tmp_path), encoding="utf-8")
+    browser.window(width)
+    browser.open(path)
+    assert browser.value("document.querySelectorAll('.panel details[open]').length") == 0
+    assert browser.value("document.documentElement.scrollHeight") < 50_000
+    browser.value("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.value(CUT) == []
+    apart = """[...document.querySelectorAll(".overview tbody tr")].filter(line => {
+      const [name, value] = [...line.children].map(one => one.getBoundingClientRect());
+      return value.left < name.right - 1 && value.top < name.bottom - 1;
+    }).length"""
+    assert browser.value(apart) == 0  # no name stands over a number
 
 
 def test_the_theme_follows_the_person_and_the_button(opened):
@@ -172,3 +199,17 @@ def test_a_picture_needs_a_browser(tmp_path, monkeypatch):
     monkeypatch.setattr(inline, "BROWSERS", ())
     with pytest.raises(UserError, match="--picture needs chromium; install it"):
         inline.screenshot(tmp_path / "index.html", tmp_path / "dashboard.png")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_in_html_fits_too(browser, tmp_path, width):
+    """The report of the records in results/."""
+    inputs = read_inputs(RESULTS, PUBLISHED, ROOT / "baselines", tmp_path)
+    path = tmp_path / "report.html"
+    path.write_text(to_html(build(inputs)), encoding="utf-8")
+    browser.window(width)
+    browser.open(path)
+    assert browser.value("document.documentElement.scrollWidth") == width
+    cut = """[...document.querySelectorAll(".scroll, td > div, tbody th")]
+      .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"""
+    assert browser.value(cut) == []

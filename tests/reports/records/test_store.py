@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import core
+from benchmarks.harness.core import stamped
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import undeclared
 from cm3leon.files import sha256_bytes
@@ -33,6 +34,7 @@ from cm3leon.reports.records.store import (
 )
 from tests.record_maker import record, saved
 
+EDITED = {"kid": {"value": 0.9, "low": 0.1, "high": 0.2}}
 FROZEN = {version: Path(__file__).with_name(f"record_v{version}.json") for version in STEPS}
 
 
@@ -127,6 +129,9 @@ def test_reading_and_the_index(tmp_path):
         (json.dumps({k: v for k, v in record().items() if k != "unit"}), "'unit' is a required"),
         (json.dumps(record() | {"protocol": {}}), "protocol_digest does not fit"),
         (json.dumps(record() | {"value": 99.0}), r"value 99 is outside its own interval \[11.345"),
+        (json.dumps(record() | {"value": 12.9}), "value 12.9 is not the mean 12.345 of its 1 samp"),
+        (json.dumps(record() | {"extra": EDITED}), r"extra.kid 0.9 is outside its own interval"),
+        (json.dumps(stamped(record()) | {"value": 12.9}), "sha256 does not fit the record"),
         (json.dumps(record() | {"sha256": "0" * 64}), "sha256 does not fit the record"),
     ],
 )
@@ -136,6 +141,24 @@ def test_a_bad_record_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         read_all(tmp_path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_no_terminal_obeys_what_a_record_says(tmp_path):
+    """The digest is of the record as it was written; what is read of it can be shown."""
+    strange = stamped(
+        record(
+            protocol={"x\x1b[2J": ["a\0b\u2028"], "n": 3},
+            warnings=["\x9b31m", "ein Stern \N{GREEN HEART}"],
+            system={"name": "a", "config": {"k\n": {"deep": "\x07\ud800"}}, "weights_sha256": None},
+        )
+    )
+    saved(tmp_path, strange)
+    (found,) = read_all(tmp_path)
+    shown = json.dumps(found, ensure_ascii=False)
+    assert all(one.isprintable() for one in shown) and found["sha256"] == strange["sha256"]
+    assert found["protocol"] == {"x\\x1b[2J": ["a\\x00b\\u2028"], "n": 3}
+    assert found["warnings"] == ["\\x9b31m", "ein Stern \N{GREEN HEART}"]
+    assert found["system"]["config"] == {"k\\n": {"deep": "\\x07\\ud800"}}
 
 
 def test_what_else_lies_in_the_folder(tmp_path):

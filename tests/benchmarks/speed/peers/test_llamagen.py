@@ -13,6 +13,7 @@ from benchmarks.speed.subjects import find_subject
 from cm3leon.errors import UserError
 from tests.llamagen_code import CODE, written_checkout
 
+GPT, LOOP = "autoregressive/models/gpt.py", "autoregressive/models/generate.py"
 REAL = os.environ.get("CM3LEON_LLAMAGEN")  # a checkout of FoundationVision/LlamaGen
 
 
@@ -72,11 +73,46 @@ def test_code_that_does_not_import_is_one_line(tmp_path):
     assert own_modules() == before
 
 
-def test_code_of_another_torch_is_one_line(tmp_path):
-    loop = CODE["autoregressive/models/generate.py"].replace("model.begin", "torch.gone")
+FAULTS = {  # of the published code: what stands in which file, in its place, and the line
+    "generate of another torch": (LOOP, "model.begin", "torch.gone", "its generate does .*'gone'"),
+    "generate that looks up": (LOOP, "model.begin", "{}['x']", "its generate does not .*: 'x'"),
+    "generate that divides": (
+        LOOP,
+        "model.begin",
+        "1 / 0; model.begin",
+        "its generate does not run",
+    ),
+    "a network of other options": (GPT, "cls_token_num", "cls_tokens", "its ModelArgs does not"),
+    "a network that does not begin": (GPT, "super().__init__()", "1 / 0", "its Transformer does"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_code_that_does_not_run_is_one_line(tmp_path, fault):
+    file, old, new, message = FAULTS[fault]
+    folder = written_checkout(tmp_path)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message) as error:
+        code = read_checkout(folder)
+        code.drawing(code.make(find_subject("2x64x2", 16), "float32", "cpu"), 1, 3.0, 0.9)(4)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loop_without_memory_is_no_fault_of_the_code(tmp_path):
+    loop = CODE[LOOP].replace("model.begin", "(_ for _ in ()).throw(MemoryError('all gone'))")
     code = read_checkout(written_checkout(tmp_path, generate=loop))
     draw = code.drawing(code.make(find_subject("2x64x2", 16), "float32", "cpu"), 1, 3.0, 0.9)
-    with pytest.raises(UserError, match=r"its generate does not run with torch .*'gone'"):
+    with pytest.raises(MemoryError, match="all gone"):  # which `latency` keeps a row for
+        draw(4)
+
+
+def test_a_loop_that_gives_something_else_is_one_line(tmp_path):
+    loop = CODE[LOOP] + "\n_generate = generate\n\n\ndef generate(*a, **k):\n    return 7\n"
+    code = read_checkout(written_checkout(tmp_path, generate=loop))
+    draw = code.drawing(code.make(find_subject("2x64x2", 16), "float32", "cpu"), 1, 3.0, 0.9)
+    with pytest.raises(UserError, match=r"its generate gave \[\], not \[1, 4\] codes"):
         draw(4)
 
 
