@@ -23,8 +23,8 @@ def check(condition: bool, name: str, rule: str, value) -> None:
 class VocabularyConfig:
     """Sizes of the one id space (FACTS 0.1): text | image codes | sentinels | specials | filler."""
 
-    text_size: int = 512
-    image_size: int = 1024
+    text_size: int = 1024
+    image_size: int = 1664
     sentinels: int = 16
     multiple: int = 64  # the whole is padded up to a multiple of this
 

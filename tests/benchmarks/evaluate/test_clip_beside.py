@@ -26,10 +26,11 @@ DRAWN = [Pictures(tuple(map(Path, "0123")), lambda path: IMAGES[int(path.name)])
 
 def other_clip(folder: Path) -> Path:
     """The shipped CLIP with a little added to its weights, its tokenizer beside it."""
-    shutil.copytree(baselines_folder() / "scenes" / "text", folder.parent / "text")
     values, tensors, extra = checkpoint.load(baselines_folder() / "scenes" / "clip", "clip")
     moved = {name: value.float() + 0.01 for name, value in tensors.items()}
     checkpoint.save(folder, "clip", from_dict(ClipConfig, values), moved, extra)
+    for name in ("tokenizer.json", "tokenizer.json.sha256"):
+        shutil.copyfile(baselines_folder() / "scenes" / "clip" / name, folder / name)
     return folder
 
 
