@@ -95,6 +95,6 @@ def test_pieces_are_small_and_never_more_than_rows(batch, row):
 def test_the_lines_hold_the_numbers():
     train = TrainConfig(steps=10, batch=4, warmup=1)
     first, step, run = Estimate(MODELS["scenes-xs"](), train, 50.0, 2, documents=20).lines()
-    assert first.startswith("model scenes-xs: 1.0M parameters, 1,600 ids, context 512")
+    assert first.startswith("model scenes-xs: 1.2M parameters, 2,752 ids, context 512")
     assert "4 rows of about 50 tokens, 200 tokens, in 2 pieces" in step
     assert "10 steps, 2e+03 tokens, 2.00 epochs; 6ND" in run
