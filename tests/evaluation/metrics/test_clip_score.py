@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +21,11 @@ from cm3leon.evaluation.metrics.clip_score import (
     clip_s,
     cosines,
     full_share,
+    prefixed,
+    remarks,
     score_captions,
 )
+from cm3leon.evaluation.sides import Sides
 from cm3leon.tokenizers.pixels import to_unit
 
 
@@ -128,3 +134,12 @@ def test_other_numbers_of_captions_are_refused(clip):
     for captions in ([], ["a"]):
         with pytest.raises(UserError, match="got 3 pictures"):
             score_captions(clip, PICTURES, captions)
+
+
+def test_captions_that_filled_the_words_are_told(clip):
+    """With their share; those of the embedded world's CLIP are read without the usual words."""
+    sides = Sides(None, [], None, captions=CAPTIONS, clip=clip)
+    assert prefixed(sides) == [PREFIX + one for one in CAPTIONS]
+    assert remarks(sides) == [f"33.3% of the captions filled CLIP's {WORDS} tokens"]
+    assert remarks(replace(sides, captions=CAPTIONS[:2])) == []
+    assert prefixed(replace(sides, clip=SimpleNamespace(name="scenes"))) == CAPTIONS

@@ -8,6 +8,7 @@ from pytest import approx
 
 from cm3leon.errors import UserError
 from cm3leon.evaluation.metrics.kid import discrepancy, kid
+from cm3leon.seeds import generator
 
 
 def sample(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
@@ -90,3 +91,24 @@ def test_the_seed_fixes_it_and_more_subsets_keep_the_first():
 def test_bad_input(a, b, options, message):
     with pytest.raises(UserError, match=message):
         kid(a, b, **options)
+
+
+def test_defaults_and_the_ends_of_what_is_allowed():
+    a, b = sample(0, 12), sample(1, 14, 0.5)
+    assert kid(a, b) == kid(a, b, 100, None, 0)
+    assert kid(a, b, 5, 2)[0] != kid(a, b, 5, 3)[0]  # two rows are a subset
+    assert kid(a, b, 5, 12)[1] >= 0
+    for size in (1, 13):
+        with pytest.raises(UserError, match="subset_size must lie in"):
+            kid(a, b, 5, size)
+    assert kid(a[:4], b[:4], 3)[0] == approx(by_hand(a[:4], b[:4]))  # four are enough
+
+
+def test_the_same_subsets_for_ever():
+    """The seed's rows, by number: a golden, as a number hangs on them."""
+    rng = generator(0, "kid", 0)
+    assert rng.choice(12, 3, replace=False).tolist() == [1, 0, 10]
+    a, b = sample(0, 12), sample(1, 12)
+    again = generator(0, "kid", 0)
+    rows_a, rows_b = (again.choice(12, 3, replace=False) for _ in range(2))
+    assert kid(a, b, 1, 3)[0] == approx(by_hand(a[rows_a], b[rows_b]))

@@ -67,3 +67,12 @@ def test_bad_input(real, fake, k, message):
 def test_one_sample_has_no_spread():
     with pytest.raises(UserError, match="two or more to differ, got 1"):
         spread_of_samples(np.zeros((2, 1, 4)))
+
+
+def test_a_point_on_the_edge_is_covered():
+    """Real at 0, 1, 2, 3 with the next at distance 1: a drawn one at 4 stands on 3's edge."""
+    real = np.array([[0.0], [1], [2], [3]])
+    fake = np.array([[4.0], [14], [24], [34]])
+    precision, recall = precision_recall(real, fake, 1)
+    assert (precision, recall) == (0.25, 1.0)  # drawn ones reach 10 far
+    assert precision_recall(real, fake[:, ::-1], 3) == precision_recall(real, fake)
