@@ -7,7 +7,8 @@ import pytest
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.kid import discrepancy, kid
+from cm3leon.evaluation.metrics.kid import discrepancy, kid, measured
+from cm3leon.evaluation.sides import Held, Lacking, Sides
 from cm3leon.seeds import generator
 
 
@@ -102,6 +103,26 @@ def test_defaults_and_the_ends_of_what_is_allowed():
         with pytest.raises(UserError, match="subset_size must lie in"):
             kid(a, b, 5, size)
     assert kid(a[:4], b[:4], 3)[0] == approx(by_hand(a[:4], b[:4]))  # four are enough
+
+
+def test_a_run_has_both_means_over_seeds():
+    real, fakes = Held(sample(0, 12)), [Held(sample(seed, 14, 0.5)) for seed in (1, 2)]
+    each = [kid(real.features_ND, one.features_ND[one.chosen(14)]) for one in fakes]
+    value, deviation = np.mean(each, axis=0)
+    found = measured(Sides(real, fakes, None, real))
+    assert found == {"kid": approx(value), "kid_std": approx(deviation)}
+
+
+@pytest.mark.parametrize(("real", "drawn"), [(4, 9), (9, 4), (3, 9), (9, 3)])
+def test_a_run_needs_four_pictures_a_side(real, drawn):
+    enough = min(real, drawn) == 4
+    real, drawn = Held(sample(0, real)), Held(sample(1, drawn))
+    sides = Sides(real, [drawn], None, real)
+    if enough:
+        assert set(measured(sides)) == {"kid", "kid_std"}
+    else:
+        with pytest.raises(Lacking, match="more pictures"):
+            measured(sides)
 
 
 def test_the_same_subsets_for_ever():
