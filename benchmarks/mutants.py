@@ -78,18 +78,33 @@ MODULES = {
     "roles": ("cm3leon/training/roles.py",),
     "gate": ("cm3leon/reports/compare.py", "cm3leon/reports/regress.py"),
 }
+SIDES = "evaluation/test_sides.py"  # all metrics from features and truth to a record's numbers
+DEFAULTS = "evaluation/test_defaults.py"
 TESTS = {  # test files of a module, where not just the one that stands where it does
+    **{
+        path: (f"evaluation/metrics/test_{Path(path).stem}.py", SIDES, DEFAULTS)
+        for path in MODULES["metrics"]
+        if "/metrics/" in path
+    },
+    "cm3leon/evaluation/metrics/fid.py": (
+        "evaluation/metrics/test_fid.py",
+        "evaluation/statistics/test_intervals.py",
+        SIDES,
+        DEFAULTS,
+    ),
     "cm3leon/evaluation/statistics/intervals.py": (
         "evaluation/statistics/test_intervals.py",
         "evaluation/statistics/test_significance.py",
+        DEFAULTS,
+    ),
+    "cm3leon/evaluation/statistics/significance.py": (
+        "evaluation/statistics/test_significance.py",
+        DEFAULTS,
     ),
     "cm3leon/evaluation/statistics/paired.py": (
         "evaluation/statistics/test_paired.py",
         "evaluation/statistics/test_significance.py",
-    ),
-    "cm3leon/evaluation/metrics/fid.py": (
-        "evaluation/test_sides.py",
-        "evaluation/statistics/test_intervals.py",
+        DEFAULTS,
     ),
     "cm3leon/evaluation/text/ptb.py": ("evaluation/text/test_captions.py",),
 }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import copy
 from dataclasses import dataclass
+from itertools import chain
 
 COMPARISONS = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE),
@@ -32,6 +33,12 @@ NAMES = {
     "floor": "ceil", "ceil": "floor", "sum": "mean", "mean": "sum",
 }  # fmt: skip
 UNORDERED = ("asarray", "full", "getattr", "hasattr", "hypot", "isinstance", "zip")  # not swapped
+SYMMETRIC = {  # nor those of ours whose first two arguments may stand either way, as is tested
+    "cm3leon.evaluation.metrics.clip_score": ("cosines",),
+    "cm3leon.evaluation.metrics.cmmd": ("cmmd",),
+    "cm3leon.evaluation.metrics.kid": ("discrepancy",),
+    "cm3leon.evaluation.statistics.frechet": ("frechet_from_features",),
+}
 PASSED = ("abs", "sqrt", "exp", "log", "square", "log_softmax", "sorted")  # called for nothing
 IDLE = ("strict", "kind", "check_finite", "overwrite_a", "encoding", "dtype", "check")
 IDLE_STATEMENTS = (ast.Import, ast.ImportFrom, ast.Assert, ast.Global, ast.Pass)
@@ -221,7 +228,8 @@ class _Walk:
             setattr(func, "id" if isinstance(func, ast.Name) else "attr", NAMES[name])
             self._with(node, "function", func=func)
         swapped = [*plain[1::-1], *plain[2:]]
-        able = name not in (*NAMES, *UNORDERED) and len(plain) == len(node.args) >= 2
+        either_way = (*NAMES, *UNORDERED, *chain(*SYMMETRIC.values()))
+        able = name not in either_way and len(plain) == len(node.args) >= 2
         if able and ast.dump(plain[0]) != ast.dump(plain[1]):
             self._with(node, "arguments swapped", args=swapped)
         for one in node.keywords:

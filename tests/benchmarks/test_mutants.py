@@ -1,14 +1,16 @@
 """The mutation run: what it changes, and what it says of tests whose gaps are known."""
 
 import ast
+import importlib
 import json
 import time
 
+import numpy as np
 import pytest
 
 from benchmarks import mutants
 from benchmarks.harness import core
-from benchmarks.verify.mutations import applied, mutations_of, place_of
+from benchmarks.verify.mutations import SYMMETRIC, applied, mutations_of, place_of
 from benchmarks.verify.planted import EQUIVALENT, PLANTED
 from cm3leon.errors import UserError
 
@@ -108,6 +110,17 @@ def test_known_gaps_are_found_and_nothing_is_written(tree, tmp_path, monkeypatch
     )
     some = list(mutants.tried({PATH: changes}, tmp_path, time.monotonic() - 1, tree))
     assert some == found[:3]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(path, name) for path, names in SYMMETRIC.items() for name in names]
+)
+def test_arguments_that_are_not_swapped_may_stand_either_way(module, name):
+    a, b = np.random.default_rng(0).standard_normal((2, 9, 3))
+    function = getattr(importlib.import_module(module), name)
+    np.testing.assert_allclose(function(a, b), function(b, a), rtol=1e-12)
+    assert not [one for one in mutations_of(f"x = {name}(a, b)") if "swapped" in one.kind]
+    assert [one for one in mutations_of("x = other(a, b)") if "swapped" in one.kind]
 
 
 def test_keys_follow_the_content(tree, tmp_path):

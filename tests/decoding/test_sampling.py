@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cm3leon.decoding import sampling
-from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.config import DecodeConfig, EditGuidance
 from cm3leon.decoding.sampling import (
     choose,
     combine,
@@ -418,3 +418,17 @@ def test_broken_logits_are_reported(broken, name, mass):
     logits = torch.tensor([[0.0, 1.0, 2.0], broken])
     with pytest.raises(UserError, match=f"logits of row 1 hold {name}, so no token"):
         draw(top_p(temperature(logits, 0.9), mass), HALF)
+    several = torch.stack([torch.zeros(2, 3), logits])  # rows are counted over all axes before V
+    with pytest.raises(UserError, match=f"logits of row 3 hold {name}, so no token"):
+        draw(several, torch.full((2, 2), 0.5))
+
+
+def test_streams_are_mixed_by_their_number():
+    """One is itself; of two the first is the conditional one; of three an edit's."""
+    cond, free, image = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
+    decode = DecodeConfig(strategy="guide", guidance=3.0)
+    torch.testing.assert_close(sampling.mix([cond], decode), cond)
+    torch.testing.assert_close(sampling.mix([cond, free], decode), free + 3.0 * (cond - free))
+    edit = EditGuidance(image=1.5, text=4.0)
+    wanted = free + 1.5 * (image - free) + 4.0 * (cond - image)
+    torch.testing.assert_close(sampling.mix([cond, image, free], decode, edit), wanted)

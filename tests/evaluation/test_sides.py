@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,3 +158,16 @@ def test_networks_that_serve():
     ]  # fmt: skip
     files = {one.module for one in MEASURES if one.module}
     assert files == {name for name, _ in modules()}
+
+
+def test_means_over_seeds_are_of_each_seed_s_own_number():
+    """Two sets of drawings: every module's number is the mean of what each set has alone."""
+    both = in_memory(captions=["a"] * N, clip=Clip(), truth=truth())
+    alone = [replace(both, fakes=[one]) for one in both.fakes]
+    for name, module in modules():
+        if name in ("clip_score", "cmmd", "kid", "precision_recall", "inception_score"):
+            sides = module.measured(both), *(module.measured(one) for one in alone)
+            for number in sides[0]:
+                whole, *parts = (one[number] for one in sides)
+                first = [one[0] if isinstance(one, tuple) else one for one in (whole, *parts)]
+                assert first[0] == pytest.approx(np.mean(first[1:]), rel=1e-6), number

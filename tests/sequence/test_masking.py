@@ -390,3 +390,11 @@ def test_a_row_may_begin_without_eos():
     whole = ObjectiveConfig(fewest=9, most=9, p_full=1)
     assert draw_spans(row, V, whole, generator(0, "cut")) == [(0, 2), (3, 4)]
     assert masked_rates(row, [(0, 1)], V)["text_masked"] == 1
+
+
+def test_a_block_draws_as_many_spans_as_it_was_asked_for():
+    """Of n^2 candidates in a long row several fit; n are taken."""
+    row = [E, *range(18), *range(18), *range(18), E]
+    several = ObjectiveConfig(rate=9.0, fewest=3, most=3, p_full=0, spans="block")
+    counts = {len(draw_spans(row, V, several, generator(seed, "block"))) for seed in range(200)}
+    assert max(counts) == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -18,8 +21,13 @@ from cm3leon.evaluation.metrics.clip_score import (
     clip_s,
     cosines,
     full_share,
+    measured,
+    prefixed,
+    remarks,
     score_captions,
 )
+from cm3leon.evaluation.sides import Held, Lacking, Sides
+from cm3leon.evaluation.statistics.intervals import mean_interval
 from cm3leon.tokenizers.pixels import to_unit
 
 
@@ -116,6 +124,7 @@ def test_equals_torchmetrics(clip):
     [
         (vectors(0, 3), vectors(1, 2), r"every picture needs one caption, got vectors \[3, 6\]"),
         (vectors(0, 2), np.zeros((2, 6)), "pair 0 have length zero"),
+        (vectors(0, 2) * [[1], [0]], vectors(1, 2), "pair 1 have length zero"),
         (vectors(0, 2) * np.nan, vectors(1, 2), "row 0 has NaN"),
     ],
 )
@@ -128,3 +137,30 @@ def test_other_numbers_of_captions_are_refused(clip):
     for captions in ([], ["a"]):
         with pytest.raises(UserError, match="got 3 pictures"):
             score_captions(clip, PICTURES, captions)
+
+
+def test_captions_that_filled_the_words_are_told(clip):
+    """With their share; those of the embedded world's CLIP are read without the usual words."""
+    sides = Sides(None, [], None, captions=CAPTIONS, clip=clip)
+    assert prefixed(sides) == [PREFIX + one for one in CAPTIONS]
+    assert remarks(sides) == [f"33.3% of the captions filled CLIP's {WORDS} tokens"]
+    assert remarks(replace(sides, captions=CAPTIONS[:2])) == []
+    assert prefixed(replace(sides, clip=SimpleNamespace(name="scenes"))) == CAPTIONS
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_run_has_both_forms_over_seeds_and_then_prompts(count):
+    """A caption's number is the mean over its drawings; one caption alone has no interval."""
+    fakes, texts = [Held(vectors(seed, count)) for seed in range(2)], vectors(7, count)
+    tower = SimpleNamespace(name="tiny", texts=lambda told: texts if len(told) == count else None)
+    found = measured(Sides(None, fakes, None, captions=["a"] * count, clip=tower))
+    each_KN = np.array([cosines(one.features_ND, texts) for one in fakes])
+    wanted_N = {"clip_score": each_KN.mean(0), "clip_score_s": clip_s(each_KN).mean(0)}
+    for name, scores_N in wanted_N.items():
+        ends = mean_interval(scores_N) if count > 1 else (None, None)
+        assert found[name] == (approx(scores_N.mean()), *ends)
+
+
+def test_without_a_clip_there_is_none():
+    with pytest.raises(Lacking, match="a CLIP's tower, not inception"):
+        measured(Sides(None, [], SimpleNamespace(name="inception")))

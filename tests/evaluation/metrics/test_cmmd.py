@@ -66,7 +66,9 @@ def test_small_differences_keep_their_digits():
     [
         (unit(0, 3), unit(0, 3)[:, :5], {}, "one dimension, got 8 and 5"),
         (unit(0, 3), np.zeros((0, 8)), {}, "got 3 and 0"),
+        (np.zeros((0, 8)), unit(0, 3), {}, "got 0 and 3"),
         (unit(0, 3), unit(0, 3), {"sigma": 0}, "sigma must be above 0"),
+        (unit(0, 3), unit(0, 3), {"sigma": -0.5}, "sigma must be above 0"),
         (unit(0, 3) * np.nan, unit(0, 3), {}, "row 0 has NaN"),
     ],
 )

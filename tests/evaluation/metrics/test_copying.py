@@ -60,3 +60,30 @@ def test_blocks_are_found_wherever_they_stand():
         shared_block(few[:2], others)
     with pytest.raises(UserError, match="must have shape"):
         shared_block(few, others[:, :0])
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    for pictures, documents in (((4, 3), (4, 3)), ((4, 3), (4, 2, 3, 1)), ((4, 2), (4, 2, 3))):
+        with pytest.raises(UserError, match=r"must have shape \[N, S, D\]|do not fit documents"):
+            nearest_distance(np.zeros(pictures), np.zeros(documents))
+    for pictures, documents in (((4, 3, 3), (4, 3, 3)), ((4, 3, 3), (4, 1, 3, 3, 1))):
+        with pytest.raises(UserError, match=r"must have shape \[N, S, G, G\]"):
+            shared_block(np.zeros(pictures), np.zeros(documents))
+    one = np.arange(12.0).reshape(4, 3)
+    assert nearest_distance(one, one[:, None]).tolist() == [0] * 4  # one document is enough
+
+
+def test_as_near_as_the_control_is_no_copy():
+    real = np.arange(101.0)  # its twentieth part ends at 5 exactly
+    assert copies(np.array([4.99, 5.0, 5.01]), real).tolist() == [True, False, False]
+    for share in (0, 1, -0.1, 1.1):
+        with pytest.raises(UserError, match="share of the control"):
+            copies(real, real, share)
+
+
+def test_a_block_may_stand_in_the_last_rows_whatever_the_number_of_documents():
+    """One document of eight rows: all of them are looked at."""
+    picture = np.arange(64).reshape(1, 8, 8)
+    document = np.full((1, 1, 8, 8), 99)
+    document[0, 0, 4:, 4:] = picture[0, 4:, 4:]
+    assert shared_block(picture, document).tolist() == [4]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
+from scipy.special import stdtrit
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.inception_score import inception_score, parts
+from cm3leon.evaluation.features.network import Features
+from cm3leon.evaluation.metrics.inception_score import inception_score, measured, parts
+from cm3leon.evaluation.sides import Held, Lacking, Sides
+
+NETWORK = Features("inception", "0" * 64, 7, 8, len, logits=lambda x_BD: x_BD)
 
 
 def logits(seed: int, n: int, k: int = 7, scale: float = 3.0) -> np.ndarray:
@@ -89,3 +96,21 @@ def test_parts_are_the_published_code_s():
         found = [range(count)[part] for part in parts(count, splits)]
         assert [one for part in found for one in part] == list(range(count))
         assert [one.start for one in found] == [i * count // splits for i in range(splits)]
+
+
+@pytest.mark.parametrize(("count", "splits"), [(40, 10), (20, 10), (19, 9), (4, 2)])
+def test_a_run_has_ten_parts_or_as_many_as_have_two_pictures(count, splits):
+    sides = Sides(None, [Held(logits(seed, count)) for seed in range(2)], NETWORK)
+    value, low, high = measured(sides)["inception_score"]
+    each = [inception_score(one.features_ND, splits) for one in sides.fakes]
+    assert value == approx(np.mean([mean for mean, _ in each])) and low < value < high
+    one = measured(replace(sides, fakes=sides.fakes[:1]))["inception_score"]
+    half = stdtrit(splits - 1, 0.975) * each[0][1] / np.sqrt(splits - 1)  # Student's t
+    assert one == approx((each[0][0], each[0][0] - half, each[0][0] + half))
+
+
+def test_without_classes_or_pictures_there_is_none():
+    with pytest.raises(Lacking, match="a network with classes, not plain"):
+        measured(Sides(None, [Held(logits(0, 40))], replace(NETWORK, name="plain", logits=None)))
+    with pytest.raises(Lacking, match="more pictures"):
+        measured(Sides(None, [Held(logits(0, 3))], NETWORK))

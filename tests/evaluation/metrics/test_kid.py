@@ -7,7 +7,9 @@ import pytest
 from pytest import approx
 
 from cm3leon.errors import UserError
-from cm3leon.evaluation.metrics.kid import discrepancy, kid
+from cm3leon.evaluation.metrics.kid import discrepancy, kid, measured
+from cm3leon.evaluation.sides import Held, Lacking, Sides
+from cm3leon.seeds import generator
 
 
 def sample(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
@@ -90,3 +92,44 @@ def test_the_seed_fixes_it_and_more_subsets_keep_the_first():
 def test_bad_input(a, b, options, message):
     with pytest.raises(UserError, match=message):
         kid(a, b, **options)
+
+
+def test_defaults_and_the_ends_of_what_is_allowed():
+    a, b = sample(0, 12), sample(1, 14, 0.5)
+    assert kid(a, b) == kid(a, b, 100, None, 0)
+    assert kid(a, b, 5, 2)[0] != kid(a, b, 5, 3)[0]  # two rows are a subset
+    assert kid(a, b, 5, 12)[1] >= 0
+    for size in (1, 13):
+        with pytest.raises(UserError, match="subset_size must lie in"):
+            kid(a, b, 5, size)
+    assert kid(a[:4], b[:4], 3)[0] == approx(by_hand(a[:4], b[:4]))  # four are enough
+
+
+def test_a_run_has_both_means_over_seeds():
+    real, fakes = Held(sample(0, 12)), [Held(sample(seed, 14, 0.5)) for seed in (1, 2)]
+    each = [kid(real.features_ND, one.features_ND[one.chosen(14)]) for one in fakes]
+    value, deviation = np.mean(each, axis=0)
+    found = measured(Sides(real, fakes, None, real))
+    assert found == {"kid": approx(value), "kid_std": approx(deviation)}
+
+
+@pytest.mark.parametrize(("real", "drawn"), [(4, 9), (9, 4), (3, 9), (9, 3)])
+def test_a_run_needs_four_pictures_a_side(real, drawn):
+    enough = min(real, drawn) == 4
+    real, drawn = Held(sample(0, real)), Held(sample(1, drawn))
+    sides = Sides(real, [drawn], None, real)
+    if enough:
+        assert set(measured(sides)) == {"kid", "kid_std"}
+    else:
+        with pytest.raises(Lacking, match="more pictures"):
+            measured(sides)
+
+
+def test_the_same_subsets_for_ever():
+    """The seed's rows, by number: a golden, as a number hangs on them."""
+    rng = generator(0, "kid", 0)
+    assert rng.choice(12, 3, replace=False).tolist() == [1, 0, 10]
+    a, b = sample(0, 12), sample(1, 12)
+    again = generator(0, "kid", 0)
+    rows_a, rows_b = (again.choice(12, 3, replace=False) for _ in range(2))
+    assert kid(a, b, 1, 3)[0] == approx(by_hand(a[rows_a], b[rows_b]))

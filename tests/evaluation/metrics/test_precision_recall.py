@@ -6,10 +6,13 @@ import pytest
 from cm3leon.errors import UserError
 from cm3leon.evaluation.metrics.precision_recall import (
     distances,
+    measured,
     precision_recall,
     radii,
     spread_of_samples,
 )
+from cm3leon.evaluation.sides import Held, Lacking, Sides
+from cm3leon.evaluation.statistics.intervals import binomial_interval
 
 RANDOM = np.random.default_rng(0)
 
@@ -67,3 +70,34 @@ def test_bad_input(real, fake, k, message):
 def test_one_sample_has_no_spread():
     with pytest.raises(UserError, match="two or more to differ, got 1"):
         spread_of_samples(np.zeros((2, 1, 4)))
+
+
+def test_a_run_has_the_means_over_seeds_and_wilson_s_intervals():
+    real, *fakes = (Held(RANDOM.normal(size=(count, 2))) for count in (30, 20, 20))
+    found = measured(Sides(real, fakes, None, real))
+    each = [precision_recall(real.features_ND, one.features_ND, 3) for one in fakes]
+    for (name, count), share in zip(
+        {"precision": 20, "recall": 30}.items(), np.mean(each, axis=0), strict=True
+    ):
+        assert found[name] == (share, *binomial_interval(round(share * count), count))
+
+
+@pytest.mark.parametrize(("real", "drawn"), [(4, 9), (9, 4), (3, 9), (9, 3)])
+def test_a_run_needs_more_pictures_than_neighbours(real, drawn):
+    enough = min(real, drawn) == 4
+    real, drawn = (Held(RANDOM.normal(size=(count, 2))) for count in (real, drawn))
+    sides = Sides(real, [drawn], None, real)
+    if enough:
+        assert set(measured(sides)) == {"precision", "recall"}
+    else:
+        with pytest.raises(Lacking, match="more pictures"):
+            measured(sides)
+
+
+def test_a_point_on_the_edge_is_covered():
+    """Real at 0, 1, 2, 3 with the next at distance 1: a drawn one at 4 stands on 3's edge."""
+    real = np.array([[0.0], [1], [2], [3]])
+    fake = np.array([[4.0], [14], [24], [34]])
+    precision, recall = precision_recall(real, fake, 1)
+    assert (precision, recall) == (0.25, 1.0)  # drawn ones reach 10 far
+    assert precision_recall(real, fake[:, ::-1], 3) == precision_recall(real, fake)

@@ -392,3 +392,18 @@ def test_bca_of_rows_leaves_out_whole_rows():
     assert bca_interval(pairs, lambda rows: rows[:, 0].mean(), 300, clusters=clusters) == approx(
         alone
     )
+
+
+def test_levels_lie_inside_0_and_1():
+    for level in (0, 1, -0.1, 1.5):
+        with pytest.raises(UserError, match="level must lie in"):
+            mean_interval([1.0, 2.0], level)
+    assert mean_interval([1.0, 2.0], 1e-9)[0] == approx(1.5)
+
+
+def test_resamples_are_the_same_for_ever():
+    """A golden: intervals in records hang on these rows."""
+    assert [rows.tolist() for rows in resamples_of(6, 2, 0, "statistic")] == [
+        [0, 0, 1, 0, 1, 5],
+        [3, 1, 4, 1, 1, 4],
+    ]

@@ -54,7 +54,8 @@ def test_a_mean_is_of_the_prompts_that_were_asked():
     value, low, high = paired.mean(values, 50)
     assert value == 4 and (low, high) == bootstrap_interval(values[[0, 2, 3]], resamples=50)
     assert paired.mean(values[[0, 2]])[0] == 2  # two are enough
-    assert paired.mean(values) == paired.mean(values, 1000)
+    many = features(7, 40)
+    assert paired.mean(many) == paired.mean(many, 1000)
     ours, others = features(1, 2, 30)
     difference = paired.mean_difference(ours, others, 50)
     assert difference == paired.mean(ours - others, 50)

@@ -200,3 +200,12 @@ def test_the_smallest_ratio_is_the_same_whichever_way_it_is_turned():
     found = smallest_effect(1.2, 1.875, ratio=True)
     assert found == approx(np.exp(smallest_effect(*np.log([1.2, 1.875]))))
     assert found == approx(smallest_effect(1 / 1.875, 1 / 1.2, ratio=True)) and found > 1
+
+
+def test_power_and_level_lie_inside_0_and_1():
+    for level in (0.0, 1.0):
+        with pytest.raises(UserError, match="level must lie in"):
+            smallest_effect(0, 1, level)
+    for power in (0.0, 1.0):
+        with pytest.raises(UserError, match="power must lie in"):
+            smallest_effect(0, 1, 0.95, power)
