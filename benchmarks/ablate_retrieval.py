@@ -87,9 +87,7 @@ def ablate_retrieval(options: Options, system=None) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`."""
     system = system or find_system(options.system)
     if getattr(system, "retriever", None) is None:
-        raise UserError(
-            f"system {system.name} has no memory bank to ablate; use scenes-s"
-        )
+        raise UserError(f"system {system.name} has no memory bank to ablate; use scenes-s")
     config = replace(system.retriever.config, documents=2)
     chosen = [arm for arm in arms(config) if options.only in arm.name or arm.name == DEFAULT]
     protocol = {
