@@ -168,7 +168,9 @@ def measure(options: Options, pictures: list, system, protocol: dict, phases) ->
     draws = np.mean([score.draws() for score in mains], axis=0)
     low, high = percentile_interval(draws[np.isfinite(draws)])
     missing = (
-        () if clip or "edit" not in names else (Missing("CLIP direction similarity", "clip/"),)
+        ()
+        if clip or "edit" not in names
+        else (Missing("CLIP direction similarity", "clip/ beside the model"),)
     )
     return core.Measurement(
         value=float(np.mean([score.value for score in mains])),
@@ -261,7 +263,7 @@ def tasks(options: Options) -> tuple[dict, Path]:
     pictures: list = []
     bench = replace(BENCH, measure=partial(measure, options, pictures))
     found = core.run(bench, system, protocol, options.results)
-    if pictures:
+    if any(task.draws for task, *_ in pictures):
         print(write_pictures(pictures, options))
     return found
 
@@ -286,14 +288,11 @@ def write_pictures(pictures: list, options: Options) -> Path:
             given = fields.get("image1", fields.get("condition"))
             blank = np.full_like(answers[at], 255) if given is None else given
             rows.append(np.concatenate([blank, answers[at], ends["ceiling"][at]], axis=1))
-    if not rows:
-        raise UserError("no picture was drawn; ask for a task that draws")
     columns = max(1, options.width // rows[0].shape[1])
     rows += [np.full_like(rows[0], 255)] * (-len(rows) % columns)
     bands = [np.concatenate(rows[k : k + columns], axis=1) for k in range(0, len(rows), columns)]
-    path = options.reports / "tasks" / "tasks.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_png(path, np.concatenate(bands))
+    folder = core.report_folder(options.reports, "tasks")
+    return write_png(folder / "tasks.png", np.concatenate(bands))
 
 
 def report(options: Options, record: dict) -> None:
@@ -303,7 +302,7 @@ def report(options: Options, record: dict) -> None:
 
     table = tasks_table(record)
     print(f"\n{table.to_text()}")
-    write_all(table, options.reports / "tasks", "tasks")
+    write_all(table, core.report_folder(options.reports, "tasks"), "tasks")
 
 
 measured = core.command(Options, "tasks", tasks, report)

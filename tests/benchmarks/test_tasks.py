@@ -93,7 +93,7 @@ def test_a_record_of_a_model_beside_the_one_before(home, capsys):
     table = tasks_table(record)
     assert [row[0] for row in table.rows][:2] == ["answer", "edit"] and len(table.rows) == 4
     assert "plain (difference)" in table.headers and "tasks.png" in capsys.readouterr().out
-    assert (home / "out" / "tasks" / "tasks.png").is_file()
+    assert list((home / "out" / "tasks" / "tuned").glob("*/tasks.png"))
 
 
 def test_what_is_chosen_on_val_is_asked_from_then_on(home, monkeypatch, capsys):
