@@ -27,6 +27,7 @@ BENCHES = (
     "train_speed",
     "mutants",
     "faults",
+    "tasks",
 )
 SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 

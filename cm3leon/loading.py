@@ -73,11 +73,18 @@ def load_system(
         decode=decode or from_dict(DecodeConfig, extra.get("decode", {})),
         retriever=retriever,
         batch_size=batch_size,
+        tasks=tuned_on(extra),
     )
     if documents is None:
         return system
     strategy = retriever.config if retriever else RetrievalConfig(by="text")
     return system.with_retrieval(replace(strategy, documents=documents))
+
+
+def tuned_on(extra: dict) -> dict[str, dict]:
+    """The tasks of a config.json, each with the settings of decoding that were chosen for it."""
+    chosen = extra.get("task_decode", {})
+    return {name: chosen.get(name, {}) for name in extra.get("tasks", {})}
 
 
 def load_tokenizers(home: Path) -> tuple[TextTokenizer, VQ]:

@@ -13,13 +13,16 @@ Shapes: B samples, N image tokens of a picture, H = W pixels of a side.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from cm3leon.config import RetrievalConfig, to_dict
+from cm3leon.data.layouts.boxes import boxes_as_text
+from cm3leon.data.layouts.world import SELECT
+from cm3leon.data.records import EncodedRecord, encode_record
 from cm3leon.decoding.config import DecodeConfig, EditGuidance
 from cm3leon.decoding.image_infill import Hole, fill_holes
 from cm3leon.decoding.images import generate_images
@@ -40,6 +43,9 @@ from cm3leon.sequence.documents import (
     build_prompt,
     build_unconditional_prompt,
 )
+from cm3leon.tasks import ANSWER, CHOICE, EDIT, EXPLAINED, GROUNDED, LONG, STRUCTURES
+from cm3leon.tasks.ask import draw_answers, settings, write_answers
+from cm3leon.tasks.task import Task, find_task
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.workers import portions, side_by_side
@@ -63,13 +69,165 @@ class System:
     retriever: Retriever | None = None  # without one every prompt stands alone
     batch_size: int = 64
     engine: str = "auto"  # what takes the steps (engine/rule.py)
+    # The tasks it was tuned on, and what was chosen for each: settings beside the paper's.
+    tasks: Mapping[str, Mapping] = field(default_factory=dict, hash=False)
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """One picture a prompt, uint8 [B, H, W, 3]; b depends on prompts[b] and seeds[b] alone.
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        condition: np.ndarray | None = None,
+        kind: str | None = None,
+        boxes: Sequence[Sequence[tuple[str, Sequence[float]]]] | None = None,
+        changes: Mapping[str, float] | None = None,
+    ) -> np.ndarray:
+        """One picture a prompt, uint8 [B, H, W, 3]; b depends on what is given for it alone.
 
-        Raises UserError when the two lengths differ or a caption does not fit the context.
+        A tuned model draws after a `condition` too, maps uint8 [B, H, W, 3] of a `kind` of
+        `tasks.STRUCTURES` ("segmentation", "edges" ...), or with things in `boxes`: for each prompt
+        (name, (x0, y0, x1, y1)), pixels of the picture, x1 and y1 outside; then `changes` are other
+        settings than the task's, by the names of DecodeConfig. Raises UserError when
+        lengths differ, a caption does not fit the context, the model was not tuned on the task, for
+        a condition of another size or kind, and a box that is empty or leaves the picture.
         """
+        if condition is not None and boxes is not None:
+            raise UserError("draw after a condition or with boxes, not both")
+        if (condition is None) != (kind is None):
+            raise UserError("a condition needs its kind, and a kind its condition: give both")
+        if condition is not None:
+            task = find_task(kind, {one.name: one for one in STRUCTURES})
+            shown = self._one_each("condition", condition, prompts)
+            asked = [{"condition": one, "caption": text} for one, text in shown]
+            return self.draw_asked(task, asked, seeds, changes)
+        if boxes is not None:
+            told = self._one_each("list of boxes", boxes, prompts)
+            asked = [{"caption": text} | boxes_as_text(one, self.size) for one, text in told]
+            return self.draw_asked(GROUNDED, asked, seeds, changes)
         return self.draw_with_codes(prompts, seeds)[0]
+
+    def edit(
+        self,
+        images: np.ndarray,
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        changes: Mapping[str, float] | None = None,
+    ) -> np.ndarray:
+        """The pictures uint8 [B, H, W, 3] after their instructions, drawn under two weights.
+
+        `changes`: other settings than the task's, by the names of DecodeConfig and
+        `image_guidance`, `text_guidance` (the paper's 1.5 and 7.5 unless others were chosen).
+        Raises UserError for a model never tuned to edit, a blank instruction, pictures of another
+        size, counts that do not match.
+        """
+        shown = self._one_each("picture", images, instructions)
+        asked = [{"image1": image, "instruction": text} for image, text in shown]
+        return self.draw_asked(EDIT, asked, seeds, changes)
+
+    def answer(
+        self,
+        images: np.ndarray,
+        questions: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+        explain: bool = False,
+        most: int = MOST,
+    ) -> list[str]:
+        """An answer to each question about its picture of uint8 [B, H, W, 3], greedily.
+
+        With `choices`, some words a question, its letter "(B)" is answered, as ScienceQA asks;
+        `explain` has the way to it written before. Raises UserError as `edit`.
+        """
+        shown = list(self._one_each("picture", images, questions))
+        if choices is None:
+            if explain:
+                raise UserError("an explained answer is one of some choices; give them")
+            asked = [{"image": image, "question": text} for image, text in shown]
+            return self.write_asked(ANSWER, asked, most=most)
+        told = [options_of(one) for one, _ in self._one_each("choices", choices, questions)]
+        asked = [
+            {"image": image, "question": text, "context": SELECT, "options": options}
+            for (image, text), options in zip(shown, told, strict=True)
+        ]
+        return self.write_asked(EXPLAINED if explain else CHOICE, asked, most=most)
+
+    def draw_asked(
+        self,
+        task: Task,
+        asked: Sequence[Mapping],
+        seeds: Sequence[int],
+        changes: Mapping[str, float] | None = None,
+    ) -> np.ndarray:
+        """The pictures that a task of `cm3leon.tasks` asks for, uint8 [B, H, W, 3]: one for the
+        fields of each of `asked`, texts and pictures uint8 [H, W, 3].
+        """
+        self._check_tuned(task)
+        if len(seeds) != len(asked):
+            raise UserError(f"draw needs one seed a picture, got {len(seeds)} for {len(asked)}")
+        decode, edit = settings(task, self.decode, {**self.tasks[task.name], **(changes or {})})
+        records = self._encoded(task, asked)
+
+        def draw_part(part: slice) -> np.ndarray:
+            decoder = replace(self.decoder(), decode=decode)
+            drawn = draw_answers(decoder, task, records[part], seeds[part], self.tokens, edit)
+            return self.decode_codes(drawn)
+
+        return self.in_parts(draw_part, len(records))
+
+    def write_asked(
+        self,
+        task: Task,
+        asked: Sequence[Mapping],
+        seeds: Sequence[int] | None = None,
+        changes: Mapping[str, float] | None = None,
+        most: int = MOST,
+    ) -> list[str]:
+        """The texts that a task asks for, greedily unless `changes` say otherwise; see
+        `draw_asked`.
+        """
+        self._check_tuned(task)
+        seeds = [0] * len(asked) if seeds is None else seeds
+        decode, _ = settings(task, GREEDY, {**self.tasks[task.name], **(changes or {})})
+        decoder = replace(self.decoder(self.batch_size), decode=decode)
+        found = write_answers(decoder, task, self._encoded(task, asked), seeds, most)
+        return [self.text.decode(ids).strip() for ids in found]
+
+    def _check_tuned(self, task: Task) -> None:
+        """Raise UserError unless the model was tuned on a task."""
+        if not self.tasks:
+            raise UserError(
+                f"{self.name} was never tuned on tasks, and cannot do {task.name}; name a model of "
+                "`cm3leon tune`"
+            )
+        if task.name not in self.tasks:
+            known = ", ".join(self.tasks)
+            raise UserError(
+                f"{self.name} was tuned on {known}, not on {task.name}; tune it on that"
+            )
+
+    def _one_each(self, what: str, given: Sequence, texts: Sequence[str]):
+        """Pairs of what is given and its text."""
+        if isinstance(texts, str):
+            raise UserError(f"texts must be a sequence of strings, got one: {texts[:40]!r}")
+        if len(given) != len(texts):
+            raise UserError(f"one {what} a text is needed, got {len(given)} for {len(texts)}")
+        return zip(given, texts, strict=True)
+
+    def _encoded(self, task: Task, asked: Sequence[Mapping]) -> list[EncodedRecord]:
+        """Records whose answer is not known, encoded; equal pictures once."""
+        known: dict[bytes, np.ndarray] = {}
+        records = []
+        for fields in asked:
+            record = task.ask(**fields)
+            codes = []
+            for one in record.segments:
+                if one.kind == "image" and one.role == "target":
+                    codes.append(np.zeros(1, np.int64))  # stands for what is drawn
+                elif one.kind == "image":
+                    key = one.image.tobytes()
+                    if key not in known:
+                        known[key] = self.encode(one.image[None])[0].cpu().numpy()
+                    codes.append(known[key])
+            records.append(encode_record(record, self.text, codes))
+        return records
 
     def draw_with_codes(
         self, prompts: Sequence[str], seeds: Sequence[int]
@@ -144,14 +302,18 @@ class System:
         documents: int = 0,
         most: int = MOST,
         refill: bool = True,
+        long: bool = False,
     ) -> list[str]:
         """A caption for each picture of uint8 [B, H, W, 3]: its hidden text filled in (2.2).
 
-        Greedy by default; else drawn by `decode` from each picture's own seed, or by beam search.
+        `long` has a model that was tuned on it say everything that is there, greedily. Else greedy
+        by default; else drawn by `decode` from each picture's own seed, or by beam search.
         `documents`: how many of the memory bank, found by the picture, stand before it. `refill`: a
         caption that ends makes room for the next of more than `batch_size` rows; else they are
         written batch by batch. The captions are the same.
         """
+        if long:
+            return self.write_asked(LONG, [{"image": image} for image in images], seeds, most=most)
         hidden = [((), ())] * len(images)
         return self._write(hidden, images, seeds, decode, beam, documents, most, refill)
 
@@ -316,6 +478,13 @@ class System:
     def size(self) -> int:
         """Pixels of a side."""
         return self.vq.config.resolution
+
+
+def options_of(words: Sequence[str]) -> str:
+    """`(A) circle (B) star`: choices as ScienceQA writes them; UserError unless 2 to 26 texts."""
+    if isinstance(words, str) or not 2 <= len(words) <= 26 or not all(map(str.strip, words)):
+        raise UserError(f"choices are 2 to 26 texts that are not blank, got {words!r}")
+    return " ".join(f"({chr(ord('A') + k)}) {word.strip()}" for k, word in enumerate(words))
 
 
 def slices(count: int, size: int, refill: bool) -> list[slice]:

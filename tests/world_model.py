@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cm3leon import checkpoint, seeds
 from cm3leon.config import MODELS
 from cm3leon.files import baselines_folder
@@ -30,7 +32,11 @@ def write_world_model(home: Path, name: str = "scenes-xs", **extra) -> Path:
     text, vq = load_tokenizers(home)
     small = replace(MODELS["scenes-xs"](), layers=1, width=16, heads=2)
     config = fitted(small, text.size, vq.config.codebook_size, fit=True)
-    model = Transformer(config, seeds.torch_generator(0, "world model"))
+    generator = seeds.torch_generator(0, "world model")
+    model = Transformer(config, generator)
+    with torch.no_grad():  # a fresh model sees the last token alone: its blocks write nothing yet
+        for values in model.parameters():
+            values += 0.3 * torch.randn(values.shape, generator=generator)
     digests = {"text_sha256": text.digest, "vq_sha256": checkpoint.digest(home / "vq")}
     about = digests | {"train": {"steps": 1}} | extra
     checkpoint.save(home / name, "transformer", config, model.state_dict(), about)

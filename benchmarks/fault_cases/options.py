@@ -22,7 +22,7 @@ LEAST = {  # the shortest words of each command and benchmark that needs some
     "convert-tokenizer": ("a", "--out", "b"), "train-text": ("a", "--out", "b"),
     "train": ("--dry-run",), "tune": ("a", "b", "--dry-run"), "export": ("a", "b"),
     "import": ("a", "b"), "export-scenes": ("a",), "interleave": ("--base", "HEAD"),
-    "made_weights": ("a",),
+    "made_weights": ("a",), "edit": ("a.png", "x"), "answer": ("a.png", "x"),
 }  # fmt: skip
 RUN = 'if __name__ == "__main__":'  # in a module that is a command
 ANYTHING = {  # numbers that may be anything finite, or are checked with others

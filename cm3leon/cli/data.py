@@ -28,10 +28,15 @@ TRIED, POOR = 16, 20.0  # pictures put through a tokenizer; dB below which they 
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw a caption: `cm3leon draw "a large red star on the sand" --out star.png`."""
+    """Draw a caption: `cm3leon draw "a large red star on the sand" --out star.png`.
 
-    prompt: tyro.conf.Positional[str]
-    """the caption"""
+    A model that was tuned on tasks draws after a map too (`--condition MAP.png --kind
+    segmentation`), with things in boxes (`--box "a red star: 10 20 60 70"`), or a sign
+    (`--letters ABC`).
+    """
+
+    prompt: tyro.conf.Positional[str | None] = None
+    """the caption; with --box it may be left out, with --letters there is none"""
     out: Path = Path("drawing.png")
     """PNG file to write; with --count above 1 a grid, row by row, white lines between"""
     system: str = "scenes-s"
@@ -42,8 +47,18 @@ class Draw:
     """how many pictures"""
     samples: Samples = 1
     """drawn for each picture, of which the scenes CLIP keeps the nearest to the caption"""
+    condition: Path | None = None
+    """PNG of the model's size: a map of what is to be where, of a --kind"""
+    kind: Literal["segmentation", "edges", "hed", "depth", "normal", "pose", "scribble"] | None = (
+        None
+    )
+    """of the --condition"""
+    box: tuple[str, ...] = ()
+    """NAME: X1 Y1 X2 Y2, pixels of the picture to be drawn, the last two outside; one or more"""
+    letters: str | None = None
+    """what a sign says"""
     documents: Documents | None = None
-    """retrieved documents before the caption, 0 to 4; left out: as many as the model's recipe"""
+    """retrieved documents before a caption, 0 to 4; left out: as many as the model's recipe"""
     bank: Path | None = None
     """what `cm3leon encode` or `index` made, to retrieve from; left out: the model's own bank"""
     device: str = "auto"
@@ -62,6 +77,9 @@ class Draw:
         from cm3leon.rerank import Reranked
         from cm3leon.seeds import derive
 
+        self._check()
+        if self.asks:
+            return self._asked()
         check_name(self.out)
         system = load_system(
             self.system, device=self.device, documents=self.documents, bank=self.bank,
@@ -74,16 +92,82 @@ class Draw:
             system = Reranked(system, load_clip("scenes"), self.samples)
         seeds = [derive(self.seed, self.prompt, k) for k in range(self.count)]
         images_BHW3 = system.draw([self.prompt] * self.count, seeds)
+        print(write_png(self.out, tile(images_BHW3), self._about(system)))
+        return 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether something stands beside the caption: a task of a tuned model."""
+        return self.condition is not None or bool(self.box) or self.letters is not None
+
+    def _check(self) -> None:
+        """Raise UserError for options that do not go together."""
+        given = [name for name in ("condition", "box", "letters") if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError(f"give --{given[0]} or --{given[1]}, not both")
+        if (self.condition is None) != (self.kind is None):
+            raise UserError("--condition MAP.png needs its --kind, and --kind its --condition")
+        if self.letters is not None and self.prompt is not None:
+            raise UserError("--letters stand alone; leave the caption out")
+        if self.prompt is None and not self.box and self.letters is None:
+            raise UserError("no caption: say what to draw")
+        if self.asks and (self.samples > 1 or self.documents or self.bank):
+            raise UserError(
+                "--samples, --documents and --bank are of captions alone; leave them out"
+            )
+
+    def _asked(self) -> int:
+        """Draw after a map, with boxes, or a sign."""
+        import numpy as np
+
+        from cm3leon.cli.ask import read_box
+        from cm3leon.images import check_name, read_picture, write_png
+        from cm3leon.loading import load_system
+        from cm3leon.seeds import derive
+        from cm3leon.tasks import WRITE
+
+        check_name(self.out)
+        boxes = [read_box(one) for one in self.box]
+        shown = None if self.condition is None else read_picture(self.condition)
+        system = load_system(self.system, device=self.device, documents=0, weights=self.weights)
+        system = system.with_engine(self.engine)
+        check_sheet(self.count, system.size)
+        if shown is not None and shown.shape[:2] != (system.size, system.size):
+            height, width = shown.shape[:2]
+            raise UserError(
+                f"{self.condition} is {width} x {height} pixels; a condition of {system.name} must "
+                f"have {system.size} x {system.size}"
+            )
+        prompt = self.prompt or " and ".join(name for name, _ in boxes)
+        seeds = [derive(self.seed, prompt or self.letters, k) for k in range(self.count)]
+        prompts = [prompt] * self.count
+        if shown is not None:
+            maps = np.stack([shown] * self.count)
+            images = system.draw(prompts, seeds, condition=maps, kind=self.kind, **self._changes)
+        elif boxes:
+            images = system.draw(prompts, seeds, boxes=[boxes] * self.count, **self._changes)
+        else:
+            asked = [{"letters": self.letters}] * self.count
+            images = system.draw_asked(WRITE, asked, seeds, self.decode.given)
+        print(write_png(self.out, tile(images), self._about(system)))
+        return 0
+
+    @property
+    def _changes(self) -> dict:
+        return {"changes": self.decode.given} if self.decode.given else {}
+
+    def _about(self, system) -> dict[str, str]:
+        """What the file tells of its making."""
         about = {
-            "prompt": self.prompt,
+            "prompt": self.prompt or "",
             "seed": str(self.seed),
             "count": str(self.count),
             "system": system.name,
             "weights_sha256": system.weights_sha256,
             "config": str(system.config),
         }
-        print(write_png(self.out, tile(images_BHW3), about))
-        return 0
+        names = ("condition", "kind", "box", "letters")
+        return about | {name: str(getattr(self, name)) for name in names if getattr(self, name)}
 
 
 @dataclass(frozen=True)

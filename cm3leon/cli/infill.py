@@ -41,6 +41,8 @@ class Caption:
     """retrieved documents before the picture, found by it, 0 to 4; the model must know them"""
     tokens: Tokens = 64
     """most tokens of a caption"""
+    long: bool = False
+    """name everything that is there; of a model that was tuned on long captions"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
     weights: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -66,6 +68,8 @@ class Caption:
             raise UserError(
                 f"--samples {self.samples} would all be the same; give --temperature, no --beam"
             )
+        if self.long and (beam or self.documents or self.decode.given):
+            raise UserError("--long is greedy and has no documents; leave other settings out")
         pixels = [read_picture(path) for path in self.pictures]
         system = load_system(
             self.system, device=self.device, documents=self.documents and None,
@@ -74,8 +78,9 @@ class Caption:
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
         captions = system.caption(
-            images_BHW3.repeat(self.samples, 0), seeds, decode, beam, self.documents, self.tokens
-        )
+            images_BHW3.repeat(self.samples, 0), seeds, decode, beam, self.documents, self.tokens,
+            long=self.long,
+        )  # fmt: skip
         for index, caption in enumerate(captions):
             path = self.pictures[index // self.samples]
             line = one_line(caption)

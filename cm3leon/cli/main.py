@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from cm3leon.cli.ask import Answer, Edit
 from cm3leon.cli.convert import ConvertTokenizer
 from cm3leon.cli.data import Draw, Encode, ExportScenes, Index
 from cm3leon.cli.doctor import Doctor
@@ -29,6 +30,8 @@ COMMANDS = (
     Draw
     | Caption
     | Infill
+    | Edit
+    | Answer
     | Encode
     | Index
     | ConvertTokenizer
