@@ -31,9 +31,9 @@ FOUND = RetrievalConfig(documents=4, by="text", query_dropout=0.0)
 # teaches looking back as well as three do, in half the tokens.
 SHARES = (0.1, 0.3, 0.35, 0.25)
 DRAWN_WITH = RetrievalConfig(documents=2, by="text")  # two documents, found by the caption
-# Chosen on `val` and on `tail` from 1,000 on (LOG.md): "bare" lets guidance strengthen what the
-# documents say too.
-DRAWN_AT = DecodeConfig(guidance=1.75, temperature=0.7, top_p=1.0, unconditional="bare")
+# Chosen on `val` and on `tail` from 1,000 on for `scenes-s` (`choose_decoding --write` names each
+# model's own in its config.json): "bare" lets guidance strengthen what the documents say too.
+DRAWN_AT = DecodeConfig(guidance=1.5, temperature=0.6, top_p=1.0, unconditional="bare")
 PLAIN_ROLE = "-plain"
 KEEP_EVERY = 600  # steps between the states of the stable part that stay
 # Of the queries about an entity: so many have documents chosen by its name.
