@@ -142,7 +142,7 @@ class WorldTask:
 
 
 def world_task(name: str, dialect: str, split: str, count: int, size: int, clip=None) -> WorldTask:
-    """A task about the first `count` scenes of a split; `clip`, if there is one, for CLIP's scores."""
+    """A task about the first `count` scenes of a split; `clip`, where given, for CLIP's scores."""
     score, main = SCORES[name]
     where = SIGNS + split if name == "write" else split
     scenes, found, more, index = [], [], {}, 0
