@@ -156,6 +156,12 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", "build", *session.posargs, env=quiet() | {"NO_MKDOCS_2_WARNING": "1"})
 
 
+@nox.session(venv_backend="none")
+def house(session: nox.Session) -> None:
+    """Count the house (modules, functions, lines, files to touch), draw docs/house.svg."""
+    session.run("python", "-m", "tests.house.house", *session.posargs)
+
+
 @nox.session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt anew: names and versions only."""

@@ -1,4 +1,4 @@
-"""The harness: one file a benchmark, numbers in `metrics/`, shared machinery in `harness/`."""
+"""The harness: one file a benchmark, and in folders what they share."""
 
 import sys
 

@@ -5,8 +5,9 @@ Numbers are named `part.cell.measure`. Shapes: P prompts, K samples of each, D f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -35,8 +36,9 @@ MIXED = ("top-p", "cd-k")  # half of the samples from each (A41)
 def guidance(run, asked, features: Features, phases) -> None:
     """FID against the weight for every size, each size's best weight, and whether they agree."""
     sizes, weights = run.systems[: len(run.options.sizes)], run.plan.weights
-    cells, clip = guidance_cells(sizes, run.plan), load_clip("scenes")
-    judged = sweep(run, "guidance", cells, asked, features, phases, clip)
+    cells = guidance_cells(sizes, run.plan)
+    judge = partial(scores.judge_sets, features=features, clip=load_clip("scenes"))
+    judged = sweep(run, "guidance", cells, asked, judge, phases)
     best, draws = {}, {}
     with phases("statistics"):
         names = iter(judged.values())
@@ -59,18 +61,21 @@ def around(value: float, ends: tuple[float, float]) -> tuple[float, float]:
 
 def surface(run, asked, features: Features, phases) -> None:
     """CD-K over k and alpha, and its greedy limit."""
-    sweep(run, "surface", surface_cells(run.system, run.plan), asked, features, phases)
+    judge = partial(scores.judge_sets, features=features)
+    sweep(run, "surface", surface_cells(run.system, run.plan), asked, judge, phases)
 
 
 def nucleus(run, asked, features: Features, phases) -> None:
     """Temperature x top-p."""
-    sweep(run, "nucleus", nucleus_cells(run.system, run.plan), asked, features, phases)
+    judge = partial(scores.judge_sets, features=features)
+    sweep(run, "nucleus", nucleus_cells(run.system, run.plan), asked, judge, phases)
 
 
 def readings(run, asked, features: Features, phases) -> None:
     """Readings of the unconditional stream with two documents and with none."""
     cells = reading_cells(run.systems[-1], run.plan)
-    judged = sweep(run, "readings", cells, asked, features, phases)
+    judge = partial(scores.judge_sets, features=features)
+    judged = sweep(run, "readings", cells, asked, judge, phases)
     with phases("statistics"):
         first = next(name for name in judged if "mask" in name)
         for name in judged:
@@ -81,9 +86,11 @@ def readings(run, asked, features: Features, phases) -> None:
 
 
 def sweep(
-    run, part: str, cells: Sequence[Cell], asked, features: Features, phases, clip=None
+    run, part: str, cells: Sequence[Cell], asked, judge: Callable, phases
 ) -> dict[str, scores.Judged]:
-    """Draw and judge every cell; its numbers go to the run, its settings to the protocol."""
+    """Draw every cell and `judge(sets, prompts, label=)` it; numbers go to the run, settings to the
+    protocol.
+    """
     judged = {}
     run.cells[part] = {cell.name: cell.about for cell in cells}
     measure_floor(run, part, cells[0].prompts * len(cells[0].seeds), asked)
@@ -92,7 +99,7 @@ def sweep(
         with phases("draw"):
             sets = run.drawn(cell.system, prompts, cell.seeds)
         with phases("judge"):
-            judged[cell.name] = scores.judge_sets(sets, prompts, features, cell.name, clip)
+            judged[cell.name] = judge(sets, prompts, label=cell.name)
         with phases("statistics"):
             name = f"{part}.{cell.name}"
             run.extra |= scores.numbers(

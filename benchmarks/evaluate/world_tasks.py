@@ -141,13 +141,11 @@ class WorldTask:
         return self.score(self, answers)
 
 
-def world_task(
-    name: str, dialect: str, split: str, count: int, size: int, clip=None, first: int = 0
-) -> WorldTask:
-    """A task about `count` scenes of a split; `clip`, if there is one, for CLIP's scores."""
+def world_task(name: str, dialect: str, split: str, count: int, size: int, clip=None) -> WorldTask:
+    """A task about the first `count` scenes of a split; `clip`, where given, for CLIP's scores."""
     score, main = SCORES[name]
     where = SIGNS + split if name == "write" else split
-    scenes, found, more, index = [], [], {}, first
+    scenes, found, more, index = [], [], {}, 0
     while len(scenes) < count:
         one = scene_at(dialect, where, index, size)
         example = _drawing(one) if name == DRAW else MAKE[name](one)

@@ -118,7 +118,7 @@ def latency(options: Options) -> tuple[dict, Path]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     protocol = protocol_of(options, subjects) | {"machine": machine(device)}
-    bench = replace(BENCH, measure=partial(measure, options, subjects, peers, device))
+    bench = replace(BENCH, measure=partial(measure, options, device))
     return core.run(bench, Timed(subjects, peers), protocol, options.results)
 
 
@@ -202,13 +202,11 @@ class Timed:
         for name, peer in (peers or {}).items():
             if peer.sha256 is not None:
                 self.config[name] = {"sha256": peer.sha256}
+        self.subjects, self.peers = subjects, peers or {}
         self.weights_sha256 = None  # several, or random ones; those of baselines are in `config`
 
 
-def measure(
-    options: Options, subjects: Sequence[Subject], peers: Mapping[str, Peer], device: str,
-    system, protocol, phases,
-) -> core.Measurement:  # fmt: skip
+def measure(options: Options, device: str, system: Timed, protocol, phases) -> core.Measurement:
     """Every configuration in turn; the numbers of those that ran, the notes of all."""
     import torch
 
@@ -217,12 +215,12 @@ def measure(
     gate.total_s = QUICK_WAIT_S if options.quick else gate.total_s
     runner = Runner(
         device, gate, Ceilings(device), options.guidance, options.top_p, options.batches,
-        options.repeats, options.budget, peers, options.engine,
+        options.repeats, options.budget, system.peers, options.engine,
     )  # fmt: skip
     found: list[Row] = []
-    total = len(subjects) * len(options.dtypes) * len(options.batches)
+    total = len(system.subjects) * len(options.dtypes) * len(options.batches)
     with progress(total, "latency", unit="configuration") as bar, phases("time"):
-        for subject in subjects:
+        for subject in system.subjects:
             for dtype in options.dtypes:
                 for row in rows_of(runner, subject, dtype):
                     found.append(row)

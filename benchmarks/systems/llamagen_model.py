@@ -184,16 +184,16 @@ def forward(
     end = start + x_XTD.shape[1]
     context = turns_KE2[start:end], mask_X1KK[:, :, start:end, :end]
     for index, cache in enumerate(caches):
-        x_XTD = block(network, f"layers.{index}", x_XTD, *context, cache, start)
+        x_XTD = block(network, f"layers.{index}", x_XTD, context, cache)
     return network.linear(network.norm(x_XTD[:, -1], "norm"), "output").float()
 
 
-def block(network: LlamaGen, name: str, x_XTD: Tensor, *context) -> Tensor:
+def block(network: LlamaGen, name: str, x_XTD: Tensor, *held) -> Tensor:
     """Pre-norm attention, then SwiGLU: w2(silu(w1 x) * w3 x)."""
     import torch.nn.functional as F
 
     normed = network.norm(x_XTD, f"{name}.attention_norm")
-    x_XTD = x_XTD + attention(network, f"{name}.attention", normed, *context)
+    x_XTD = x_XTD + attention(network, f"{name}.attention", normed, *held)
     normed = network.norm(x_XTD, f"{name}.ffn_norm")
     gate, value = (network.linear(normed, f"{name}.feed_forward.w{k}") for k in (1, 3))
     return x_XTD + network.linear(F.silu(gate) * value, f"{name}.feed_forward.w2")
@@ -203,16 +203,17 @@ def attention(
     network: LlamaGen,
     name: str,
     x_XTD: Tensor,
-    turns_TE2: Tensor,
-    mask_X1TK: Tensor,
+    context: tuple[Tensor, Tensor],
     cache_2XHKE: Tensor,
-    start: int,
 ) -> Tensor:
-    """Keys and values of T tokens go into the cache; all before the end of it is attended to where
-    the mask is true."""
+    """Keys and values of T tokens go into the cache, turned as the context says, [T, E, 2]; all up
+    to them is attended to where its mask [X, 1, T, K] is true.
+    """
     import torch.nn.functional as F
 
-    end = start + x_XTD.shape[1]
+    turns_TE2, mask_X1TK = context
+    end = mask_X1TK.shape[-1]
+    start = end - x_XTD.shape[1]
     heads = network.config.heads
     q, k, v = network.linear(x_XTD, f"{name}.wqkv").unflatten(-1, (3, heads, -1)).unbind(2)
     q_XHTE, k_XHTE = (rotate(one, turns_TE2).transpose(1, 2) for one in (q, k))

@@ -70,10 +70,11 @@ class Cache:
         """Tokens a row can hold."""
         return self.kv.shape[4]
 
-    def fill(
-        self, layer: int, rows: slice, q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor
-    ) -> Tensor:
-        """Store the prompts of some rows from slot 0 on and attend causally inside them."""
+    def fill(self, layer: int, rows: slice, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Store the prompts of some rows from slot 0 on and attend causally inside them; queries,
+        keys and values are [B, H, T, K] each.
+        """
+        q_BHTK, k_BHTK, v_BHTK = qkv
         tokens = k_BHTK.shape[2]
         self.kv[layer, 0, rows, :, :tokens] = k_BHTK
         self.kv[layer, 1, rows, :, :tokens] = v_BHTK
@@ -96,17 +97,17 @@ class Cache:
         rows: slice,
         starts_B: Tensor,
         lengths_B: Tensor,
-        q_BHTK: Tensor,
-        k_BHTK: Tensor,
-        v_BHTK: Tensor,
+        qkv: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        """Store T tokens of some rows behind what they hold, the first `lengths_B` of them real.
+        """Store T tokens of some rows behind what they hold, the first `lengths_B` of them real;
+        queries, keys and values are [B, H, T, K] each.
 
         Token t of row b sees the row's first `starts_B` slots and the tokens 0..t that follow.
         Raises UserError after a step: prompts come first.
         """
         if self.mask_B1L is not None:
             raise UserError("a cache that has taken steps takes no further prompts; make a new one")
+        q_BHTK, k_BHTK, v_BHTK = qkv
         tokens_T = torch.arange(k_BHTK.shape[2], device=k_BHTK.device)
         slots_BT = starts_B[:, None] + tokens_T
         at_M, place_M = (tokens_T < lengths_B[:, None]).nonzero(as_tuple=True)

@@ -347,7 +347,7 @@ class Transformer(nn.Module):
         self, ids_BT: Tensor, lengths_B: Tensor, places_BT: Tensor, cache: Cache, put: Callable
     ) -> Tensor:
         """Run tokens through the blocks; the states [B, D] at each row's last token.
-        `put(layer, q_BHTK=, ..)` stores keys and values and attends.
+        `put(layer, qkv=)` stores keys and values and attends.
         """
         x_BTD = self.token_embedding(ids_BT) + F.embedding(places_BT, self._table(cache))
         for layer, block in enumerate(self.blocks):
@@ -430,8 +430,7 @@ def behind(places_BT: Tensor, lengths_B: Tensor) -> Tensor:
 
 def _cached(put: Callable, layer: int, qkv_BTM: Tensor, heads: int) -> Tensor:
     """Attention by a cache: [B, T, 3 D] -> [B, T, D]."""
-    q_BHTK, k_BHTK, v_BHTK = split_heads(qkv_BTM, heads)
-    return join_heads(put(layer, q_BHTK=q_BHTK, k_BHTK=k_BHTK, v_BHTK=v_BHTK))
+    return join_heads(put(layer, qkv=split_heads(qkv_BTM, heads)))
 
 
 def _newest(cache: Cache, layer: int, qkv_BM: Tensor, heads: int) -> Tensor:

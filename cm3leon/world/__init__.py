@@ -1,1 +1,1 @@
-"""The embedded world, second edition: what its scenes are asked, told and changed into."""
+"""The embedded world: scenes, their captions and questions, what they are changed into."""

@@ -28,7 +28,7 @@ from cm3leon.errors import UserError
 from cm3leon.images import write_png
 from cm3leon.world.scenes import export_coco, scene
 from tests.coco_maker import write_coco
-from tests.house.test_imports import ROOT, imports
+from tests.house.house import ROOT, imports
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

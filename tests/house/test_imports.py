@@ -1,6 +1,5 @@
 """The arrows between folders, as docs/design.md draws them; and that importing costs little."""
 
-import ast
 import os
 import resource
 import socket
@@ -10,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-OURS = ("cm3leon", "benchmarks", "baselines")
-# Single files of cm3leon that stand above its folders; the others stand below them all.
-DOORS = {"pipeline", "loading", "rerank", "clip"}
+from tests.house.house import DOORS, OURS, ROOT, imports, module_of, sources
+
 BELOW = {"model", "sequence", "tokenizers"}
 ARROWS = {  # folder of cm3leon -> what it may import besides itself and the single files below
     "files": set(),
@@ -53,36 +50,6 @@ BETWEEN = {  # package -> what it may import besides itself
 OWED: set[tuple[str, str]] = set()  # arrows that a next move cuts: none may be added
 LIGHT = {"errors", "files", "config", "options", "decoding.config"}  # the standard library alone
 LATE = {"torch", "torchvision", "pandas", "matplotlib", "transformers", "cleanfid", "scipy"}
-
-
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
-
-
-def module_of(path: Path) -> str:
-    """Dotted name inside cm3leon: `clip`, `world.edits`."""
-    return ".".join(path.relative_to(ROOT / "cm3leon").with_suffix("").parts)
-
-
-def imports(path: Path, late: bool = True) -> set[str]:
-    """Dotted names of the modules a file imports; without `late` those at its top only."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    tops = [node for node in body if not _typing_only(node)]
-    nodes = [inner for node in tops for inner in (ast.walk(node) if late else [node])]
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:  # `from cm3leon import seeds` imports a module
-                inner = ROOT.joinpath(*node.module.split("."), f"{alias.name}.py")
-                found.add(f"{node.module}.{alias.name}" if inner.exists() else node.module)
-    return found
-
-
-def _typing_only(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
 
 
 def room(module: str) -> str:
@@ -132,15 +99,6 @@ def test_what_is_owed_is_still_there():
     found |= {("cm3leon", name.split(".")[0]) for path in sources("cm3leon")
               for name in imports(path)}  # fmt: skip
     assert found >= OWED
-
-
-def test_every_folder_can_be_seen_at_a_glance():
-    most = {}
-    for package in OURS:
-        for path in sources(package):
-            most[path.parent] = most.get(path.parent, 0) + (path.stem != "__init__")
-    too_many = {str(folder.relative_to(ROOT)) for folder, n in most.items() if n > 15}
-    assert too_many <= {"cm3leon/reports/paper"}  # its pages become templates
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -45,7 +45,7 @@ def find_examples(
     other arguments as in `Where`. Raises UserError where nothing of the task is.
     """
     if name.startswith("scenes:"):
-        return world_examples(task, *scenes_address(name), size)
+        return world_examples(task, scenes_address(name), size)
     path, split = Path(name), None
     if not path.exists() and ":" in name:
         path, split = Path(name.rpartition(":")[0]), name.rpartition(":")[2]

@@ -71,13 +71,15 @@ class WorldPart(NamedTuple):
 
 
 def world_examples(
-    task: str, dialect: str, split: str, start: int, count: int, size: int, shard: int = SHARD
+    task: str, address: tuple[str, str, int, int], size: int, shard: int = SHARD
 ) -> Examples:
-    """The examples of a task about scenes start .. start + count; `signs-SPLIT` are those with a
-    sign, which the task `write` takes alone.
+    """The examples of a task about the scenes at an address (`data.sources.scenes_address`),
+    pictures of `size` pixels; a split `signs-SPLIT` has those with a sign, which the task `write`
+    takes alone.
 
     Raises UserError for an unknown address, and for a task that the world has no truth for.
     """
+    dialect, split, start, count = address
     if task not in MAKE:
         raise UserError(f"the embedded world has no {task}; it has {', '.join(MAKE)}")
     if task == "write" and not split.startswith(SIGNS):

@@ -26,7 +26,7 @@ FIRST = 20
 
 
 def examples(task: str, count: int = 6, split: str = "train"):
-    source = world_examples(task, "stock", split, FIRST, count, 64)
+    source = world_examples(task, ("stock", split, FIRST, count), 64)
     for part in source.parts(0):
         digest, example = part.load()
         assert digest == part.digest() and example.names[0].startswith(
