@@ -1,7 +1,8 @@
-"""The README's numbers, from the records that speak: python -m cm3leon.reports.readme
+"""The numbers of README and docs/, from the records that speak: python -m cm3leon.reports.readme
 
-The block of tables, and in the prose what stands between `<!-- number:NAME -->` and `<!-- end -->`
-(`NUMBERS`). No such number is typed by hand; a test asks that all are what the records say.
+Blocks of tables between `<!-- NAME:begin -->` and `<!-- NAME:end -->` (`BLOCKS`), and in the prose
+what stands between `<!-- number:NAME -->` and `<!-- end -->` (`NUMBERS`). No such number is typed
+by hand; a test asks that all are what the records say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cm3leon.reports import (
     read_published,
 )
 from cm3leon.reports.benches.equal_compute import compute_table
-from cm3leon.reports.benches.splits import splits_table
+from cm3leon.reports.benches.splits import arms_of, documents_of, splits_table
 from cm3leon.reports.records.store import (
     NothingThere,
     column,
@@ -34,16 +35,16 @@ from cm3leon.reports.records.store import (
     speaking,
     weight,
 )
-from cm3leon.reports.tables import composition_table, fid_table, scale_table
+from cm3leon.reports.tables import Table, cell, composition_table, fid_table, scale_table
+from cm3leon.reports.tables import number as number_of
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-MARKS = ("<!-- results:begin -->", "<!-- results:end -->")
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "commands.md")
+MARKED = re.compile(r"(<!-- (\w+):begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 MEASURED = 2  # version of fid_coco that the code measures; a test holds it against the benchmark
 # Systems of the block: the first that has a record in detail, then the others.
 SHOWN = (
     "scenes-s",
-    "scenes-s+documents1",
-    "scenes-s+documents0",
     "scenes-s-plain",
     "scenes-s-plain+flops",
     "scenes-xs",
@@ -51,15 +52,18 @@ SHOWN = (
 
 
 NUMBER = re.compile(r"(<!-- number:([\w.-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
-RETRIEVAL = ("ablate_retrieval", "scenes-s")
+FID = ("fid_coco", "scenes-s")
 DECODING = ("ablate_decoding", "scenes-s")
 LATENCY = ("latency", "cm3leon")
 RATIO = "{value:.2f} [{low:.2f}, {high:.2f}]"
 NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is written
-    "entity-unseen": (*RETRIEVAL, "tail.documents-2.entity_unseen", "{value:.3f}"),
-    "entity-unseen-without": (*RETRIEVAL, "tail.documents-0.entity_unseen", "{value:.3f}"),
-    "tail-fid-gain": (*RETRIEVAL, "tail.documents-2.fid_vs_documents-0", RATIO),
-    "test-fid-gain": (*RETRIEVAL, "test.documents-2.fid_vs_documents-0", RATIO),
+    "entity-unseen": (*FID, "tail.documents2.entity_unseen", "{value:.3f}"),
+    "entity-unseen-one": (*FID, "tail.documents1.entity_unseen", "{value:.3f}"),
+    "entity-unseen-none": (*FID, "tail.documents0.entity_unseen", "{value:.3f}"),
+    "tail-fid-ratio": (*FID, "tail.documents2.fid_over_documents0", RATIO),
+    "test-fid-ratio": (*FID, "test.documents2.fid_over_documents0", RATIO),
+    "natural-fid-ratio": (*FID, "natural.documents2.fid_over_documents0", RATIO),
+    "test-overall": (*FID, "test.documents2.overall", "{value:.2f}"),
     "best-weight": (*DECODING, "guidance.scenes-s.best_weight", "{value:g}"),
     "best-weight-xs": (*DECODING, "guidance.scenes-xs.best_weight", "{value:g}"),
     "mixed-gain": (*DECODING, "pool.mixed.gain", RATIO),
@@ -135,27 +139,70 @@ def number(name: str, records: Sequence[Mapping]) -> str:
     raise NothingThere(f"no record of {bench}/{system} has {key}; run nox -s {bench}")
 
 
-def rewritten(text: str, inner: str, records: Sequence[Mapping] = ()) -> str:
-    """The README with what stands between the marks replaced, and the prose's numbers."""
-    before, rest = text.split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    whole = f"{before}{MARKS[0]}\n{inner}\n{MARKS[1]}{after}"
-    return NUMBER.sub(lambda one: f"{one[1]}{number(one[2], records)}{one[4]}", whole)
+def short_block(record: Mapping) -> str:
+    """Markdown of the README's one table: each split, with each number of documents."""
+    keys = {"overall": "all six", "position": "position", "attribution": "attribution"}
+    shares = {**keys, "entity": "entities"}
+    rows = [
+        (
+            split,
+            documents_of(record, arm),
+            cell(record, f"{split}.{arm}.fid"),
+            *(share(record, f"{split}.{arm}.{key}") for key in shares),
+        )
+        for split in record["protocol"]["captions"]
+        for arm in arms_of(record, split)
+    ]
+    floors = ", ".join(
+        f"{split} {number_of(extra(record, f'{split}.floor')['value'])}"
+        for split in record["protocol"]["captions"]
+    )
+    note = (
+        f"FID by the embedded world's own network, never comparable with an Inception FID; real "
+        f"pictures stand at {floors}. plain: guidance 1, temperature 1. Shares of captions whose "
+        "picture holds what they ask for. 95% intervals over captions"
+    )
+    heads = ("captions", "documents", record["unit"], *shares.values())
+    caption = f"{record['system']['name']} on captions it has never seen"
+    return Table(
+        heads, tuple(rows), caption, (note,), numbers=frozenset(range(1, len(heads)))
+    ).to_markdown()
+
+
+def share(record: Mapping, key: str) -> str:
+    """A share with two decimals; a dash where the record has none."""
+    entry = extra(record, key)
+    return "-" if entry is None else f"{entry['value']:.2f}"
 
 
 def page(text: str, records: Sequence[Mapping]) -> str:
-    """The README as these records make it; NothingThere where no system shown has one."""
+    """A page as these records make it: its blocks, and the numbers of its prose.
+
+    NothingThere where no system shown has a record, or none has a number.
+    """
     shown = headline(newest([one for one in records if one["bench"] == "fid_coco"]))
     if not shown:
         raise NothingThere("no record of the systems shown in results/; run nox -s fid_coco")
     twins = [one for one in speaking(records) if one["bench"] == "equal_compute"]
-    return rewritten(text, block(shown, ranked(twins)[-1] if twins else None), records)
+
+    def made(found: re.Match) -> str:
+        if found[2] == "short":
+            return short_block(shown[0])
+        if found[2] == "results":
+            return block(shown, ranked(twins)[-1] if twins else None)
+        raise UserError(f"no block {found[2]!r} to write; known are short, results")
+
+    text = MARKED.sub(lambda one: f"{one[1]}{made(one).strip()}\n{one[4]}", text)
+    return NUMBER.sub(lambda one: f"{one[1]}{number(one[2], records)}{one[4]}", text)
 
 
 def main() -> None:
     """Rewrite the numbers."""
-    write_atomic(README, page(README.read_text(encoding="utf-8"), read_all()))
-    print(README)
+    records = read_all()
+    made = {path: page(path.read_text(encoding="utf-8"), records) for path in PAGES}
+    for path, text in made.items():
+        write_atomic(path, text)
+        print(path)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,22 @@
 """The README's numbers, tables and prose, are what the committed records say."""
 
 import json
-import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from cm3leon.errors import UserError
 from cm3leon.reports.readme import (
-    MARKS,
+    MARKED,
     MEASURED,
     NUMBER,
     NUMBERS,
-    README,
+    PAGES,
+    ROOT,
     block,
     headline,
     number,
     page,
-    rewritten,
 )
 from cm3leon.reports.records.store import NothingThere, migrate, ranked
 from tests.record_maker import record, splits_record
@@ -27,29 +25,30 @@ from tests.record_maker import record, splits_record
 @pytest.fixture(scope="module")
 def committed() -> list[dict]:
     """Records git tracks: a reader's own runs do not change the README."""
-    root = Path(README).parent
     listed = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "results/*.json"], capture_output=True, text=True
+        ["git", "-C", str(ROOT), "ls-files", "results/*.json"], capture_output=True, text=True
     )
     if listed.returncode or not listed.stdout.strip():
         pytest.skip("no git checkout with records")
-    records = [migrate(json.loads((root / name).read_text())) for name in listed.stdout.split()]
+    records = [migrate(json.loads((ROOT / name).read_text())) for name in listed.stdout.split()]
     return sorted(records, key=lambda record: record["date"])
 
 
-def test_the_page_is_what_the_records_say(committed):
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_page_is_what_the_records_say(committed, path):
+    text = path.read_text(encoding="utf-8")
     assert page(text, committed) == text, "run python -m cm3leon.reports.readme"
+    for found in NUMBER.finditer(text):  # prose that disagrees is seen
+        wrong = f"{text[: found.start(3)]}99.9{text[found.end(3) :]}"
+        assert page(wrong, committed) == text, found[2]
+    for found in MARKED.finditer(text):
+        assert page(text.replace(found[3], "old\n"), committed) == text
+
+
+def test_every_number_and_block_stands_on_a_page():
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
     assert {found[2] for found in NUMBER.finditer(text)} == NUMBERS.keys()
-
-
-def test_prose_that_disagrees_with_the_record_is_seen(committed):
-    text = README.read_text(encoding="utf-8")
-    for name in NUMBERS:
-        wrong = re.sub(rf"(<!-- number:{name} -->)[^<]*", r"\g<1>99.9", text)
-        assert wrong != text and page(wrong, committed) == text, name
-    block = text.split(MARKS[0], 1)[1].split(MARKS[1], 1)[0]
-    assert page(text.replace(block, "\nold\n"), committed) == text
+    assert [found[2] for found in MARKED.finditer(text)] == ["short", "results"]
 
 
 def test_the_run_that_speaks_gives_the_number(monkeypatch):
@@ -80,8 +79,12 @@ def test_a_part_of_a_benchmark_does_not_replace_more_of_it():
 
 
 def test_only_what_stands_between_the_marks_changes():
-    text = f"before {MARKS[0]} old {MARKS[1]} after"
-    assert rewritten(text, "new") == f"before {MARKS[0]}\nnew\n{MARKS[1]} after"
+    one = splits_record()
+    text = "before <!-- results:begin -->\nold\n<!-- results:end --> after"
+    made = page(text, [one])
+    assert made == f"before <!-- results:begin -->\n{block([one])}\n<!-- results:end --> after"
+    with pytest.raises(UserError, match="no block 'other' to write"):
+        page("<!-- other:begin -->\n<!-- other:end -->", [one])
 
 
 def test_the_block_leads_with_the_version_that_the_code_measures():
