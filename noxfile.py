@@ -28,6 +28,7 @@ BENCHES = (
     "mutants",
     "faults",
     "tasks",
+    "outputs",
 )
 SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 

@@ -23,11 +23,12 @@ LEAST = {  # the shortest words of each command and benchmark that needs some
     "train": ("--dry-run",), "tune": ("a", "b", "--dry-run"), "export": ("a", "b"),
     "import": ("a", "b"), "export-scenes": ("a",), "interleave": ("--base", "HEAD"),
     "made_weights": ("a",), "edit": ("a.png", "x"), "answer": ("a.png", "x"),
+    "outputs": ("--results", "a", "--kind", "judge"),
 }  # fmt: skip
 RUN = 'if __name__ == "__main__":'  # in a module that is a command
 ANYTHING = {  # numbers that may be anything finite, or are checked with others
     "seed", "seeds", "beam_alpha", "image_guidance", "text_guidance", "guidance", "top_p", "box",
-    "expected",
+    "expected", "lowest",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from cm3leon.reports.benches.fid import beside_table
 from cm3leon.reports.benches.latency import latency_tables
 from cm3leon.reports.benches.pretraining import pretraining_tables
 from cm3leon.reports.benches.retrieval import retrieval_tables
-from cm3leon.reports.benches.splits import splits_table
+from cm3leon.reports.benches.splits import choice_table, splits_table
 from cm3leon.reports.records.store import measure_of
 from cm3leon.reports.tables import Table, cell, composition_table, number, scale_table, span
 
@@ -33,6 +33,7 @@ def detail_tables(record: Mapping) -> dict:
         ],
         "ablate_retrieval": lambda: list(retrieval_tables(record, {"rows": []}).values()),
         "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
+        "choose_decoding": lambda: [choice_table(record)],
         "latency": lambda: list(latency_tables(record, {"rows": []}).values()),
     }
     try:

@@ -54,3 +54,22 @@ def _row(record: Mapping, task: str, name: str, beside) -> tuple[str, ...]:
         span(value["value"], value["low"], value["high"]),
         *others,
     )
+
+
+def outputs_table(record: Mapping) -> Table:
+    """The numbers of outputs that others made, a row each; with counts and what they are beside."""
+    rows = []
+    for name in record["extra"]:
+        declared, found = of_number(name, record["measures"]), extra(record, name)
+        part = name.rpartition(".")[0]
+        title = declared.title if declared else name
+        shown = title if not part else f"{title}, {part.replace('_', ' ')}"
+        ends = "" if found["low"] is None else span(found["value"], found["low"], found["high"])
+        rows.append((shown, number(found["value"]), ends))
+    return Table(
+        headers=("measure", record["system"]["name"], "95 % interval"),
+        rows=tuple(rows),
+        caption=f"{record['protocol']['kind']} of {record['system']['name']}, n={record['n']:,}",
+        notes=tuple(f"warning: {text}" for text in remarks(record)),
+        numbers=frozenset({1}),
+    )
