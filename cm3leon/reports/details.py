@@ -11,7 +11,7 @@ from cm3leon.reports.benches.fid import beside_table
 from cm3leon.reports.benches.latency import latency_tables
 from cm3leon.reports.benches.pretraining import pretraining_tables
 from cm3leon.reports.benches.retrieval import retrieval_tables
-from cm3leon.reports.benches.splits import choice_table, splits_table
+from cm3leon.reports.benches.splits import choice_table, splits_tables
 from cm3leon.reports.records.store import measure_of
 from cm3leon.reports.tables import Table, cell, composition_table, number, scale_table, span
 
@@ -22,7 +22,7 @@ def detail_tables(record: Mapping) -> dict:
     """{"tables", "missing"}: what a record says beside its value, or why that cannot be shown."""
     makers = {
         "fid_coco": lambda: [
-            splits_table(record),
+            *splits_tables(record),
             scale_table(record),
             beside_table(record),
             *([] if main_arm(record) else [composition_table(record)]),

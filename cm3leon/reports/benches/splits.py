@@ -6,7 +6,8 @@ temperature 1), and `split.measure` for what scales them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cm3leon.reports import extra, main_arm
 from cm3leon.reports.tables import TASKS, Table, cell, number, span
@@ -73,6 +74,32 @@ def splits_table(record: Mapping) -> Table | None:
         notes=tuple(_notes(record, further, retrieves)),
         numbers=frozenset(range(1, len(headers))),
         ours=frozenset(k for k, pair in enumerate(arms) if ".".join(pair) == main_arm(record)),
+    )
+
+
+def splits_tables(record: Mapping) -> list[Table]:
+    """The same as two tables that fit a page: distances, and what the pictures hold."""
+    whole = splits_table(record)
+    if whole is None:
+        return []
+    first = whole.headers.index("overall")
+    return [
+        columns_of(whole, range(first)),
+        replace(
+            columns_of(whole, (0, 1, *range(first, len(whole.headers)))),
+            caption=f"What the pictures of {record['system']['name']} hold",
+            notes=(),
+        ),
+    ]
+
+
+def columns_of(table: Table, places: Sequence[int]) -> Table:
+    """A table with these columns alone."""
+    return replace(
+        table,
+        headers=tuple(table.headers[k] for k in places),
+        rows=tuple(tuple(row[k] for k in places) for row in table.rows),
+        numbers=frozenset(at for at, k in enumerate(places) if k in table.numbers),
     )
 
 

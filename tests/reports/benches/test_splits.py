@@ -6,7 +6,7 @@ import pytest
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.reports import extra, key_of, leading, main_arm, read_published
-from cm3leon.reports.benches.splits import splits_table
+from cm3leon.reports.benches.splits import splits_table, splits_tables
 from cm3leon.reports.compare import compare, pairable, tables
 from cm3leon.reports.details import detail_tables
 from cm3leon.reports.exports import to_lm_eval
@@ -48,7 +48,16 @@ def test_a_system_without_retrieval_has_no_column_of_ratios():
     table = splits_table(splits_record(documents=(0,)))
     assert "over none" not in table.headers and len(table.rows) == 4
     assert table.ours == {0} and not any("over none" in note for note in table.notes)
-    assert splits_table(record()) is None
+    assert splits_table(record()) is None and splits_tables(record()) == []
+
+
+def test_the_two_tables_of_a_page_hold_every_column_once():
+    whole = splits_table(splits_record())
+    one, other = splits_tables(splits_record())
+    assert one.headers + other.headers[2:] == whole.headers
+    for row, left, right in zip(whole.rows, one.rows, other.rows, strict=True):
+        assert left + right[2:] == row and right[:2] == row[:2]
+    assert one.ours == other.ours == whole.ours
 
 
 def test_bare_names_are_those_of_the_headline():
@@ -129,7 +138,7 @@ def test_retrieval_is_judged_on_every_split():
 
 def test_what_a_record_says_beside_its_value():
     found = detail_tables(splits_record())
-    assert found["missing"] is None and len(found["tables"]) == 2
+    assert found["missing"] is None and len(found["tables"]) == 3
     lines = to_lm_eval([splits_record()])
     better = lines["higher_is_better"]["fid_coco@2"]
     assert (
