@@ -34,9 +34,9 @@ QUICK = 48  # examples a task
 SHOWN = 4  # examples of each task in the grid of pictures
 CURVE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # image weights (InstructPix2Pix)
 TRIED = {  # settings of decoding that are compared on `val`, by the number of a task's streams
-    2: {"guidance": (1.0, 1.5, 2.0, 3.0), "temperature": (0.0, 0.5)},
-    3: {"image_guidance": (1.0, 1.5), "text_guidance": (1.0, 1.5, 3.0, 7.5),
-        "temperature": (0.0, 0.5)},
+    2: {"guidance": (1.0, 1.5, 2.0, 3.0), "temperature": (0.5,)},
+    3: {"image_guidance": (1.0, 1.5), "text_guidance": (1.0, 1.5, 2.0, 3.0),
+        "temperature": (0.0,)},
 }  # fmt: skip
 
 
