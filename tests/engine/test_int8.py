@@ -113,24 +113,26 @@ def test_only_the_matrices_of_the_layers_are_rounded(model):
 def test_logits_are_as_near_as_the_rounding_of_the_weights(model):
     plain, int8 = model
     ids_BT = torch.arange(60).view(3, 20) * 7 % 500
-    logits, near = plain(ids_BT), int8(ids_BT)
+    places_BT = torch.arange(20).expand_as(ids_BT)  # of a text
+    logits, near = plain(ids_BT, places_BT), int8(ids_BT, places_BT)
     off = float((near - logits).norm() / logits.norm())
-    # A normal row of 48 to 192 numbers peaks at about 2.5 standard deviations; the errors of the
+    # A normal row of 48 to 192 numbers peaks at 2.5 to 3 standard deviations; the errors of the
     # eight matrices add up like independent ones.
-    assert 0.3 * STEP < off < 2.5 * STEP * 8**0.5
+    assert 0.3 * STEP < off < 3 * STEP * 8**0.5
 
 
 @NEEDS_TORCHAO
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[5, 5], [6, 2, 4]])
-def test_steps_give_the_logits_of_whole_rows(model, dtype, lengths):
-    int8 = model[1].to(dtype)
+def test_steps_give_the_logits_of_whole_rows(dtype, lengths):
+    int8 = quantised(small().to(dtype))  # in this order, as `with_weights` does
     assert kind(int8) == "int8"
     rows = [(torch.arange(length) * 13 % 500).tolist() for length in lengths]
     ids_BT = (torch.arange(max(lengths)) * 13 % 500).expand(len(lengths), -1)
+    places_BT = torch.arange(max(lengths)).expand_as(ids_BT)  # of a text
     caches = [int8.cache(len(lengths), 20) for _ in range(2)]
     for cache in caches:
-        int8.prefill(ids_BT, torch.tensor(lengths), cache)
+        int8.prefill(ids_BT, torch.tensor(lengths), cache, positions_BT=places_BT)
     advance, at = TorchStep(int8, len(lengths), 0, None), torch.zeros(1, dtype=torch.int64)
 
     def fixed(x_BD: torch.Tensor, cache: Cache) -> torch.Tensor:
@@ -141,8 +143,9 @@ def test_steps_give_the_logits_of_whole_rows(model, dtype, lengths):
         for cache, by in zip(caches, (advance, fixed), strict=True):
             found_BV = int8.step(torch.full((len(lengths),), token), cache, by=by)
             for row, logits in zip(rows, found_BV, strict=True):
-                whole_V = int8(torch.tensor([[*row, token]]))[0, -1]
-                torch.testing.assert_close(logits, whole_V, rtol=close, atol=close)
+                places_1T = torch.arange(len(row) + 1)[None]
+                whole_V = int8(torch.tensor([[*row, token]]), places_1T)[0, -1]
+                torch.testing.assert_close(logits, whole_V.float(), rtol=close, atol=close)
         rows = [[*row, token] for row in rows]
 
 
