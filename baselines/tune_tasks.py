@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -31,7 +31,7 @@ from cm3leon.data.token_cache import encode
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.loading import find_model, load_system
-from cm3leon.options import Count, Positive, Range, Whole
+from cm3leon.options import Count, Positive, Range, Share, Whole
 from cm3leon.retrieval.retriever import Retriever
 from cm3leon.sequence.documents import Document, Text
 from cm3leon.tasks import TASKS
@@ -94,6 +94,8 @@ class Options:
     """of the generalist, in all; left out: by size, 144,000 of scenes-s"""
     rate: Positive | None = None
     """peak learning rate; left out: by size, 1.5e-3 of scenes-s"""
+    balance: Share = 0.0
+    """how much a row's loss counts alike whatever its length: 0 each token, 1 each row"""
     seed: Whole = 0
     """of order and rows; above 0 it stands in the name"""
     threads: Annotated[int, Range(0, 1024)] = 0
@@ -268,6 +270,7 @@ def main(options: Options) -> int:
     records = shop.records(tasks, options.rows or ROWS.get(size, BATCH), options.seed)
     rows = sum(len(one.trained) for one in records.sets)
     recipe = recipe_of(size, rows, options.rate, options.seed)
+    recipe = replace(recipe, rows=replace(recipe.rows, balance=options.balance))
     name = name_of(options.model, options.only, options.seed)
     tokens = rows * records.row_tokens(recipe, records.mixture(recipe))
     told = f"{rows:,} rows, {recipe.train.steps:,} steps, about {tokens / 1e6:.2g}M tokens"

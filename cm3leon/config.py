@@ -197,10 +197,13 @@ class RowsConfig:
 
     `loss` "all", the paper's literal text ("combine instruction and output"): on every token;
     "target": on the target, and on what closes it, alone; "cm3": as in pretraining, on every token
-    of a row whose masked spans are drawn (`objective`) instead of chosen.
+    of a row whose masked spans are drawn (`objective`) instead of chosen. `balance` divides a row's
+    weights by their sum to that power: at 0 every token counts alike, a picture 64 times as much as
+    an answer of one word, at 1 every row.
     """
 
     loss: str = "all"
+    balance: float = 0.0
     rotated: float = 1.0  # share of rows whose answer is moved behind them; of "all" and "target"
     drop_text: float = 0.05  # shares of rows without the prompt's text, without its pictures,
     drop_image: float = 0.05  # without both: what guidance by two weights compares
@@ -209,7 +212,7 @@ class RowsConfig:
 
     def __post_init__(self):
         check(self.loss in LOSSES, "rows.loss", f"be one of {', '.join(LOSSES)}", self.loss)
-        for name in ("rotated", "drop_text", "drop_image", "drop_both"):
+        for name in ("balance", "rotated", "drop_text", "drop_image", "drop_both"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"rows.{name}", "lie in [0, 1]", value)
         total = self.drop_text + self.drop_image + self.drop_both

@@ -115,6 +115,8 @@ def row_of(
     counts["target_tokens"] = sum(stop - start for start, stop in laid.targets)
     if hidden:
         ids, weights = _without(ids, weights, spans, set(hidden), len(laid.ids))
+    if config.balance and weights.any():
+        weights = weights * np.float32(weights.sum() ** -config.balance)
     return ids, weights, counts
 
 

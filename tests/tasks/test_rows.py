@@ -248,3 +248,16 @@ def test_options_are_checked():
         RowsConfig(drop_text=0.5, drop_image=0.5, drop_both=0.5)
     with pytest.raises(UserError, match="what a prompt can lack is one of text, image, both"):
         prompt_of(EDIT, WORDS, "caption")
+
+
+def test_balance_makes_rows_count_alike_whatever_their_length():
+    def total(record, balance: float) -> float:
+        config = RowsConfig(loss="target", balance=balance, **NONE)
+        return float(row_of(record, WORDS, config, draws(0))[1].sum())
+
+    short, long = total(ANSWER, 0.0), total(EDIT, 0.0)
+    assert short < long
+    assert total(ANSWER, 1.0) == pytest.approx(1) and total(EDIT, 1.0) == pytest.approx(1)
+    assert total(EDIT, 0.5) / total(ANSWER, 0.5) == pytest.approx((long / short) ** 0.5)
+    with pytest.raises(UserError, match=r"rows.balance must lie in \[0, 1\]"):
+        RowsConfig(balance=1.5)
