@@ -103,15 +103,14 @@ def test_every_part_has_the_floor_of_its_n(record):
 
 
 def test_a_page_of_the_report(record, options):
-    from types import SimpleNamespace
+    from cm3leon.reports.paper.results import Inputs, Run
+    from cm3leon.reports.paper.sections import context_of
+    from cm3leon.reports.paper.text import section
 
-    from cm3leon.reports.paper.decoding import decoding_section
-    from cm3leon.reports.paper.results import Run
-
-    missing = decoding_section(SimpleNamespace(of=lambda name: []))
+    missing = section("decoding", context_of(Inputs((), {})))
     assert "nox -s ablate_decoding" in str(missing.blocks)
-    run = Run(record, "results/x.json")
-    assert len(decoding_section(SimpleNamespace(of=lambda name: [run])).blocks) == 5
+    inputs = Inputs((Run(record, "results/x.json"),), {})
+    assert len(section("decoding", context_of(inputs)).blocks) == 5
 
 
 @pytest.mark.parametrize(

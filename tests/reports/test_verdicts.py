@@ -12,7 +12,7 @@ from cm3leon.reports.paper.claims import (
     _p,
     _size_finding,
     adjusted_p,
-    hypotheses_tables,
+    claims_tables,
     tally,
 )
 from cm3leon.reports.paper.model import numeral
@@ -100,7 +100,7 @@ def size_finding(small: tuple, large: tuple) -> str:
     runs = []
     for name, (value, low, high) in (("small", small), ("large", large)):
         interval = {"low": low, "high": high, "level": 0.95, "method": "x"}
-        size = numeral(1.0, "r", "", text="1", how="x")
+        size = numeral(1.0, "r", "", shown="1", how="x")
         runs.append((Run(record(value, name, interval=interval), f"{name}.json"), size))
     return _size_finding(*runs).verdict
 
@@ -242,5 +242,5 @@ def test_p_over_all_statements_together():
     adjusted = [adjusted_p(found)[id(one)] for one in found[:2]]
     assert adjusted[0] == pytest.approx((0.05, 0.05), rel=1e-2)
     assert adjusted[1] == pytest.approx((0.002, 0.002), rel=5e-2)
-    table = hypotheses_tables(found, "95%")[0].panels[0]
+    table = claims_tables(found, "95%")[0].panels[0]
     assert all(len(row.cells) in (1, 7) for row in table.rows) and len(table.headers) == 7

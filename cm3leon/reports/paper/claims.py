@@ -23,7 +23,6 @@ from cm3leon.reports.paper.results import (
 from cm3leon.reports.verdicts import (
     FAILS,
     HOLDS,
-    LEAST,
     OPEN,
     UNMEASURABLE,
     carried,
@@ -204,7 +203,7 @@ def _split(run: Run) -> str:
     return next((word for word in asked if word in ("test", "val", "tail")), "captions")
 
 
-def hypotheses_tables(found: Sequence[Finding], level: str) -> tuple[Grid, ...]:
+def claims_tables(found: Sequence[Finding], level: str) -> tuple[Grid, ...]:
     """H1 to H9, a row a statement, on as many tables as pages take; what no record judges says so,
     with its command.
     """
@@ -229,25 +228,11 @@ def hypotheses_tables(found: Sequence[Finding], level: str) -> tuple[Grid, ...]:
     heads = ("statement", "on", f"effect [{level}]", "could have seen", "p, Holm", "p, BH")
     heads = (*heads, "verdict")
     heads = tuple(map(words, heads))
-    caption = prose(
-        "The paper's claims, as hypotheses. A verdict needs the whole interval on one side of no "
-        "effect (a ratio of 1, a difference of 0); of sizes the two intervals must not overlap. "
-        "Measured, on the embedded world; protocols differ from row to row, and each cell says "
-        "what its number is. Could have seen: the effect that four of five such runs resolve. Not "
-        f"measurable at this n: fewer than {LEAST} captions, or every FID compared is within what "
-        "as many real pictures reach. p: of no effect, over all statements of all these tables "
-        "together, by Holm (one false among all) and by Benjamini and Hochberg (share of false "
-        "ones)."
-    )
     widths = ("1.4fr", "auto", "1fr", "auto", "auto", "auto", "auto")
+    panels = (Panel(heads, tuple(rows), "lllrrrr", widths=widths) for rows in tables)
     return tuple(
-        Grid(
-            label=f"table-claims-{place}" if place else "table-claims",
-            caption=prose("The claims, continued from [#table-claims].") if place else caption,
-            panels=(Panel(heads, tuple(rows), "lllrrrr", widths=widths),),
-            wide=True,
-        )
-        for place, rows in enumerate(tables)
+        Grid(f"table-claims-{place}" if place else "table-claims", (panel,), wide=True)
+        for place, panel in enumerate(panels)
     )
 
 

@@ -22,14 +22,13 @@ from cm3leon.reports import (
     read_json,
     read_published,
 )
-from cm3leon.reports.paper.appendix import appendix
-from cm3leon.reports.paper.body import limits, results
 from cm3leon.reports.paper.claims import findings
 from cm3leon.reports.paper.figures import jpeg
-from cm3leon.reports.paper.front import REFERENCES, abstract, introduction, method, protocol
 from cm3leon.reports.paper.html import to_html
-from cm3leon.reports.paper.model import Document, Section, report_data, walk
+from cm3leon.reports.paper.model import Document, report_data, walk
 from cm3leon.reports.paper.results import Inputs, Model, Run, resolve
+from cm3leon.reports.paper.sections import written
+from cm3leon.reports.paper.text import references
 from cm3leon.reports.paper.typst import to_pdf, to_png
 from cm3leon.reports.records.store import RESULTS, NothingThere, digest, is_trial, read_files
 
@@ -52,30 +51,19 @@ NEEDED = (  # numbers of a transformer's config.json that the report is made fro
 
 def build(inputs: Inputs) -> Document:
     """The whole report as a document; pure."""
-    found = findings(inputs)
-    sections = (
-        introduction(inputs),
-        method(inputs),
-        protocol(inputs),
-        *results(inputs, found),
-        limits(inputs),
-    )
-    summary, rest = abstract(inputs, found), appendix(inputs)
+    summary, body, appendix = written(inputs, findings(inputs))
+    parts = walk((*body, *appendix))
+    cited = dict.fromkeys(part.target for part in parts if part.kind == "cite")  # in their order
+    known = references()
     return Document(
         title=TITLE,
         authors=AUTHORS,
         date=max(run.record["date"] for run in inputs.runs),
         abstract=summary,
-        sections=sections,
-        appendix=rest,
-        references=cited((*sections, *rest)),
+        sections=body,
+        appendix=appendix,
+        references=tuple((key, known[key]) for key in cited),
     )
-
-
-def cited(sections: tuple[Section, ...]) -> tuple[tuple[str, str], ...]:
-    """What the text cites, in the order in which it is cited first."""
-    keys = dict.fromkeys(part.target for part in walk(sections) if part.kind == "cite")
-    return tuple((key, REFERENCES[key]) for key in keys)
 
 
 def read_inputs(results: Path, published: Path, baselines: Path, pages: Path) -> Inputs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from cm3leon.reports.tables import number, span
 
@@ -103,7 +103,7 @@ class Grid:
     """One or more panels under one caption: what panels hold never shares a column."""
 
     label: str
-    caption: Parts
+    caption: Parts = field(default=(), kw_only=True)  # stands in the template
     panels: tuple[Panel, ...]
     notes: tuple[Parts, ...] = ()
     wide: bool = False
@@ -115,7 +115,7 @@ class Picture:
     """A figure: SVG or JPEG bytes under `file`; `width` is a share of the column or the page."""
 
     label: str
-    caption: Parts
+    caption: Parts = field(default=(), kw_only=True)  # stands in the template
     file: str
     data: bytes
     alt: str
@@ -204,30 +204,26 @@ def numeral(
     key: str,
     *,
     ends: tuple[float | None, float | None] = (None, None),
-    text: str | None = None,
-    decimals: int | None = None,
+    shown: str | int | None = None,
     how: str | None = None,
 ) -> Part:
     """The one door for numbers: what is shown, and where it came from.
 
-    `text` replaces the number's usual form, `decimals` fixes its places. `how` says how it was
-    derived; without it the very value stands at `key` of `record`.
+    `shown` replaces the number's usual form, or fixes its decimals. `how` says how it was derived;
+    without it the very value stands at `key` of `record`.
     """
-    shown = text or (number(value) if decimals is None else f"{value:,.{decimals}f}")
+    decimals = shown if isinstance(shown, int) else None
+    if not isinstance(shown, str):
+        shown = number(value) if decimals is None else f"{value:,.{decimals}f}"
     low, high = ends
     interval = span(value, low, high, decimals)
     trace = Trace(value, low, high, record, key, how)
     return Part("number", _minus(shown), interval=_minus(interval), trace=trace)
 
 
-def not_yet(command: str, what: str) -> Missing:
-    """Says what is missing, and the command that would fill it."""
-    return Missing(prose(what), (code(command),))
-
-
 def count(value: int, record: str, what: str) -> Part:
     """How many there are of something in a folder or a file."""
-    return numeral(value, record, "", text=f"{value:,}", how=f"number of {what}")
+    return numeral(value, record, "", shown=f"{value:,}", how=f"number of {what}")
 
 
 def sections(document: Document) -> tuple[Section, ...]:
@@ -243,8 +239,8 @@ def walk(thing) -> Iterator[Part]:
         for item in thing:
             yield from walk(item)
     elif is_dataclass(thing):
-        for field in fields(thing):
-            yield from walk(getattr(thing, field.name))
+        for one in fields(thing):
+            yield from walk(getattr(thing, one.name))
 
 
 def labels(document: Document) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cm3leon.errors import UserError
-from cm3leon.reports import extra, key_of, leading
+from cm3leon.reports import extra, key_of, leading, main_arm
 from cm3leon.reports.paper.model import PUBLISHED_NAME, Part, Parts, numeral, plain
 from cm3leon.reports.records.store import column, digest, largest_n, weight
 
@@ -37,6 +37,16 @@ class Run:
     def system(self) -> str:
         return self.record["system"]["name"]
 
+    @property
+    def on_coco(self) -> bool:
+        """Whether it is of MS-COCO, not of the embedded world."""
+        return self.record["protocol"].get("data") == "coco"
+
+    @property
+    def main_arm(self) -> str | None:
+        """Split and arm of the headline; None where the record is of one split."""
+        return main_arm(self.record)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -56,6 +66,16 @@ class Model:
         """The model whose training it went on from."""
         return self.about["extra"].get("start")
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether it was trained with documents."""
+        return "retrieval" in self.about["extra"]
+
+    @property
+    def logged(self) -> bool:
+        """Whether its log has losses to draw."""
+        return any("image_loss" in one for one in self.log)
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -70,6 +90,16 @@ class Inputs:
         """The newest run of every system and protocol of a benchmark."""
         latest = {(run.system, column(run.record)): run for run in self.runs if run.bench == bench}
         return list(latest.values())
+
+    @property
+    def benches(self) -> set[str]:
+        """The benchmarks that have a record."""
+        return {run.bench for run in self.runs}
+
+    @property
+    def sizes(self) -> list[Part]:
+        """Parameters of the models, the fewest first."""
+        return sorted(map(parameters, self.models), key=lambda part: part.trace.value)
 
     def model(self, name: str) -> Model | None:
         """The shipped model a system stands for: its name before the first `+`."""
@@ -117,7 +147,7 @@ def own(run: Run, decimals: int | None = None) -> Part:
         run.path,
         "/value",
         ends=(ends.get("low"), ends.get("high")),
-        decimals=decimals,
+        shown=decimals,
     )
 
 
@@ -131,7 +161,7 @@ def more(run: Run, name: str, decimals: int | None = None) -> Part | None:
     key = f"/extra/{_escaped(name)}"
     if isinstance(run.record["extra"][name], Mapping):
         key += "/value"
-    return numeral(value, run.path, key, ends=(low, high), decimals=decimals)
+    return numeral(value, run.path, key, ends=(low, high), shown=decimals)
 
 
 def cell(run: Run, name: str, decimals: int | None = None) -> Parts:
@@ -140,24 +170,22 @@ def cell(run: Run, name: str, decimals: int | None = None) -> Parts:
     return DASH if part is None else (part,)
 
 
-def at(run: Run, pointer: str, text: str | None = None) -> Part:
+def at(run: Run, pointer: str) -> Part:
     """Any number of a record by its JSON pointer."""
     value = resolve(run.record, pointer)
-    return numeral(value, run.path, pointer, text=text or _whole(value))
+    return numeral(value, run.path, pointer, shown=_whole(value))
 
 
-def quoted(published: Mapping, row: Mapping, text: str | None = None) -> Part:
+def quoted(published: Mapping, row: Mapping, decimals: int = 2) -> Part:
     """The value of a quoted row."""
     place = published["rows"].index(row)
-    return numeral(
-        row["value"], PUBLISHED_NAME, f"/rows/{place}/value", text=text or f"{row['value']:,.2f}"
-    )
+    return numeral(row["value"], PUBLISHED_NAME, f"/rows/{place}/value", shown=decimals)
 
 
 def setting(model: Model, pointer: str) -> Part:
     """A number of a model's config.json."""
     value = resolve(model.about, pointer)
-    return numeral(value, f"{model.folder}/config.json", pointer, text=_whole(value))
+    return numeral(value, f"{model.folder}/config.json", pointer, shown=_whole(value))
 
 
 def logged(model: Model, key: str, decimals: int = 3) -> Part | None:
@@ -165,7 +193,7 @@ def logged(model: Model, key: str, decimals: int = 3) -> Part | None:
     for place in range(len(model.log) - 1, -1, -1):
         if key in model.log[place]:
             path, pointer = f"{model.folder}/log.jsonl", f"/{place}/{_escaped(key)}"
-            return numeral(model.log[place][key], path, pointer, decimals=decimals)
+            return numeral(model.log[place][key], path, pointer, shown=decimals)
     return None
 
 
@@ -179,7 +207,7 @@ def parameters(model: Model) -> Part:
     total = config["layers"] * 12 * width**2 + (ids + config["context"]) * width
     how = "12 layers width^2 + (vocabulary + context) width"
     path = f"{model.folder}/config.json"
-    return numeral(total, path, "/config", text=f"{total / 1e6:.1f}M", how=how)
+    return numeral(total, path, "/config", shown=f"{total / 1e6:.1f}M", how=how)
 
 
 def tokens(model: Model) -> list[float]:
@@ -197,7 +225,7 @@ def seen(model: Model) -> Part:
     """Tokens of this training alone, in millions."""
     total, how = sum(tokens(model)[-1:]), "sum over windows of tokens_per_s * steps / steps_per_s"
     path = f"{model.folder}/log.jsonl"
-    return numeral(total, path, "", text=f"{total / 1e6:.1f}M", how=how)
+    return numeral(total, path, "", shown=f"{total / 1e6:.1f}M", how=how)
 
 
 def compute(inputs: Inputs, model: Model) -> Part:
@@ -209,7 +237,7 @@ def compute(inputs: Inputs, model: Model) -> Part:
     total = sum(6 * parameters(stage).trace.value * sum(tokens(stage)[-1:]) for stage in stages)
     how = "6 N D, summed over " + ", ".join(stage.name for stage in reversed(stages))
     path = f"{model.folder}/log.jsonl"
-    return numeral(total, path, "", text=scientific(total), how=how)
+    return numeral(total, path, "", shown=scientific(total), how=how)
 
 
 def quoted_days(published: Mapping, row: Mapping) -> Part | None:
@@ -218,7 +246,7 @@ def quoted_days(published: Mapping, row: Mapping) -> Part | None:
     model = row["model"]
     for cost in rows:
         if cost["table"] == "training compute" and cost["model"] == model:
-            return quoted(published, cost, f"{cost['value']:,.0f}")
+            return quoted(published, cost, 0)
     facts = {
         one["metric"]: one for one in rows if (one["table"], one["model"]) == ("Table 3", model)
     }
@@ -231,7 +259,7 @@ def quoted_days(published: Mapping, row: Mapping) -> Part | None:
     days = 6 * size * seen_tokens / (A100_FLOPS * UTILISATION * DAY)
     how = f"6 N D at {UTILISATION:.0%} of 312 TFLOP/s, N = 12 layers width^2 + {VOCABULARY:,} width"
     key = f"/rows/{rows.index(facts['training tokens'])}/value"
-    return numeral(days, PUBLISHED_NAME, key, text=f"about {days:,.0f}", how=how)
+    return numeral(days, PUBLISHED_NAME, key, shown=f"about {days:,.0f}", how=how)
 
 
 def group_of(published: Mapping, row: Mapping) -> str:

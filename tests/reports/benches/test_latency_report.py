@@ -19,11 +19,11 @@ from cm3leon.reports.benches.latency import (
 from cm3leon.reports.dashboard.history import read_runs
 from cm3leon.reports.dashboard.page import page
 from cm3leon.reports.details import detail_tables
-from cm3leon.reports.paper.body import latency
-from cm3leon.reports.paper.latency import speeds as speeds_section
-from cm3leon.reports.paper.latency import speeds_table
 from cm3leon.reports.paper.model import Missing
 from cm3leon.reports.paper.results import Inputs, Run
+from cm3leon.reports.paper.sections import context_of
+from cm3leon.reports.paper.tables import speeds_table
+from cm3leon.reports.paper.text import section as section_of
 from cm3leon.reports.regress import regress
 from tests.record_maker import record, saved
 
@@ -130,7 +130,7 @@ def test_one_round_has_no_interval():
     assert rows["7b", "float32", "1"][3:5] == ("40.00", "")
     assert tables["roofline"].rows[-1][-2:] == ("0.250", "")
     assert latency_picture(found) != latency_picture(made())
-    grid = speeds_table(Run(found, "results/latency/cm3leon/0.json"))
+    grid = speeds_table(Run(found, "results/latency/cm3leon/0.json"), 0)
     assert grid.panels[0].rows[-1].cells[3][0].interval == ""
 
 
@@ -221,17 +221,17 @@ def test_a_busy_machine_is_no_regression(tmp_path):
 
 
 def test_the_report_shows_it_or_says_what_is_missing():
-    empty = latency(Inputs((), PUBLISHED))
+    empty = section_of("latency", context_of(Inputs((), PUBLISHED)))
     assert isinstance(empty.blocks[0], Missing)
     run = Run(made(), "results/latency/cm3leon/0.json")
-    section = latency(Inputs((run,), PUBLISHED))
+    section = section_of("latency", context_of(Inputs((run,), PUBLISHED)))
     assert not any(isinstance(block, Missing) for block in section.blocks)
     assert {"figure-speeds-0", "table-latency"} <= {
         getattr(block, "label", None) for block in section.blocks
     }
-    (table,) = speeds_section(Inputs((run,), PUBLISHED)).blocks
+    (table,) = section_of("speeds", context_of(Inputs((run,), PUBLISHED))).blocks
     assert table.label == "table-speeds-0" and not table.floats
-    grid = speeds_table(run)
+    grid = speeds_table(run, 0)
     first = grid.panels[0].rows[0].cells
     assert [part.text for cell in first for part in cell][:3] == ["scenes-s", "float32", "1"]
     seconds = first[3][0].trace
