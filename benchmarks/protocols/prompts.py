@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cm3leon.data.coco import Entry, read_captions
+from cm3leon.data.coco import Entry
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
 from cm3leon.seeds import generator
@@ -49,19 +48,6 @@ def scenes_prompts(
         k = pick(len(captions), seed, picture.id)
         prompts.append(Prompt(f"{picture.id}-{k}", captions[k], picture.id, meanings[k]))
     return prompts
-
-
-def coco_prompts(
-    root: str | Path, split: str | None = None, n: int | None = None, seed: int = 0
-) -> list[Prompt]:
-    """n distinct pictures of an MS-COCO split in seeded order, one caption each.
-
-    None as a split takes the validation split, None as n every picture that has a caption. Raises
-    UserError for a missing or broken captions file, n < 1 or more than there are.
-    """
-    entries = shuffled(read_captions(root, split), seed)
-    n = checked_count(n, len(entries), f"{root} {split or ''}".strip())
-    return [entry_prompt(entry, seed) for entry in entries[:n]]
 
 
 def entry_prompt(entry: Entry, seed: int = 0) -> Prompt:

@@ -5,9 +5,10 @@ Shapes: N pictures, H W pixels.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cm3leon.files import write_atomic
@@ -15,6 +16,7 @@ from cm3leon.reports import extra, own
 from cm3leon.reports.tables import features_name, number, span
 
 BLUE, GREY, INK = "#0072B2", "#6e6e6e", "#222222"  # Okabe-Ito blue: all eyes tell it from grey
+STYLE = {"svg.hashsalt": "cm3leon", "font.size": 9, "font.family": ["DejaVu Sans"]}
 CELL = 176  # pixels a picture of the grid is enlarged to, at least
 FONT_SIZE, LINE, GAP, LINES = 13, 17, 14, 4  # of the grid's captions, in pixels (LINES: at most)
 ROWS = (  # of the scale, from the best possible down
@@ -30,24 +32,43 @@ def fid_scale_plot(record: Mapping, folder: Path | str, stem: str = "fid_scale")
 
     Values at or below zero cannot stand on a log axis: they are drawn at its left end, marked `<=`.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     rows = [
         (label.format(name=record["system"]["name"]), entry, key == "ours")
         for key, label in ROWS
         if (entry := own(record) if key == "ours" else extra(record, key)) is not None
     ]
-    style = {"svg.hashsalt": "cm3leon", "font.size": 10, "font.family": ["DejaVu Sans"]}
-    paths = []
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 0.5 * len(rows) + 0.9), layout="constrained")
+
+    def draw(figure) -> None:
         _draw_scale(figure.add_subplot(), rows, record)
-        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            out = io.BytesIO()
-            figure.savefig(out, format=ending[1:], dpi=160, metadata=metadata)
-            paths.append(write_atomic(Path(folder) / f"{stem}{ending}", out.getvalue()))
-    return paths
+
+    size = 6.4, 0.5 * len(rows) + 0.9
+    return saved(draw, size, folder, stem, STYLE | {"font.size": 10})
+
+
+def saved(
+    draw: Callable, size: tuple[float, float], folder: Path | str, stem: str, style: Mapping = STYLE
+) -> list[Path]:
+    """Write what `draw(figure)` draws as <stem>.svg and .png; `size` in inches."""
+    return [
+        write_atomic(Path(folder) / f"{stem}.{ending}", drawn(draw, size, ending, style))
+        for ending in ("svg", "png")
+    ]
+
+
+def drawn(
+    draw: Callable, size: tuple[float, float], ending: str = "svg", style: Mapping = STYLE
+) -> bytes:
+    """What `draw(figure)` draws, as the bytes of a file without a date."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
+    out = io.BytesIO()
+    with matplotlib.rc_context(dict(style)):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(out, format=ending, dpi=160, metadata=metadata)
+    return out.getvalue()
 
 
 def mark_floor(axes, floor: Mapping | None, colour: str = GREY, label: str = "floor") -> None:
@@ -66,7 +87,7 @@ def sample_grid(images, captions: Sequence[str], path: Path | str, columns: int 
     Raises ValueError for another shape or type, no picture, or captions of another number.
     """
     import numpy as np
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
@@ -85,13 +106,25 @@ def sample_grid(images, captions: Sequence[str], path: Path | str, columns: int 
         tops.append(top)
         top += height + 6 + LINE * max(map(len, texts[start : start + columns])) + GAP
     sheet = Image.new("RGB", (GAP + columns * (width + GAP), top), "white")
-    pen = ImageDraw.Draw(sheet)
     for index, (image, lines) in enumerate(zip(images, texts, strict=True)):
-        left, top = GAP + index % columns * (width + GAP), tops[index // columns]
-        enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-        sheet.paste(enlarged, (left, top))
-        for position, line in enumerate(lines):
-            pen.text((left, top + height + 6 + LINE * position), line, fill=INK, font=font)
+        place = GAP + index % columns * (width + GAP), tops[index // columns]
+        _captioned(sheet, image, (width, height), place, lines)
+    return _png(sheet, path)
+
+
+def _captioned(
+    sheet, image, size: tuple[int, int], place: tuple[int, int], lines: Sequence[str]
+) -> None:
+    """Put a picture onto a sheet, enlarged to a size in pixels, and its caption below it."""
+    from PIL import Image, ImageDraw
+
+    sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), place)
+    pen, font, below = ImageDraw.Draw(sheet), _font(), place[1] + size[1] + 6
+    for row, line in enumerate(lines):
+        pen.text((place[0], below + LINE * row), line, fill=INK, font=font)
+
+
+def _png(sheet, path: Path | str) -> Path:
     out = io.BytesIO()
     sheet.save(out, format="PNG", optimize=True)
     return write_atomic(path, out.getvalue())
@@ -129,16 +162,10 @@ def picture_page(
     for row, line, prompt, tall in zip(rows, texts, prompts, block, strict=True):
         pen.text((GAP, top), f"“{prompt}”", fill=BLUE, font=font)
         for column, (image, words) in enumerate(zip(row, line, strict=True)):
-            left, below = GAP + column * (width + GAP), top + LINE + 8
-            enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(enlarged, (left, below))
-            for place, text in enumerate(words):
-                at = (left, below + height + 6 + LINE * place)
-                pen.text(at, text, fill=INK, font=font)
+            place = GAP + column * (width + GAP), top + LINE + 8
+            _captioned(sheet, image, (width, height), place, words)
         top += tall
-    out = io.BytesIO()
-    sheet.save(out, format="PNG", optimize=True)
-    return write_atomic(path, out.getvalue())
+    return _png(sheet, path)
 
 
 def _draw_scale(axes, rows, record: Mapping) -> None:
@@ -187,6 +214,7 @@ def _factor(width: int) -> int:
     return max(1, -(-CELL // width))
 
 
+@functools.cache
 def _font():
     import matplotlib
     from PIL import ImageFont

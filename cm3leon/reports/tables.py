@@ -244,13 +244,25 @@ def span(value: float, low: float | None, high: float | None, decimals: int | No
     return f"[{low:,.{places}f}, {high:,.{places}f}]"
 
 
-def cell(record: Mapping, key: str) -> str:
-    """An extra of a record as `value [low, high]`, or a dash."""
+class Number(str):
+    """A cell that shows a number of a record: `value [low, high]`, and its name among the extras,
+    by which the report finds where it came from.
+    """
+
+    name: str
+    decimals: int | None
+
+
+def cell(record: Mapping, key: str, decimals: int | None = None) -> str:
+    """An extra of a record as a `Number`, or a dash; `decimals` of them, not those of `number`."""
     entry = extra(record, key)
     if entry is None:
         return "-"
     value, low, high = entry.values()
-    return f"{number(value)} {span(value, low, high)}".rstrip()
+    shown = number(value) if decimals is None else f"{value:,.{decimals}f}"
+    found = Number(f"{shown} {span(value, low, high, decimals)}".rstrip())
+    found.name, found.decimals = key, decimals
+    return found
 
 
 def documents(record: Mapping) -> str:

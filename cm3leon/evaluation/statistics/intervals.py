@@ -62,9 +62,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap of `statistic` over the rows of samples [N] or [N, ...], N >= 2.
 
-    Right for statistics with little bias (means, rates, differences); for skewed ones there is
-    `bca_interval`, for FID `frechet_interval`. With `clusters`, one label a row (the image, where
-    several captions share it), whole clusters are drawn; at least two of them.
+    Right for statistics with little bias (means, rates, differences); for FID there is
+    `frechet_interval`. With `clusters`, one label a row (the image, where several captions share
+    it), whole clusters are drawn; at least two of them.
     """
     draws = bootstrap_draws(samples, statistic, resamples, seed, clusters)
     return percentile_interval(draws, level)
@@ -87,38 +87,6 @@ def bootstrap_draws(
         rows = drawn if groups is None else np.concatenate([groups[group] for group in drawn])
         draws[place] = statistic(samples[rows])
     return draws
-
-
-def bca_interval(
-    samples,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-    clusters: Sequence | None = None,
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap (Efron 1987): percentiles moved for bias and skew.
-
-    The acceleration is that of the jackknife over rows, or over clusters. Where all draws or all
-    jackknife values are equal it is the percentile interval.
-    """
-    from scipy.special import ndtr, ndtri
-
-    samples = _finite(samples, "samples", least=2)
-    draws = bootstrap_draws(samples, statistic, resamples, seed, clusters)
-    groups = _groups(len(samples), clusters) or [np.array([row]) for row in range(len(samples))]
-    left_out = np.array([statistic(np.delete(samples, group, axis=0)) for group in groups])
-    apart = left_out.mean() - left_out
-    spread = float((apart**2).sum())
-    below = np.mean(draws < statistic(samples)) + np.mean(draws == statistic(samples)) / 2
-    check_level(level)
-    if spread == 0 or not 0 < below < 1:
-        return percentile_interval(draws, level)
-    bias, skew = ndtri(below), float((apart**3).sum()) / (6 * spread**1.5)
-    ends = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
-    places = ndtr(bias + ends / (1 - skew * ends))
-    low, high = np.quantile(draws, places, method="weibull")
-    return float(low), float(high)
 
 
 def frechet_influence(real, fake) -> np.ndarray:

@@ -46,26 +46,6 @@ def bootstrap_p(draws_R: np.ndarray) -> float:
     return min(1.0, 2 * (tail + 1) / (len(draws_R) + 1))
 
 
-def mcnemar(ours_N, others_N) -> tuple[int, int, float]:
-    """Yes/no scores on the same prompts: (only ours right, only others right, p), exact binomial.
-
-    Prompts that both or none have right say nothing of the difference; without any other p is 1.
-    """
-    from scipy.special import bdtr
-
-    ours_N, others_N = np.asarray(ours_N), np.asarray(others_N)
-    for name, scores in (("ours", ours_N), ("others", others_N)):
-        if scores.ndim != 1 or not np.isin(scores, (0, 1)).all():
-            raise UserError(f"{name} must be yes/no scores [N], got {scores.dtype} {scores.shape}")
-    if len(ours_N) != len(others_N):
-        raise UserError(f"McNemar needs the same prompts, got {len(ours_N)} and {len(others_N)}")
-    ours_N, others_N = ours_N.astype(bool), others_N.astype(bool)
-    only_ours, only_others = int((ours_N & ~others_N).sum()), int((~ours_N & others_N).sum())
-    apart = only_ours + only_others
-    p = 2 * float(bdtr(min(only_ours, only_others), apart, 0.5)) if apart else 1.0
-    return only_ours, only_others, min(1.0, p)
-
-
 def difference_p(value: float, low: float, high: float, level: float = 0.95) -> float:
     """Two-sided p of "no difference" for a difference with a roughly normal interval."""
     from scipy.special import ndtr

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from cm3leon.files import write_atomic
 from cm3leon.reports import extra
 from cm3leon.reports.benches.decoding import (
     STRATEGIES,
@@ -16,7 +14,7 @@ from cm3leon.reports.benches.decoding import (
     guidance_rows,
     sizes_of,
 )
-from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor
+from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor, saved
 
 COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito
 MARKERS = ("o", "s", "^", "D")
@@ -28,25 +26,9 @@ def decoding_plots(record: Mapping, folder: Path | str) -> list[Path]:
     panels = [part for part in ("guidance", "pool") if part in parts]
     if panels:
         size = (3.7 * len(panels), 3.1)
-        paths += _saved(lambda figure: figure4(figure, record, panels), size, folder, "figure4")
+        paths += saved(lambda figure: figure4(figure, record, panels), size, folder, "figure4")
     if "surface" in parts:
-        paths += _saved(lambda figure: surface(figure, record), (7.4, 2.9), folder, "surface")
-    return paths
-
-
-def _saved(draw, size: tuple[float, float], folder: Path | str, stem: str) -> list[Path]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {"svg.hashsalt": "cm3leon", "font.size": 9, "font.family": ["DejaVu Sans"]}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        paths = []
-        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            out = io.BytesIO()
-            figure.savefig(out, format=ending[1:], dpi=160, metadata=metadata)
-            paths.append(write_atomic(Path(folder) / f"{stem}{ending}", out.getvalue()))
+        paths += saved(lambda figure: surface(figure, record), (7.4, 2.9), folder, "surface")
     return paths
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cm3leon.reports import extra
-from cm3leon.reports.tables import Table, cell, number, span
+from cm3leon.reports.tables import Table, cell
 
 TWINS = {"queries": "equal query tokens", "flops": "equal FLOPs"}
 DIFFERENCES = {
@@ -37,10 +37,10 @@ def compute_table(record: Mapping) -> Table:
         (
             f"{protocol['twins'][twin]}, {label}",
             split,
-            number(extra(record, f"ours.{split}.fid")["value"]),
-            number(extra(record, f"{twin}.{split}.fid")["value"]),
-            cell(record, f"{twin}.{split}.fid_ratio"),
-            *(_difference(record, f"{twin}.{split}.{key}") for key in kept),
+            cell(record, f"ours.{split}.fid", 2),
+            cell(record, f"{twin}.{split}.fid", 2),
+            cell(record, f"{twin}.{split}.fid_ratio", 2),
+            *(cell(record, f"{twin}.{split}.{key}", 3) for key in kept),
         )
         for twin, label in twins.items()
         for split in protocol["captions"]
@@ -76,10 +76,3 @@ def _costs(record: Mapping, twins: Mapping) -> list[str]:
                 f"tokens, {flops['value']:.2g} FLOPs"
             )
     return [f"trained on: {'; '.join(parts)} (6ND)"] if parts else []
-
-
-def _difference(record: Mapping, key: str) -> str:
-    entry = extra(record, key)
-    if entry is None:
-        return "-"
-    return f"{entry['value']:+.3f} {span(entry['value'], entry['low'], entry['high'], 3)}"

@@ -5,13 +5,12 @@ Rows are the protocol's sizes x types x batches; what could not be timed keeps i
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from cm3leon.files import write_atomic
 from cm3leon.reports import extra
+from cm3leon.reports.plots import drawn, saved
 from cm3leon.reports.records.store import device
 from cm3leon.reports.tables import Table, number, span
 
@@ -201,26 +200,17 @@ def ceilings_table(record: Mapping) -> Table:
 
 def latency_plot(record: Mapping, folder: Path | str, stem: str = "latency") -> list[Path]:
     """Seconds an image, and the share of the roofline, against the batch. Writes .svg and .png."""
-    return [
-        write_atomic(Path(folder) / f"{stem}.{ending}", latency_picture(record, ending))
-        for ending in ("svg", "png")
-    ]
+    return saved(lambda figure: draw_latency(figure, record), latency_size(record), folder, stem)
 
 
-def latency_picture(record: Mapping, ending: str = "svg") -> bytes:
-    """The plot as a file's bytes; the same record, the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def latency_picture(record: Mapping) -> bytes:
+    """The plot as an SVG's bytes; the same record, the same bytes."""
+    return drawn(lambda figure: draw_latency(figure, record), latency_size(record))
 
-    style = {"svg.hashsalt": "cm3leon", "font.size": 9, "font.family": ["DejaVu Sans"]}
-    metadata = {"Date": None} if ending == "svg" else {"Software": None}
-    out = io.BytesIO()
-    with matplotlib.rc_context(style):
-        rows = -(-len(_drawn(record)) // LEGEND_COLUMNS)
-        figure = Figure(figsize=(7.6, 3.1 + 0.17 * rows), layout="constrained")
-        draw_latency(figure, record)
-        figure.savefig(out, format=ending, dpi=160, metadata=metadata)
-    return out.getvalue()
+
+def latency_size(record: Mapping) -> tuple[float, float]:
+    """Inches of the plot, with room for its legend."""
+    return 7.6, 3.1 + 0.17 * -(-len(_drawn(record)) // LEGEND_COLUMNS)
 
 
 def draw_latency(figure, record: Mapping) -> None:

@@ -6,14 +6,13 @@ over an arm: of FID a ratio, of the others a difference.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cm3leon.files import write_atomic
 from cm3leon.reports import extra
-from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor
+from cm3leon.reports.benches.splits import arms_of
+from cm3leon.reports.plots import BLUE, GREY, INK, mark_floor, saved
 from cm3leon.reports.tables import Table, cell, span
 from cm3leon.reports.verdicts import FLOOR_NOTE, POWER_NOTE, carried, judged, power_cell
 
@@ -66,12 +65,6 @@ def retrieval_tables(record: Mapping, published: Mapping) -> dict[str, Table]:
         tables[f"arms_{split}"] = arms_table(record, split)
     tables["verdicts"] = verdicts_table(record)
     return tables
-
-
-def arms_of(record: Mapping, split: str) -> list[str]:
-    """Names of the arms measured on a split, in the order of the record."""
-    names = [key.split(".")[1] for key in record["extra"] if key.startswith(f"{split}.")]
-    return [name for name in dict.fromkeys(names) if extra(record, f"{split}.{name}.fid")]
 
 
 def documents_table(record: Mapping, published: Mapping) -> Table:
@@ -197,30 +190,11 @@ def verdicts_table(record: Mapping) -> Table:
 
 def retrieval_plots(record: Mapping, folder: Path | str) -> list[Path]:
     """FID and entities against the number of documents; leads of the default over every arm."""
-    paths = []
-    rows = len(_others(record))
-    for stem, draw, size in (
-        ("documents", documents_plot, (7.2, 3.1)),
-        ("leads", leads_plot, (7.2, 1.1 + 0.3 * rows)),
-    ):
-        paths += _saved(draw, record, size, Path(folder), stem)
-    return paths
-
-
-def _saved(draw, record: Mapping, size, folder: Path, stem: str) -> list[Path]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {"svg.hashsalt": "cm3leon", "font.size": 9, "font.family": ["DejaVu Sans"]}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure, record)
-        paths = []
-        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            out = io.BytesIO()
-            figure.savefig(out, format=ending[1:], dpi=160, metadata=metadata)
-            paths.append(write_atomic(folder / f"{stem}{ending}", out.getvalue()))
-    return paths
+    tall = 1.1 + 0.3 * len(_others(record))
+    return [
+        *saved(lambda figure: documents_plot(figure, record), (7.2, 3.1), folder, "documents"),
+        *saved(lambda figure: leads_plot(figure, record), (7.2, tall), folder, "leads"),
+    ]
 
 
 def documents_plot(figure, record: Mapping) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cm3leon.reports import extra, main_arm
-from cm3leon.reports.tables import TASKS, Table, cell, number, span
+from cm3leon.reports.tables import TASKS, Table, cell, number
 
 HEADS = {"colors": "colours", "attribution": "attrib.", "overall": "overall", "counting": "count"}
 SIX = tuple(key for key in TASKS if key != "overall")
@@ -42,10 +42,10 @@ def splits_table(record: Mapping) -> Table | None:
             *([cell(record, f"{split}.{arm}.fid_over_documents0")] if retrieves else []),
             _short(record, f"{split}.{arm}.fid_own", number),
             _short(record, f"{split}.{arm}.kid", number),
-            _share(record, f"{split}.{arm}.overall"),
+            cell(record, f"{split}.{arm}.overall", 3),
             *(_short(record, f"{split}.{arm}.{key}", _three) for key in SIX),
             *(
-                _share(record, f"{split}.{arm}.{key}")
+                cell(record, f"{split}.{arm}.{key}", 3)
                 if key == "entity"
                 else _short(record, f"{split}.{arm}.{key}", _three)
                 for key in further
@@ -158,13 +158,6 @@ def documents_of(record: Mapping, arm: str) -> str:
     return arm.removeprefix("documents")
 
 
-def _share(record: Mapping, key: str) -> str:
-    entry = extra(record, key)
-    if entry is None:
-        return "-"
-    return f"{entry['value']:.3f} {span(entry['value'], entry['low'], entry['high'], 3)}".rstrip()
-
-
 def _short(record: Mapping, key: str, form) -> str:
     entry = extra(record, key)
     return "-" if entry is None else form(entry["value"])
@@ -196,7 +189,7 @@ def choice_table(record: Mapping) -> Table:
             f"{decode['guidance']:g}",
             f"{decode['temperature']:g}",
             cell(record, f"{name}.fid"),
-            *(_share(record, f"{name}.{key}") for key in ("overall", *shown)),
+            *(cell(record, f"{name}.{key}", 3) for key in ("overall", *shown)),
         )
         for name, decode in cells.items()
     ]

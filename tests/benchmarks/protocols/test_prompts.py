@@ -1,36 +1,15 @@
 """Which captions are asked for: distinct pictures, one caption each, the same ones every time."""
 
 import hashlib
-import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmarks.protocols.prompts import Prompt, coco_prompts, digest, scenes_prompts
+from benchmarks.protocols.prompts import Prompt, digest, scenes_prompts
 from cm3leon.errors import UserError
 from cm3leon.world.scenes import scene
-
-
-@pytest.fixture
-def coco(tmp_path):
-    """An MS-COCO folder with six captioned pictures (captions are enough here)."""
-    images = [{"id": k, "file_name": f"{k:012d}.jpg", "width": 8, "height": 8} for k in range(1, 7)]
-    annotations = [
-        {
-            "id": 100 * image["id"] + k,
-            "image_id": image["id"],
-            "caption": f"caption {k} of {image['id']}",
-        }
-        for image in images
-        for k in range(5)
-    ]
-    path = tmp_path / "annotations" / "captions_val2017.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"images": images, "annotations": annotations}))
-    (tmp_path / "val2017").mkdir()
-    return tmp_path
 
 
 def test_scenes_prompts_are_captions_of_distinct_pictures():
@@ -77,46 +56,17 @@ def test_no_two_lists_have_one_digest(one, other):
     assert (digest(one) == digest(other)) == (one == other)
 
 
-def test_coco_prompts(coco):
-    prompts = coco_prompts(coco, "val2017", 4)
-    assert len({prompt.image_id for prompt in prompts}) == 4
-    for prompt in prompts:
-        assert prompt.caption.endswith(f"of {prompt.image_id}")
-        assert prompt.meaning is None
-    assert coco_prompts(coco, "val2017", 2) == prompts[:2]
-    everything = coco_prompts(coco, "val2017")
-    assert {prompt.image_id for prompt in everything} == {str(k) for k in range(1, 7)}
-    assert coco_prompts(coco, "val2017", seed=1) != everything
-
-
 @pytest.mark.parametrize("n", [0, -3])
-def test_no_prompts(coco, n):
+def test_no_prompts(n):
     with pytest.raises(UserError, match=f"n must be at least 1, got {n}"):
         scenes_prompts(n)
-    with pytest.raises(UserError, match=f"n must be at least 1, got {n}"):
-        coco_prompts(coco, "val2017", n)
 
 
-def test_more_than_there_are(coco):
+def test_more_than_there_are():
     with pytest.raises(UserError, match="n must be at most 5000"):
         scenes_prompts(5001, split="val")
-    with pytest.raises(UserError, match=r"n must be at most 6, .* got 7"):
-        coco_prompts(coco, "val2017", 7)
 
 
 def test_unknown_split():
     with pytest.raises(UserError, match="split must be one of val, test"):
         scenes_prompts(3, split="train")
-
-
-def test_broken_captions(coco):
-    (coco / "annotations" / "captions_val2017.json").write_text('{"images": [')
-    with pytest.raises(UserError, match=r"captions_val2017\.json") as error:
-        coco_prompts(coco, "val2017")
-    assert "\n" not in str(error.value)
-
-
-def test_missing_folder(tmp_path):
-    with pytest.raises(UserError) as error:
-        coco_prompts(tmp_path / "nothing", "val2017")
-    assert "\n" not in str(error.value)
