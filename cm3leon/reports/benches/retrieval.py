@@ -113,9 +113,9 @@ def arms_table(record: Mapping, split: str) -> Table:
     rows = [
         (
             name,
-            *(cell(record, f"{split}.{name}.{key}") for key in kept),
-            cell(record, f"{split}.{default}.fid_vs_{name}"),
-            cell(record, f"{split}.{default}.{lead}_vs_{name}"),
+            *(cell(record, f"{split}.{name}.{key}", 2 if key == "fid" else 3) for key in kept),
+            cell(record, f"{split}.{default}.fid_vs_{name}", 2),
+            cell(record, f"{split}.{default}.{lead}_vs_{name}", 3),
         )
         for name in names
     ]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cm3leon.reports.paper.model import Part
+from cm3leon.reports.plots import drawn
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -62,19 +63,6 @@ class Curve:
     held_out: Sequence[tuple[float, float]] = ()
 
 
-def svg(draw: Callable, size: tuple[float, float]) -> bytes:
-    """What `draw(figure)` draws, as SVG without a date; `size` in inches."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
-
-
 def scale_figure(points: Sequence[Point], unit: str) -> bytes:
     """Values with intervals on a log axis, one a line, best possible first."""
 
@@ -96,7 +84,7 @@ def scale_figure(points: Sequence[Point], unit: str) -> bytes:
         figure.supxlabel(f"{_short(unit)} (log scale, lower is better)", fontsize=7)
         _tidy(axes, "x", keep=("bottom",))
 
-    return svg(draw, (COLUMN, 0.55 + 0.21 * len(points)))
+    return drawn(draw, (COLUMN, 0.55 + 0.21 * len(points)), style=STYLE)
 
 
 def compute_figure(
@@ -131,7 +119,7 @@ def compute_figure(
         _titled(left, "quoted")
         _titled(right, "measured here")
 
-    return svg(draw, (PAGE, 2.5))
+    return drawn(draw, (PAGE, 2.5), style=STYLE)
 
 
 def loss_figure(panels: Mapping[str, Sequence[Curve]]) -> bytes:
@@ -155,7 +143,7 @@ def loss_figure(panels: Mapping[str, Sequence[Curve]]) -> bytes:
         lines = every[0].get_legend_handles_labels()
         figure.legend(*lines, loc="outside lower center", ncols=len(lines[0]))
 
-    return svg(draw, (PAGE, 2.5))
+    return drawn(draw, (PAGE, 2.5), style=STYLE)
 
 
 def jpeg(png: bytes) -> bytes:
@@ -197,11 +185,6 @@ def _short(name: str) -> str:
 
 def _titled(axes, title: str) -> None:
     axes.set_title(title, fontsize=7.5, loc="left")
-
-
-def _minor(value: float, _place) -> str:
-    """Of a log axis of few decades 2 and 5 have a number too."""
-    return _tick(value) if _is_125(value) else ""
 
 
 def _tick(value: float) -> str:

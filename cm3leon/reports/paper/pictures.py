@@ -9,12 +9,12 @@ from cm3leon.reports.benches.latency import latency_picture
 from cm3leon.reports.paper.figures import (
     COLUMN,
     PAGE,
+    STYLE,
     Curve,
     Point,
     compute_figure,
     loss_figure,
     scale_figure,
-    svg,
 )
 from cm3leon.reports.paper.model import Parts, Picture
 from cm3leon.reports.paper.results import (
@@ -31,6 +31,7 @@ from cm3leon.reports.paper.results import (
     quoted_days,
     tokens,
 )
+from cm3leon.reports.plots import drawn
 from cm3leon.reports.tables import SCALE
 
 PLOTTED = 8  # systems on the scale, best first
@@ -38,7 +39,7 @@ PLOTTED = 8  # systems on the scale, best first
 
 def _plot(name: str, alt: str, draw: Callable, size: tuple[float, float], numbers: Parts = ()):
     """A picture that `draw(figure)` draws, over both columns where it is wide."""
-    data, wide = svg(draw, size), size[0] > COLUMN
+    data, wide = drawn(draw, size, style=STYLE), size[0] > COLUMN
     return Picture(f"figure-{name}", f"{name}.svg", data, alt, wide=wide, numbers=numbers)
 
 

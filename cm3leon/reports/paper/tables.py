@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from cm3leon.reports.benches import decoding, pretraining, retrieval
-from cm3leon.reports.benches.equal_compute import DIFFERENCES, TWINS
+from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.latency import configurations, grouped_notes
-from cm3leon.reports.benches.splits import SHARES, arms_of, documents_of
+from cm3leon.reports.benches.splits import SHARES, arms_of, choice_table, documents_of
 from cm3leon.reports.paper.model import (
     Grid,
     Panel,
@@ -45,7 +45,7 @@ from cm3leon.reports.paper.results import (
     setting,
     value_name,
 )
-from cm3leon.reports.tables import SCALE, TASKS, documents
+from cm3leon.reports.tables import SCALE, TASKS, Number, Table, documents
 
 NOTE_MARKS = "abcdefghijklmnopqrstuvwxyz"
 TASK_HEADS = {"single": "single", "two": "two", "colors": "colours", "attribution": "attribution"}
@@ -76,6 +76,23 @@ def panel(heads: Iterable[Head], rows: Iterable[Row], align: str = "", **look) -
 def places(key: str) -> int:
     """Decimals of a column: shares have three, distances two."""
     return 2 if "fid" in key else 3
+
+
+def table_of(table: Table, run: Run, label: str, **look) -> Grid:
+    """A benchmark's own table as one of the report: its numbers get their sources."""
+
+    def shown(text: str) -> Parts:
+        if isinstance(text, Number):
+            return cell(run, text.name, text.decimals)
+        return DASH if text == "-" else words(text)
+
+    kinds = {table.rule_after: "rule"} | dict.fromkeys(table.ours, "ours")
+    rows = (
+        Row(tuple(map(shown, row)), kinds.get(place, "plain"))
+        for place, row in enumerate(table.rows)
+    )
+    align = "".join("r" if k in table.numbers else "l" for k in range(len(table.headers)))
+    return Grid(label, (panel(table.headers, rows, align, stacked=True),), wide=True, **look)
 
 
 def cells(run: Run, names: Iterable[str]) -> tuple[Parts, ...]:
@@ -206,27 +223,7 @@ def splits_grid(run: Run) -> Grid:
 
 def compute_grid(run: Run) -> Grid:
     """The retrieval-augmented model against its twin without documents."""
-    protocol = run.record["protocol"]
-    pairs = [(twin, split) for twin in TWINS if twin in protocol["twins"]
-             for split in protocol["captions"]]  # fmt: skip
-    kept = [key for key in DIFFERENCES
-            if any(more(run, f"{twin}.{split}.{key}") for twin, split in pairs)]  # fmt: skip
-    rows = [
-        Row(
-            (
-                words(f"{protocol['twins'][twin]}, {TWINS[twin]}"),
-                words(split),
-                *cells(run, (f"ours.{split}.fid", f"{twin}.{split}.fid")),
-                *cells(run, (f"{twin}.{split}.{key}" for key in ("fid_ratio", *kept))),
-            ),
-            "ours",
-        )
-        for twin, split in pairs
-    ]
-    heads = ("twin", "captions", "FID", "twin's", "FID over the twin's")
-    heads = (*heads, *(DIFFERENCES[key] for key in kept))
-    made = panel(heads, rows, "ll" + "r" * (len(heads) - 2), stacked=True)
-    return Grid("table-equal-compute", (made,), wide=True)
+    return table_of(compute_table(run.record), run, "table-equal-compute")
 
 
 def composed(group: Sequence[Run]) -> list[Run]:
@@ -340,39 +337,13 @@ def _measured_documents(run: Run) -> Panel:
 
 def arms_grid(run: Run, split: str) -> Grid:
     """Every arm of a split with its own numbers and the default's lead over it."""
-    default = run.record["protocol"]["default"]
-    names = retrieval.arms_of(run.record, split)
-    kept = [key for key in MEASURES if any(more(run, f"{split}.{name}.{key}") for name in names)]
-    lead = "entity" if "entity" in kept else "right"
-    rows = [
-        Row(
-            (
-                words(name),
-                *(cell(run, f"{split}.{name}.{key}", 2 if key == "fid" else 3) for key in kept),
-                cell(run, f"{split}.{default}.fid_vs_{name}", 2),
-                cell(run, f"{split}.{default}.{lead}_vs_{name}", 3),
-            ),
-            "ours" if name == default else "plain",
-        )
-        for name in names
-    ]
-    heads = ("arm", *(MEASURES[key] for key in kept), "FID / FID of default",
-             f"lead of default, {MEASURES[lead]}")  # fmt: skip
-    made = panel(heads, rows, stacked=True)
-    return Grid(f"table-arms-{split}", (made,), wide=True, floats=False)
+    made = retrieval.arms_table(run.record, split)
+    return table_of(made, run, f"table-arms-{split}", floats=False)
 
 
 def pretraining_table(run: Run) -> Grid:
     """Scores of every arm, a mean over training seeds."""
-    rows = [
-        Row(
-            (words(name), *(cell(run, f"{name}.{score}") for score in pretraining.SCORES)),
-            "ours" if name == "default" else "plain",
-        )
-        for name in run.record["protocol"]["arms"]
-    ]
-    made = panel(("arm", *pretraining.SCORES.values()), rows, stacked=True)
-    return Grid("table-pretraining", (made,), wide=True)
+    return table_of(pretraining.arms_table(run.record), run, "table-pretraining")
 
 
 def pool_grid(run: Run) -> Grid:
@@ -428,11 +399,14 @@ def speeds_table(run: Run, place: int) -> Grid:
 
 
 def extras_table(run: Run, place: int) -> Grid:
-    """Every number of a record that has no table of its own yet."""
+    """Every number of a record, or the benchmark's own table where it has one."""
+    label = f"table-{run.bench}-{place}"
+    if run.bench == "choose_decoding":
+        return table_of(choice_table(run.record), run, label, floats=False)
     rows = [Row((value_name(run), (own(run),)), "ours")]
     rows += [Row((words(name, "code"), cell(run, name))) for name in run.record["extra"]]
     made = panel(("measured here", "value"), rows)
-    return Grid(f"table-{run.bench}-{place}", (made,), floats=False)
+    return Grid(label, (made,), floats=False)
 
 
 def other_table(group: Sequence[Run], place: int) -> Grid:
