@@ -155,12 +155,10 @@ def files_touched() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Room:
-    """A folder, or a single file above the folders: what it is, how much, what it imports."""
+    """A folder, or a single file above the folders: what it is, what it imports."""
 
     name: str
     about: str
-    modules: int
-    lines: int
     needs: frozenset[str]
 
 
@@ -172,12 +170,12 @@ def rooms() -> dict[str, Room]:
         files.setdefault(_room(path), []).append(path)
     below = files.pop("")
     about = ", ".join(path.stem for path in below if path.stem != "__init__")
-    found = {"single files": _measured("single files", below, about, set())}
+    found = {"single files": Room("single files", about, frozenset())}
     for name, paths in files.items():
         first = min(paths, key=lambda path: (path.stem != "__init__", len(path.parts)))
         docstring = _about(name, ast.get_docstring(parsed(first)) or "")
         needs = {_room_of(one) for path in paths for one in imports(path)} & files.keys()
-        found[name] = _measured(name, paths, docstring, needs - {name})
+        found[name] = Room(name, docstring, frozenset(needs - {name}))
     return found
 
 
@@ -187,12 +185,6 @@ def _about(name: str, docstring: str) -> str:
     sentence = re.sub(r" \([^)]*$|`", "", sentence)
     own = re.match(rf"{name}( \([^)]*\))?: ", sentence, re.IGNORECASE)
     return sentence[own.end() :] if own else sentence
-
-
-def _measured(name: str, paths: list[Path], about: str, needs: set[str]) -> Room:
-    lines = sum(len(path.read_text("utf-8").splitlines()) for path in paths)
-    count = sum(path.stem != "__init__" for path in paths)
-    return Room(name, about, count, lines, frozenset(needs))
 
 
 def _room(path: Path) -> str:
@@ -225,12 +217,12 @@ def needed(every: Mapping[str, Room]) -> dict[str, set[str]]:
 
 # ---------------------------------------------------------------- drawing
 
-WIDE, HIGH, GAP_X, GAP_Y, EDGE = 200, 84, 26, 36, 24  # pixels: a box, between boxes, around
+WIDE, HIGH, GAP_X, GAP_Y, EDGE = 200, 74, 26, 36, 24  # pixels: a box, between boxes, around
 THIN = 14  # of an arrow that passes a floor
 STYLE = """
 text { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2933; }
 .name { font-size: 15px; font-weight: 600; } .about { font-size: 10.5px; fill: #3e4c59; }
-.size { font-size: 10.5px; fill: #616e7c; } .box { fill: #ffffff; stroke: #9aa5b1; }
+.box { fill: #ffffff; stroke: #9aa5b1; }
 .door { fill: #eaf4fb; stroke: #0072b2; } .outer { fill: #fdf3ea; stroke: #d55e00; }
 .home { fill: #f5f7fa; stroke: #cbd2d9; } .arrow { fill: none; stroke: #7b8794; stroke-width: 1.3; }
 """
@@ -369,23 +361,19 @@ def _box(room: Room, x: float, y: float) -> str:
     name = f"{room.name}.py" if room.name in DOORS else f"{room.name}/"
     lines = textwrap.wrap(room.about.rstrip("."), 30, max_lines=3, placeholder=" ...")
     text = "".join(
-        f'<text class="about" x="{left + 10:.0f}" y="{y + 49 + 12.5 * k:.1f}">{escape(line)}</text>'
+        f'<text class="about" x="{left + 10:.0f}" y="{y + 37 + 12.5 * k:.1f}">{escape(line)}</text>'
         for k, line in enumerate(lines)
     )
     return (
         f'<g><rect class="{kind}" x="{left:.0f}" y="{y:.0f}" width="{WIDE}" height="{HIGH}" '
         f'rx="7"/><text class="name" x="{left + 10:.0f}" y="{y + 20:.0f}">{name}</text>'
-        f'<text class="size" x="{left + 10:.0f}" y="{y + 35:.0f}">{_size(room)}</text>{text}</g>'
+        f"{text}</g>"
     )
 
 
-def _size(room: Room) -> str:
-    return f"{room.modules} file{'s' * (room.modules != 1)}, {room.lines:,} lines"
-
-
 def bare(drawn: str) -> str:
-    """A drawing without sizes and descriptions: rooms, their places and arrows."""
-    return re.sub(r'<text class="(size|about)".*?</text>', "", drawn)
+    """A drawing without descriptions: rooms, their places and arrows."""
+    return re.sub(r'<text class="about".*?</text>', "", drawn)
 
 
 def _home(
@@ -406,7 +394,6 @@ def _ground(room: Room, width: float, y: float) -> str:
     return (
         f'<g><rect class="box" x="{x}" y="{y:.0f}" width="{wide:.0f}" height="56" rx="7"/>'
         f'<text class="name" x="{x + 10}" y="{y + 20:.0f}">single files, used by all</text>'
-        f'<text class="size" x="{x + 205}" y="{y + 20:.0f}">{_size(room)}</text>'
         f'<text class="about" x="{x + 10}" y="{y + 40:.0f}">{escape(room.about)}</text></g>'
     )
 
