@@ -107,6 +107,7 @@ TESTS = {  # test files of a module, where not just the one that stands where it
         DEFAULTS,
     ),
     "cm3leon/evaluation/text/ptb.py": ("evaluation/text/test_captions.py",),
+    "cm3leon/retrieval/select.py": ("retrieval/test_select.py", DEFAULTS),
 }
 LONGEST_S = 5.0  # CPU seconds of a test that is run for a change
 ENOUGH_S = 20.0  # CPU seconds of all tests that are run for a change, the quick ones first

@@ -174,6 +174,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "draw: uniforms_B = uniforms_B.to(logits_BV.device, torch.float64) -> pass #0": (
             "on one device the product with float64 sums is float64 without it too"
         ),
+        "draw: 0 -> (-1) #1": "some token is possible, and its sum is above 0",
+    },
+    "cm3leon/evaluation/text/ptb.py": {
+        "tokens: 0 -> (-1) #1": "a run of full stops or hyphens begins as it ends",
     },
     "cm3leon/evaluation/metrics/cmmd.py": {
         "module: 1024 -> 1023 #0": AT_ONCE,
@@ -183,6 +187,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "cm3leon/evaluation/metrics/copying.py": {
         "nearest_distance: 0 -> (-1) #0": "all documents have one shape",
         "shared_block: 0 -> (-1) #0": "all documents have one shape",
+        "_overlap: 0 -> (-1) #3": "a slice ends with the row, however far it reaches",
     },
     "cm3leon/evaluation/metrics/kid.py": {
         "discrepancy: cubic(a_ND, b_MD) -> (cubic(b_MD, a_ND)) #0": EITHER_WAY,
@@ -214,6 +219,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "mean: bootstrap_interval(values, resamples=resamples, level=LEVEL)"
         " -> (bootstrap_interval(values, resamples=resamples)) #0": "0.95 is the default too",
     },
+    "cm3leon/sequence/masking.py": {
+        "_draw: generator.random() < config.p_full -> (generator.random() <= config.p_full) #0": (
+            "a draw equal to the chance has chance 0"
+        ),
+    },
     "cm3leon/retrieval/select.py": {
         "module: 4096 -> 4095 #0": AT_ONCE,
         "module: 4096 -> 4097 #0": AT_ONCE,
@@ -225,6 +235,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "module: 17 -> 16 #0": AT_ONCE,
         "module: 17 -> 18 #0": AT_ONCE,
         "_choose: 1 -> 2 #1": AT_ONCE,
+        "_choose: start : start + piece -> start: #0": AT_ONCE,
+        "_choose: start : start + piece -> :start + piece #0": AT_ONCE,
         "_greedy: -np.inf -> (np.inf) #0": (
             "a place that stays empty is looked up again or refused, its score never read"
         ),

@@ -432,3 +432,37 @@ def test_streams_are_mixed_by_their_number():
     edit = EditGuidance(image=1.5, text=4.0)
     wanted = free + 1.5 * (image - free) + 4.0 * (cond - image)
     torch.testing.assert_close(sampling.mix([cond, image, free], decode, edit), wanted)
+
+
+GUIDED = DecodeConfig(strategy="guide", guidance=3.0, temperature=0.7, top_k=9, top_p=0.8)
+CONTRASTED = DecodeConfig(strategy="contrast", alpha=0.3, k=2, temperature=0.7, top_p=0.8)
+EACH = {  # of two streams of logits and uniforms, all with any axes before their last
+    "guide": lambda one, other, uniforms: guide(one, other, 3.0),
+    "edit": lambda one, other, uniforms: guide_edit(one, other, one.flip(-1), 1.5, 4.0),
+    "contrast": lambda one, other, uniforms: contrast(one, other, 0.3, 2),
+    "restrict": lambda one, other, uniforms: restrict(one, 3, 60),
+    "temperature": lambda one, other, uniforms: temperature(one, 0.7),
+    "top_p": lambda one, other, uniforms: top_p(one, 0.8),
+    "top_k": lambda one, other, uniforms: top_k(one, 9),
+    "draw": lambda one, other, uniforms: draw(one, uniforms),
+    "guided": lambda one, other, uniforms: choose(combine(one, other, GUIDED), uniforms, GUIDED),
+    "contrasted": lambda one, other, uniforms: choose(
+        combine(one, other, CONTRASTED), uniforms, CONTRASTED
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_apart_on_any_axes_and_half_precision_is_widened_first(name, dtype):
+    """Sharp rows beside flat ones, whose nucleus is wider than what is looked at first."""
+    function, noise = EACH[name], torch.Generator().manual_seed(0)
+    streams = torch.randn(2, 2, 3, 200, generator=noise) * torch.tensor([[0.01], [1], [20]])
+    uniforms = torch.rand(2, 3, generator=noise)
+    streams = streams.to(dtype)
+    found = function(*streams, uniforms)
+    assert found.dtype == (torch.int64 if found.ndim == 2 else torch.float32)
+    for at in ((k, row) for k in range(2) for row in range(3)):
+        rows = streams[:, at[0], at[1]][:, None].float()
+        alone = function(*rows, uniforms[at][None])[0]
+        torch.testing.assert_close(found[at], alone)

@@ -19,6 +19,7 @@ from cm3leon.evaluation.metrics import (
     precision_recall,
 )
 from cm3leon.evaluation.statistics import intervals, paired, significance
+from cm3leon.retrieval import select
 
 DEFAULTS = {
     cmmd.cmmd: {"sigma": 10.0, "scale": 1000.0},  # Jayasumana et al. 2024, section 4
@@ -32,7 +33,6 @@ DEFAULTS = {
     intervals.percentile_interval: {"level": 0.95},
     intervals.bootstrap_interval: {"resamples": 1000, "seed": 0, "level": 0.95, "clusters": None},
     intervals.bootstrap_draws: {"resamples": 1000, "seed": 0, "clusters": None},
-    intervals.bca_interval: {"resamples": 2000, "seed": 0, "level": 0.95, "clusters": None},
     intervals.frechet_interval: {"level": 0.95, "resample_real": False},
     intervals.spread_of: {"level": 0.95},
     intervals.extrapolated_frechet: {"resamples": 200, "seed": 0, "level": 0.95},
@@ -57,6 +57,7 @@ CONSTANTS = {
     cmmd: {"PICTURES": 30_000},
     fid: {"LEVEL": 0.95, "SIZES": (5000, 10_000, 20_000)},
     paired: {"LEVEL": 0.95},
+    select: {"WIDEST": 2**14},  # a query that finds too few among so many is refused
 }
 
 

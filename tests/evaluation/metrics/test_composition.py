@@ -196,6 +196,13 @@ def test_the_judge_on_hand_made_readings(task):
     assert [judge(shown, meaning)[task] for shown in false] == [False] * len(false)
 
 
+def test_one_claim_of_several_is_not_all():
+    meaning = Meaning((Said("star", "red"), Said("heart")))
+    assert judge(reading(STAR, HEART), meaning)["all"]
+    for shown in (reading(replace(STAR, colour="pink"), HEART), reading(STAR, found("disc"))):
+        assert not judge(shown, meaning)["all"]
+
+
 def test_a_caption_takes_part_in_what_it_claims():
     def asked(*said, **more):
         return set(judge(reading(), Meaning(said, **more)))

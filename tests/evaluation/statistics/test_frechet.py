@@ -124,6 +124,12 @@ def test_a_reference_gives_the_same_distance(n):
     assert Reference(real).distance(fake) == known == Reference(fake).distance(real)
 
 
+def test_two_rows_are_features_on_both_sides():
+    real, fake = np.random.default_rng(0).standard_normal((2, 2, 3))
+    known = approx(frechet_from_features(real, fake), rel=1e-12)
+    assert Reference(real).distance(fake) == known
+
+
 def test_a_bad_reference_is_one_line():
     with pytest.raises(UserError, match="a reference needs at least 2 rows, got 1"):
         Reference(np.ones((1, 3)))
