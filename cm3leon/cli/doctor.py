@@ -22,7 +22,6 @@ REPORT = ("jsonschema", "matplotlib", "pandas", "scipy", "threadpoolctl")
 BENCH = (*REPORT, "clean-fid", "pycocotools", "torchmetrics", "torchvision")
 TOKENIZERS = ("text", "vq")
 RETRIEVAL = ("clip", "bank", *TOKENIZERS)
-KEPT = {"scenes-s-documents": "68f3a7b"}  # made by no recipe of today: a commit that holds it
 WIDTH = 16  # of a line's first word
 
 
@@ -324,14 +323,9 @@ def lacks(need: Need) -> list[tuple[str, str]]:
         shipped = [name for name in need.shipped if not (home / name).is_dir()]
     except UserError:
         shipped = list(need.shipped)
-    kept = [name for name in shipped if name in KEPT]
-    made = [name for name in shipped if name not in KEPT]
-    if made:
-        way = f"nox -s train_baselines -- --parts {' '.join(made)}"
-        missing.append((f"shipped {', '.join(made)}", way))
-    for name in kept:
-        way = f"git checkout {KEPT[name]} -- baselines/scenes/{name}"
-        missing.append((f"shipped {name}, which no recipe of today makes", way))
+    if shipped:
+        way = f"nox -s train_baselines -- --parts {' '.join(shipped)}"
+        missing.append((f"shipped {', '.join(shipped)}", way))
     missing += [(f"weights {key} (above)", "") for key in need.weights if _found(key) is None]
     return missing
 
