@@ -90,6 +90,7 @@ NEEDS: dict[str, Need] = {
         FOREIGN, "bench,report,transformers", files=("LlamaGen",)
     ),
     "tasks": Need(shipped=(*TOKENIZERS, "clip")),
+    "outputs": Need(),
     "rfid": Need(shipped=("vq", "features")),
     "rfid --tokenizer FOLDER": Need(files=("tokenizer",)),
     "verify_fid": Need(),
