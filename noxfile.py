@@ -30,6 +30,10 @@ BENCHES = (
     "tasks",
     "outputs",
 )
+TYPED = (
+    "cm3leon/__init__.py", "cm3leon/data/npz.py", "cm3leon/cli/reports.py",
+    "cm3leon/cli/score.py", "cm3leon/evaluation/pictures.py", "cm3leon/evaluation/score.py",
+)  # fmt: skip
 SPEED = ("latency", "train_speed")  # they lie in benchmarks/speed
 
 
@@ -49,6 +53,14 @@ def lint(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Pyright over what `import cm3leon` offers (it fetches itself by npm)."""
+    install(session, "bench,report")
+    session.install("pyright")
+    session.run("pyright", *TYPED)
 
 
 @nox.session

@@ -64,6 +64,7 @@ def transformer_card(folder: Path, about: dict) -> str:
     """Card of a transformer, with its loss curve and samples."""
     from cm3leon.config import ModelConfig, from_dict
     from cm3leon.model.transformer import parameter_count
+    from cm3leon.reports.curves import draw_losses
 
     extra, log = about["extra"], read_log(folder)
     model = from_dict(ModelConfig, about["config"])
@@ -209,29 +210,6 @@ def sum_tokens(log: list[dict]) -> float:
     return total
 
 
-def draw_losses(log: list[dict], path: Path) -> None:
-    """Training and held-out loss against steps."""
-    from io import BytesIO
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for key, label in (("image_loss", "image tokens"), ("text_loss", "text tokens")):
-        points = [(record["step"], record[key]) for record in log if key in record]
-        axes.plot(*zip(*points, strict=True), linewidth=1, label=f"{label}, training")
-    for key, label in (("held_out_image", "image tokens"), ("held_out_text", "text tokens")):
-        points = [(record["step"], record[key]) for record in log if key in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=f"{label}, held out")
-    axes.set(xlabel="step", ylabel="nats a token", ylim=(0, 3.5))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-
-
 def draw_samples(name: str, path: Path) -> None:
     """A captioned grid of drawings."""
     from cm3leon import seeds
@@ -248,11 +226,12 @@ def vq_card(folder: Path, about: dict) -> str:
     """Card of the image tokenizer, with pictures beside their reconstructions."""
     import numpy as np
 
-    from baselines.tokenizers import held_out_pictures, reconstruct
+    from baselines.tokenizers import held_out_pictures
     from cm3leon.config import VQConfig
     from cm3leon.loading import load_module
     from cm3leon.reports.plots import sample_grid
     from cm3leon.tokenizers.vq import VQ
+    from cm3leon.training.image_tokenizer import reconstruct
 
     extra = about["extra"]
     images = held_out_pictures(12)

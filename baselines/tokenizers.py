@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from baselines.corpus import texts
 from cm3leon import seeds
-from cm3leon.checkpoint import save
-from cm3leon.config import TrainConfig, VQConfig, to_dict
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.config import TrainConfig, VQConfig
 from cm3leon.tokenizers.text import TextTokenizer
-from cm3leon.tokenizers.vq import VQ, to_unit
-from cm3leon.tokenizers.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
-from cm3leon.training.loop import train
-from cm3leon.training.trainer import device_name
+from cm3leon.tokenizers.vq_loss import VQLossConfig
+from cm3leon.training.image_tokenizer import Pictures, VQRecipe, train_image_tokenizer
 from cm3leon.world.conditions import CONDITIONS
 from cm3leon.world.scenes import PLAIN, SEEN, Scene, scene
 from cm3leon.world.signs import sign_scene
@@ -53,9 +49,7 @@ CONDITIONED = ("edges", "segmentation", "edges", "scribble", "edges", "depth")
 MERGE_RADIUS = 2.0  # codes nearer than this become one
 # The decoder alone, on the codes that are left.
 VQ_DECODER = replace(VQ_TRAIN, steps=4000, rate=1.5e-3, warmup=100, final=0.03, eval_every=1000)
-DECODER_FOLDER = "decoder"  # of a run: its second part
 MERGE_PICTURES = 4_000  # over which the codes' use is counted, those of the first steps
-ROUND_TO = 64  # the codebook's size after merging is a multiple of it
 HELD_OUT = 128  # pictures of `val`
 
 
@@ -103,10 +97,9 @@ def shown(index: int, order: tuple[str, ...] = SHOWN) -> np.ndarray:
     return CONDITIONS[CONDITIONED[place]](truth)
 
 
-def picture_batch(step: int, batch: int, order: tuple[str, ...] = SHOWN) -> torch.Tensor:
-    """Pictures of one step, [B,3,64,64] in [-1,1]."""
-    images = np.stack([shown((step - 1) * batch + k, order) for k in range(batch)])
-    return to_unit(images).contiguous(memory_format=torch.channels_last)
+def picture_batch(step: int, batch: int, order: tuple[str, ...] = SHOWN) -> np.ndarray:
+    """Pictures of one step, uint8 [B,64,64,3]."""
+    return np.stack([shown((step - 1) * batch + k, order) for k in range(batch)])
 
 
 def held_out_pictures(count: int = HELD_OUT) -> np.ndarray:
@@ -114,90 +107,15 @@ def held_out_pictures(count: int = HELD_OUT) -> np.ndarray:
     return np.stack([scene("stock", "val", index).image for index in range(count)])
 
 
-def reconstruct(vq: VQ, images: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Pictures after encoding and decoding, uint8 of the same shape."""
-    parts = [vq.decode(vq.encode(images[k : k + batch])) for k in range(0, len(images), batch)]
-    return np.concatenate(parts) if parts else images
-
-
-def evaluate_vq(training: VQTraining) -> dict[str, float]:
-    """PSNR of held-out reconstructions and the number of codes they use."""
-    images = held_out_pictures()
-    vq = training.vq
-    error = (reconstruct(vq, images).astype(np.float64) - images) ** 2
-    codes = torch.cat([vq.encode(images[k : k + 64]) for k in range(0, len(images), 64)])
-    return {
-        "psnr": float(10 * np.log10(255**2 / error.mean())),
-        "codes_used": len(torch.unique(codes)),
-    }
-
-
-def make_vq(config: VQConfig = VQ_SHAPE, seed: int = 0) -> VQ:
-    """A VQ with seeded initial weights."""
-    with seeds.torch_default(seed, "vq"):
-        return VQ(config).to(memory_format=torch.channels_last)
-
-
-def merge(vq: VQ, radius: float = MERGE_RADIUS) -> VQ:
-    """The tokenizer with codes that are nearly one merged and unused ones dropped."""
-    counts_K = count_codes(vq)
-    merge_codes(vq, counts_K, radius)
-    return compact_codes(vq, count_codes(vq), ROUND_TO)
-
-
-def count_codes(vq: VQ) -> torch.Tensor:
-    """How often each code is used in the first pictures of the training, int64 [K]."""
-    counts_K = torch.zeros(vq.config.codebook_size, dtype=torch.int64)
+def counted() -> Iterator[np.ndarray]:
+    """The first pictures of the training, over which the codes' use is counted."""
     for start in range(0, MERGE_PICTURES, 100):
-        images = np.stack([shown(start + k) for k in range(100)])
-        codes = vq.encode(images).flatten().cpu()
-        counts_K += torch.bincount(codes, minlength=len(counts_K))
-    return counts_K
+        yield np.stack([shown(start + k) for k in range(100)])
 
 
 def train_vq(run: Path, folder: Path, device: str, config: TrainConfig = VQ_TRAIN) -> None:
     """Train the image tokenizer in `run` and save it to `folder`."""
-    training = VQTraining(make_vq(), VQ_LOSS).to(device)
-    done = train(
-        training,
-        lambda module, pictures, step: module(pictures, step),
-        lambda step: picture_batch(step, config.batch),
-        config,
-        run,
-        evaluate=evaluate_vq,
-        about={"vq": to_dict(VQ_SHAPE), "loss": to_dict(VQ_LOSS)},
-    )
-    merged = merge(training.vq)
-    last = train_decoder(merged, run / DECODER_FOLDER, config.steps, device)
-    extra = {
-        "recipe": to_dict(config),
-        "loss": to_dict(VQ_LOSS),
-        "merge_radius": MERGE_RADIUS,
-        "codes_left": len(merged.quantize.embedding.weight.unique(dim=0)),
-        "decoder": to_dict(VQ_DECODER),
-        "seconds": round(done["seconds"] + last["seconds"]),
-        "device": device_name(device),
-    }
-    write_atomic(folder / "log.jsonl", (run / "log.jsonl").read_bytes())
-    save(folder, "vq", merged.config, merged.state_dict(), extra)
-
-
-def train_decoder(vq: VQ, run: Path, after: int, device: str) -> dict:
-    """Train the decoder on the codes of a finished encoder, in place, on the pictures of steps
-    behind `after`; "step", "seconds" and "loss".
-    """
-    codes = digest_of(vq.quantize.embedding.weight)
-    return train(
-        VQTraining(vq, VQ_LOSS).to(device),
-        lambda module, pictures, _: module(pictures, VQ_LOSS.freeze_step),
-        lambda step: picture_batch(after + step, VQ_DECODER.batch, SHOWN_LAST),
-        VQ_DECODER,
-        run,
-        evaluate=evaluate_vq,
-        about={"vq": to_dict(vq.config), "codes_sha256": codes},
-    )
-
-
-def digest_of(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes."""
-    return sha256_bytes(tensor.detach().cpu().contiguous().numpy().tobytes())
+    last, held_out = lambda *of: picture_batch(*of, SHOWN_LAST), lambda: held_out_pictures()
+    pictures = Pictures(picture_batch, last, counted, held_out, about={})
+    recipe = VQRecipe(VQ_SHAPE, VQ_LOSS, config, VQ_DECODER, MERGE_RADIUS)
+    train_image_tokenizer(recipe, pictures, run, folder, device, None)

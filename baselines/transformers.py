@@ -49,8 +49,8 @@ class Shop:
         self.clip = load_clip(out / "clip")
 
     def fit(self, recipe: Recipe) -> Recipe:
-        """The recipe with the vocabulary of these tokenizers."""
-        sizes = self.text.size, self.vq.config.codebook_size
+        """The recipe with the vocabulary and the places of these tokenizers."""
+        sizes = self.text.size, self.vq.config.codebook_size, self.vq.config.grid
         return replace(recipe, model=fitted(recipe.model, *sizes, fit=True))
 
     def part(self, part: Part, clip: Clip | None = None) -> TokenCache:

@@ -144,8 +144,8 @@ def readings(vq, count: int) -> dict[str, float]:
     """Share of objects read back right in all attributes, and PSNR, from reconstructions."""
     import numpy as np
 
-    from baselines.tokenizers import reconstruct
     from cm3leon.evaluation.metrics.composition import objects_right
+    from cm3leon.training.image_tokenizer import reconstruct
     from cm3leon.world.reader import read_picture
     from cm3leon.world.scenes import scene
 
@@ -171,7 +171,7 @@ def sign_readings(vq, count: int) -> dict[str, float]:
     """
     import numpy as np
 
-    from baselines.tokenizers import reconstruct
+    from cm3leon.training.image_tokenizer import reconstruct
     from cm3leon.world.reader import read_sign
     from cm3leon.world.signs import sign_scene
 
@@ -200,7 +200,7 @@ def condition_readings(vq, count: int) -> dict[str, float]:
     """How much of each condition's map is read back from reconstructions; `coco`, `test`."""
     import numpy as np
 
-    from baselines.tokenizers import reconstruct
+    from cm3leon.training.image_tokenizer import reconstruct
     from cm3leon.world.conditions import CONDITIONS, READERS
     from cm3leon.world.scenes import scene
     from cm3leon.world.signs import sign_scene

@@ -2,12 +2,21 @@
 
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # controls, surrogates, separators of lines and paragraphs
 
 
 class UserError(ValueError):
     """Bad input; command lines print it as `error: ...` and exit with code 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name that is nearest to a wrong one, else nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def note(text: str) -> None:

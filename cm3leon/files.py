@@ -277,10 +277,16 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def shipped_folder() -> Path:
+    """Where what is shipped lies: in a wheel inside the package, in a checkout `baselines/`."""
+    inside = Path(__file__).resolve().parent / "shipped"
+    return inside if inside.is_dir() else inside.parents[1] / "baselines"
+
+
 def baselines_folder() -> Path:
-    """The folder of shipped baselines: `$CM3LEON_BASELINES`, else `baselines/` of the checkout."""
+    """The folder of the shipped weights: `$CM3LEON_BASELINES`, else `shipped_folder`."""
     named = os.environ.get("CM3LEON_BASELINES")
-    folder = Path(named) if named else Path(__file__).resolve().parents[1] / "baselines"
+    folder = Path(named) if named else shipped_folder()
     if not folder.is_dir():
         raise UserError(f"no baselines folder at {folder}; set CM3LEON_BASELINES to one")
     return folder

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from cm3leon.errors import UserError
 from cm3leon.files import read_file, sha256_bytes, sha256_file, write_atomic
 
 SETTLED = 2_000_000_000  # ns; the coarsest clock of a file system in use
+READERS = 4  # threads that read files meanwhile
 END = b"sha256:"  # before the digest behind an array
 
 
@@ -139,3 +141,33 @@ def read_array(path: Path) -> np.ndarray | None:
     if joined([path.name, data]).encode() != digest:
         return None
     return np.load(BytesIO(data), allow_pickle=False)
+
+
+def contents(paths: Iterable[Path]) -> Iterator[str | None]:
+    """SHA-256 of each file in order; None for one that cannot be read.
+
+    A size or a time would do for most, but not for a file that was repaired in place or unpacked
+    with the times of its archive; reading it is little beside a network's features.
+    """
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return iter(list(pool.map(content, paths)))
+
+
+def content(path: Path) -> str | None:
+    """SHA-256 of a file, None for one that cannot be read; what is seen again is not read again.
+
+    Seen again is a file that nobody wrote to since, by the time that no program can set (ctime).
+    """
+    try:
+        found = path.stat()
+        if time.time_ns() - found.st_ctime_ns < SETTLED:  # two writes may share a tick
+            return sha256_file(path)
+        return _content(path, found.st_ino, found.st_size, found.st_ctime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(2**18)
+def _content(path: Path, *_: int) -> str:
+    return sha256_file(path)

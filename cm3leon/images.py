@@ -47,7 +47,7 @@ def decode_picture(data: bytes, name: str | Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        return np.array(_rgb(open_picture(BytesIO(data), name)))
+        return np.array(to_rgb(open_picture(BytesIO(data), name)))
     except UserError:
         raise
     except Image.UnidentifiedImageError:
@@ -74,6 +74,12 @@ def open_picture(file: Path | BytesIO, name: str | Path):
             f"{name} has {width} x {height} pixels, more than {MOST_PIXELS:,}; make it smaller"
         )
     return image
+
+
+def other_mode(data: bytes) -> str:
+    """Pillow's mode of a picture's bytes that are not RGB, else ""."""
+    with open_picture(BytesIO(data), "picture") as image:
+        return "" if image.mode == "RGB" else image.mode
 
 
 def crop_square(image_HW3: np.ndarray, size: int) -> np.ndarray:
@@ -149,7 +155,7 @@ def check_picture(image_HW3: np.ndarray) -> None:
         raise UserError(f"a picture must be uint8 [H,W,3], got {image_HW3.dtype} {list(shape)}")
 
 
-def _rgb(image):
+def to_rgb(image):
     """Any Pillow image as mode RGB."""
     from PIL import Image
 

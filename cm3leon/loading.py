@@ -1,4 +1,9 @@
-"""Trained systems from disk: a shipped one by name, or a folder, with what lies beside it."""
+"""Trained systems from disk: a shipped one by name, or a folder, with what lies beside it.
+
+A name is that of a folder in `scenes/` of the shipped weights: below `$CM3LEON_BASELINES` where it
+is set, else inside the package where a wheel put them (`cm3leon/shipped`), else in `baselines/` of
+the checkout (`files.baselines_folder`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from cm3leon.config import ModelConfig, RetrievalConfig, VQConfig, from_dict
 from cm3leon.data import shards
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.engine.int8 import with_weights
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, did_you_mean
 from cm3leon.files import baselines_folder, sha256_bytes
 from cm3leon.model.transformer import Transformer
 from cm3leon.pipeline import System
@@ -137,7 +142,7 @@ def placed(bank: Path, trained: str | None) -> dict[str, Path]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of a model: a path to one, or a name under `baselines/scenes/`."""
+    """The folder of a model: a path to one, or the name of a shipped one."""
     folder = Path(name)
     if (folder / checkpoint.CONFIG).is_file():
         return folder.resolve()
@@ -145,8 +150,22 @@ def find_model(name: str | Path) -> Path:
         raise UserError(f"no model at {folder}: {checkpoint.CONFIG} is missing; name a checkpoint")
     shipped = model_names()
     if str(name) not in shipped:
-        raise UserError(f"unknown model {str(name)!r}; shipped are: {', '.join(shipped) or 'none'}")
+        raise UserError(
+            f"unknown model {str(name)!r}; shipped are: {', '.join(shipped) or 'none'}"
+            f"{did_you_mean(str(name), shipped)}"
+        )
     return baselines_folder() / "scenes" / str(name)
+
+
+def find_retrieving(name: str | Path | None = None) -> str | Path:
+    """The name itself; of None that of the first shipped system that was trained with retrieval."""
+    if name is not None:
+        return name
+    home = baselines_folder() / "scenes"
+    for own in model_names():
+        if "retrieval" in checkpoint.read_about(home / own)["extra"]:
+            return own
+    raise UserError("no shipped model was trained with retrieval; name a model that was")
 
 
 def model_names() -> list[str]:

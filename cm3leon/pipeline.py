@@ -34,9 +34,9 @@ from cm3leon.engine.int8 import kind
 from cm3leon.errors import UserError
 from cm3leon.identity import joined
 from cm3leon.model.transformer import Transformer
-from cm3leon.retrieval.retriever import Retriever
+from cm3leon.retrieval.retriever import Found, Retriever
 from cm3leon.retrieval.select import Query, select
-from cm3leon.seeds import uniforms
+from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence.documents import (
     Document,
     Vocabulary,
@@ -75,13 +75,17 @@ class System:
     def draw(
         self,
         prompts: Sequence[str],
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None = None,
         condition: np.ndarray | None = None,
         kind: str | None = None,
         boxes: Sequence[Sequence[tuple[str, Sequence[float]]]] | None = None,
         changes: Mapping[str, float] | None = None,
     ) -> np.ndarray:
         """One picture a prompt, uint8 [B, H, W, 3]; b depends on what is given for it alone.
+
+            load_system("scenes-s").draw(["a large red star on the sand"])
+
+        Without seeds the k-th of a caption has that of picture k of `cm3leon draw`.
 
         A tuned model draws after a `condition` too, maps uint8 [B, H, W, 3] of a `kind` of
         `tasks.STRUCTURES` ("segmentation", "edges" ...), or with things in `boxes`: for each prompt
@@ -90,6 +94,8 @@ class System:
         lengths differ, a caption does not fit the context, the model was not tuned on the task, for
         a condition of another size or kind, and a box that is empty or leaves the picture.
         """
+        if seeds is None:
+            seeds = () if isinstance(prompts, str) else first_seeds(prompts)
         if condition is not None and boxes is not None:
             raise UserError("draw after a condition or with boxes, not both")
         if (condition is None) != (kind is None):
@@ -264,6 +270,27 @@ class System:
         if self.retriever is None:
             return [[] for _ in prompts]
         return self.retriever.find(prompts)
+
+    def retrieve(self, caption: str, k: int = 2) -> list[Found]:
+        """The k documents (1 to 4) that would stand before a caption, the best first: their text,
+        picture and score. Raises UserError for a system without retrieval, and for another k.
+        """
+        if self.retriever is None:
+            raise UserError(f"{self.name} was trained without retrieval; name one that knows it")
+        if not 1 <= k <= 4:
+            raise UserError(f"k must lie in 1..4, got {k}")
+        config = replace(self.retriever.config, documents=k, modality="both")
+        retriever = self.retriever.with_config(config)
+        (rows_S,) = retriever.rows([caption])
+        scores_S = retriever.scores(caption, rows_S)
+        best = np.argsort(-scores_S, kind="stable")
+        return [self._found(retriever, int(rows_S[at]), float(scores_S[at])) for at in best]
+
+    def _found(self, retriever: Retriever, row: int, score: float) -> Found:
+        """A document of the bank as text and picture."""
+        text, codes = retriever.documents.document(row).segments
+        image = self.decode_codes(torch.as_tensor(np.asarray(codes.codes, np.int64)[None]))[0]
+        return Found(retriever.bank.ids[row], self.text.decode(list(text.ids)), image, score)
 
     def draw_with(
         self,
@@ -485,6 +512,16 @@ def options_of(words: Sequence[str]) -> str:
     if isinstance(words, str) or not 2 <= len(words) <= 26 or not all(map(str.strip, words)):
         raise UserError(f"choices are 2 to 26 texts that are not blank, got {words!r}")
     return " ".join(f"({chr(ord('A') + k)}) {word.strip()}" for k, word in enumerate(words))
+
+
+def first_seeds(prompts: Sequence[str], seed: int = 0) -> list[int]:
+    """A seed a prompt: of the caption and of how many of it came before."""
+    before: dict[str, int] = {}
+    found = []
+    for prompt in prompts:
+        found.append(derive(seed, prompt, before.get(prompt, 0)))
+        before[prompt] = before.get(prompt, 0) + 1
+    return found
 
 
 def slices(count: int, size: int, refill: bool) -> list[slice]:

@@ -20,6 +20,7 @@ from benchmarks.harness import core
 from benchmarks.harness.core import Bench, Interval, Measurement, NothingMeasured, Phases
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import Measure, Missing
+from cm3leon.reports.records import record as making
 from cm3leon.reports.records import store
 
 
@@ -251,7 +252,7 @@ def test_a_disk_that_is_full_for_the_samples_keeps_the_record(tmp_path, monkeypa
     def full(path, data):
         raise UserError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr(core, "write_atomic", full)
+    monkeypatch.setattr(making, "write_atomic", full)
     scores = {"right": np.array([1, 0])}
     _, path = core.run(bench(measurement(samples=scores)), Noise, folder=tmp_path)
     assert "the record stands without its samples" in capsys.readouterr().err

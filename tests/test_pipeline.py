@@ -178,7 +178,7 @@ def test_found_by_name(folder, monkeypatch):
     monkeypatch.setenv("CM3LEON_BASELINES", str(folder.parent.parent))
     system = load_system("scenes-s")
     assert (system.name, len(system.weights_sha256)) == ("scenes-s", 64)
-    with pytest.raises(UserError, match="unknown model 'scenes-z'; shipped are: scenes-s"):
+    with pytest.raises(UserError, match=r"shipped are: scenes-s; did you mean scenes-s\?"):
         load_system("scenes-z")
 
 

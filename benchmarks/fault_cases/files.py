@@ -192,6 +192,7 @@ MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
     ("*.part.npz", "features kept: an unfinished shard", "as a shard; derived anew"),
 )  # fmt: skip
 UNREAD = {  # written for people and other libraries, read by no command of ours
+    "model": ("run/loss.csv", "run/loss.png"),
     "hf": (
         "README.md", "generation_config.json", "special_tokens_map.json", "tokenizer.json",
         "tokenizer_config.json",

@@ -24,6 +24,8 @@ LEAST = {  # the shortest words of each command and benchmark that needs some
     "import": ("a", "b"), "export-scenes": ("a",), "interleave": ("--base", "HEAD"),
     "made_weights": ("a",), "edit": ("a.png", "x"), "answer": ("a.png", "x"),
     "outputs": ("--results", "a", "--kind", "judge"),
+    "retrieve": ("x",), "train-tokenizer": ("a", "b"),
+    "score": ("a", "b"), "compare": ("a", "b"),
 }  # fmt: skip
 RUN = 'if __name__ == "__main__":'  # in a module that is a command
 ANYTHING = {  # numbers that may be anything finite, or are checked with others

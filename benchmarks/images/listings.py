@@ -5,12 +5,8 @@ Shapes: N pictures, S pixels of a side, H x W pixels.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 
@@ -18,12 +14,12 @@ from benchmarks.images.generated import Pictures
 from benchmarks.protocols.coco import ROUNDED, Protocol
 from cm3leon.data.coco import Entry
 from cm3leon.errors import UserError
-from cm3leon.evaluation.features.cache import READERS, Kept, Listing
-from cm3leon.files import read_file, sha256_file
-from cm3leon.images import crop_square, decode_picture, open_picture, read_picture
+from cm3leon.evaluation.features.cache import Kept, Listing
+from cm3leon.files import read_file
+from cm3leon.identity import contents
+from cm3leon.images import crop_square, decode_picture, other_mode, read_picture
 
 NAMED = 5  # pictures named in a warning
-RECENT_NS = 2 * 10**9
 
 
 def cropper(protocol: Protocol) -> Callable[[np.ndarray], np.ndarray]:
@@ -109,42 +105,6 @@ def through_jpeg(image_HW3: np.ndarray, quality: int) -> np.ndarray:
     out = BytesIO()
     Image.fromarray(np.ascontiguousarray(image_HW3)).save(out, "JPEG", quality=quality)
     return decode_picture(out.getvalue(), "JPEG")
-
-
-def other_mode(data: bytes) -> str:
-    """Pillow's mode of a picture that is not RGB, else ""."""
-    with open_picture(BytesIO(data), "picture") as image:
-        return "" if image.mode == "RGB" else image.mode
-
-
-def contents(paths: Iterable[Path]) -> Iterator[str | None]:
-    """SHA-256 of each file in order; None for one that cannot be read.
-
-    A size or a time would do for most, but not for a file that was repaired in place or unpacked
-    with the times of its archive; reading it is little beside a network's features.
-    """
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return iter(list(pool.map(content, paths)))
-
-
-def content(path: Path) -> str | None:
-    """SHA-256 of a file, None for one that cannot be read; what is seen again is not read again.
-
-    Seen again is a file that nobody wrote to since, by the time that no program can set (ctime).
-    """
-    try:
-        found = path.stat()
-        if time.time_ns() - found.st_ctime_ns < RECENT_NS:  # two writes may share a tick
-            return sha256_file(path)
-        return _content(path, found.st_ino, found.st_size, found.st_ctime_ns)
-    except OSError:
-        return None
-
-
-@lru_cache(2**18)
-def _content(path: Path, *_: int) -> str:
-    return sha256_file(path)
 
 
 def remarks_on(kept: Kept, entries: Sequence[Entry]) -> list[str]:

@@ -171,6 +171,50 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Retrieve:
+    """What stands before a caption when it is drawn: `cm3leon retrieve "a red star on the sand"`.
+
+    Prints score, text and picture file of each document, the best first.
+    """
+
+    caption: tyro.conf.Positional[str]
+    """the caption"""
+    k: Annotated[int, Range(1, 4)] = 2
+    """how many documents"""
+    out: Path = Path("retrieved")
+    """folder for their pictures, 1.png and on"""
+    system: str | None = None
+    """a model that was trained with retrieval; left out: the shipped one"""
+    bank: Path | None = None
+    """what `cm3leon encode` or `index` made, to retrieve from; left out: the model's own bank"""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one"""
+    json: bool = False
+    """print JSON instead of lines"""
+
+    def run(self) -> int:
+        """Look up, write the pictures, print."""
+        import json
+
+        from cm3leon.images import write_png
+        from cm3leon.loading import find_retrieving, load_system
+
+        system = load_system(
+            find_retrieving(self.system), device=self.device, documents=self.k, bank=self.bank
+        )
+        rows = []
+        for place, one in enumerate(system.retrieve(self.caption, self.k), 1):
+            path = write_png(self.out / f"{place}.png", one.image, {"text": one.text, "id": one.id})
+            rows.append({"score": one.score, "text": one.text, "picture": str(path), "id": one.id})
+        if self.json:
+            print(json.dumps(rows, indent=2))
+            return 0
+        for row in rows:
+            print(f"{row['score']:.3f}  {printable(row['text'])}  {printable(row['picture'])}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Encode:
     """Encode pictures and captions into tokens and vectors; continues where it was killed.
 

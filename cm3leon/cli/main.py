@@ -1,4 +1,4 @@
-"""The command line: `cm3leon --help` lists its commands.
+"""The command line: `cm3leon --help` lists its commands, `cm3leon --version` says which it is.
 
 A command is a dataclass with `run() -> exit code`; `COMMANDS` lists them all.
 Exit codes: 0 fine, 2 a mistake in the input (one line on stderr), 130 interrupted.
@@ -11,16 +11,20 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tyro
 
 from cm3leon.cli.ask import Answer, Edit
 from cm3leon.cli.convert import ConvertTokenizer
-from cm3leon.cli.data import Draw, Encode, ExportScenes, Index
+from cm3leon.cli.data import Draw, Encode, ExportScenes, Index, Retrieve
 from cm3leon.cli.doctor import Doctor
 from cm3leon.cli.infill import Caption, Infill
 from cm3leon.cli.interop import Export, Import
+from cm3leon.cli.reports import Compare, Dashboard, Report
+from cm3leon.cli.score import Score
 from cm3leon.cli.train import Train, TrainText
+from cm3leon.cli.train_tokenizer import TrainTokenizer
 from cm3leon.cli.tune import Tune
 from cm3leon.errors import UserError, printable
 from cm3leon.options import check_options
@@ -32,16 +36,22 @@ COMMANDS = (
     | Infill
     | Edit
     | Answer
+    | Retrieve
+    | Score
     | Encode
     | Index
     | ConvertTokenizer
     | TrainText
+    | TrainTokenizer
     | Train
     | Tune
     | Doctor
     | Export
     | Import
     | ExportScenes
+    | Compare
+    | Dashboard
+    | Report
 )
 
 
@@ -121,10 +131,25 @@ def failed(reason: object) -> int:
     return 2
 
 
+def version() -> str:
+    """`cm3leon 0.1.0`, and of a checkout its commit."""
+    from cm3leon import __version__
+    from cm3leon.reports.records.record import code_state
+
+    found = code_state(Path(__file__).resolve().parents[2])
+    if found["commit"] == "unknown":
+        return f"cm3leon {__version__}"
+    return f"cm3leon {__version__} ({found['commit'][:7]}{', changed' * bool(found['dirty'])})"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(version())
+        return 0
     with alive("at work"):
-        return guarded(lambda: parse(COMMANDS, argv, "cm3leon").run())
+        return guarded(lambda: parse(COMMANDS, words, "cm3leon").run())
 
 
 if __name__ == "__main__":

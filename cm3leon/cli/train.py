@@ -133,7 +133,7 @@ class Train:
     tokenizers: Path | None = None
     """folder with the text/ and vq/ of the cache; left out: those of the shipped baselines"""
     fit_vocabulary: bool = False
-    """give the model as many text and image ids as the tokenizers have"""
+    """give the model as many text and image ids, and places of a picture, as the tokenizers have"""
     bank: Path | None = None
     """token cache to retrieve from (may be CACHE), or what `cm3leon index` made of CACHE"""
     clip: str = "scenes"
@@ -221,7 +221,8 @@ class Train:
         home = self.tokenizers or baselines_folder() / "scenes"
         text, vq = load_tokenizers(home)
         pretraining.check_tokenizers(vq, home)
-        model = fitted(model, text.size, vq.config.codebook_size, self.fit_vocabulary)
+        sizes = text.size, vq.config.codebook_size, vq.config.grid
+        model = fitted(model, *sizes, self.fit_vocabulary)
         check_row(model.context, vq.config.grid**2 + 2, 0)
         if self.cache is None:
             return model, None

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cm3leon.errors import UserError
+from cm3leon.files import shipped_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = ROOT / "baselines" / "published.json"
+PUBLISHED = shipped_folder() / "published.json"
 # Where results and reports go: the checkout; of an installed package the folder it is run in.
 HOME = ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()
 OUT = HOME / "reports" / "out"

@@ -66,6 +66,11 @@ class Comparison:
     rows: tuple[Row, ...]
     left_out: int = 0  # numbers of both that are better in no direction
     why_not: str = ""  # filled when the runs do not compare
+    records: tuple[Mapping, Mapping] | None = None  # A and B
+
+    def __str__(self) -> str:
+        shown = () if self.records is None else tables(self, *self.records)
+        return "\n\n".join(table.to_text() for table in shown)
 
 
 def compare(a: Mapping, b: Mapping, samples: tuple | None = None) -> Comparison:
@@ -73,11 +78,12 @@ def compare(a: Mapping, b: Mapping, samples: tuple | None = None) -> Comparison:
     made = tuple(differences(a, b))
     if column(a) != column(b):
         what = sorted({line[0] for line in made if line[0].split(".")[0] in _MUST_AGREE})
-        return Comparison(made, (), why_not=f"they differ in {', '.join(what)}")
+        why = f"they differ in {', '.join(what)}"
+        return Comparison(made, (), why_not=why, records=(a, b))
     both = ["value", *(name for name in a["extra"] if name in b["extra"])]
     names = [name for name in both if _better(name, a, b) != NONE]
     rows = [_row(name, a, b, samples) for name in names]
-    return Comparison(made, tuple(_judged(rows)), len(both) - len(names))
+    return Comparison(made, tuple(_judged(rows)), len(both) - len(names), records=(a, b))
 
 
 def differences(a: Mapping, b: Mapping) -> list[tuple[str, str, str]]:
@@ -333,6 +339,12 @@ def _flat(value, name: str = "") -> dict[str, str]:
 _MUST_AGREE = ("bench", "version", "protocol")
 
 
+def compare_runs(run_a: str, run_b: str, results: Path = RESULTS) -> Comparison:
+    """Two runs by their names, paired where both kept their samples."""
+    (a, path_a), (b, path_b) = find_pair(run_a, run_b, results)
+    return compare(a, b, pairable(samples_of(path_a, a), samples_of(path_b, b)))
+
+
 def print_comparison(run_a: str, run_b: str, /, results: Path = RESULTS) -> None:
     """Compare two runs.
 
@@ -341,10 +353,8 @@ def print_comparison(run_a: str, run_b: str, /, results: Path = RESULTS) -> None
         run_b: the run that is judged
         results: folder of records
     """
-    (a, path_a), (b, path_b) = find_pair(run_a, run_b, results)
-    samples = pairable(samples_of(path_a, a), samples_of(path_b, b))
-    found = compare(a, b, samples)
-    print("\n\n".join(table.to_text() for table in tables(found, a, b)))
+    found = compare_runs(run_a, run_b, results)
+    print(found)
     if found.why_not:
         raise UserError(f"{run_a} and {run_b} are not comparable: {found.why_not}")
 

@@ -32,6 +32,16 @@ class Documents(Protocol):
 
 
 @dataclass(frozen=True)
+class Found:
+    """A document that was found for a caption; `score` is the cosine of their CLIP vectors."""
+
+    id: str
+    text: str
+    image: np.ndarray  # uint8 [H, W, 3], as the image tokenizer gives it back
+    score: float
+
+
+@dataclass(frozen=True)
 class Retriever:
     """Finds `config.documents` documents for a caption by its text; there is no picture yet.
 
@@ -63,6 +73,10 @@ class Retriever:
     def find(self, captions: Sequence[str]) -> list[list[Document]]:
         """The documents of each caption, in the order of the context."""
         return [self.take(rows_S) for rows_S in self.rows(captions)]
+
+    def scores(self, caption: str, rows_S: np.ndarray) -> np.ndarray:
+        """Cosine of the caption's CLIP vector and those of the documents in these rows."""
+        return self.bank.vectors[rows_S] @ self.clip.texts([caption])[0]
 
     def take(self, rows_S: Sequence[int]) -> list[Document]:
         """The documents of these rows, in the modality of the strategy."""

@@ -67,14 +67,22 @@ def find_model_config(name: str) -> ModelConfig:
         raise UserError(f"{name}: {error}") from None
 
 
-def fitted(model: ModelConfig, text_size: int, codes: int, fit: bool) -> ModelConfig:
-    """The model, if its vocabulary is that of the tokenizers; with `fit` made to be.
+def fitted(model: ModelConfig, text_size: int, codes: int, grid: int, fit: bool) -> ModelConfig:
+    """The model, if its vocabulary, and its places for a picture of `grid` x `grid` codes, are
+    those of the tokenizers; with `fit` made to be.
 
     Raises UserError naming the part that differs.
     """
+    places = model.position_grid if model.positions == "row" else grid
     if fit:
         vocabulary = replace(model.vocabulary, text_size=text_size, image_size=codes)
-        return replace(model, vocabulary=vocabulary)
+        return replace(model, vocabulary=vocabulary, position_grid=places)
+    if places != model.position_grid:
+        raise UserError(
+            f"model {model.name} has places for pictures of {model.position_grid} x "
+            f"{model.position_grid} codes, the image tokenizer makes {grid} x {grid}; take another "
+            "tokenizer, or --fit-vocabulary for the tokenizers' sizes"
+        )
     for part, wanted, found in (
         ("text", model.vocabulary.text_size, text_size),
         ("image", model.vocabulary.image_size, codes),

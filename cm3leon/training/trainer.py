@@ -23,6 +23,7 @@ from cm3leon.config import ModelConfig, TrainConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_file, write_atomic
 from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.reports.curves import write_curves
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.training.batches import split, token_loss
 from cm3leon.training.loop import LOG, train
@@ -130,6 +131,7 @@ def write_model(
             "flops": 6 * parameter_count(model.config) * done["tokens"],
         }
     write_atomic(out / LOG, (run / LOG).read_bytes())
+    write_curves(run)
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
     checkpoint.save(out, "transformer", model.config, tensors, made, dtype=torch.bfloat16)
 

@@ -34,6 +34,8 @@ from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.seeds import torch_generator
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
+from cm3leon.training import image_tokenizer
+from cm3leon.training.image_tokenizer import make_vq
 from cm3leon.training.trainer import begin_with
 from cm3leon.world.conditions import SCRIBBLE_COLOURS
 from cm3leon.world.scenes import PLAIN, SEEN, SPLITS, scene
@@ -160,7 +162,7 @@ def test_the_image_tokenizer_learns_on_what_training_may_show(asked, monkeypatch
         return {"seconds": 2.4}
 
     held_out = tokenizers.held_out_pictures
-    monkeypatch.setattr(tokenizers, "train", keep)
+    monkeypatch.setattr(image_tokenizer, "train", keep)
     monkeypatch.setattr(tokenizers, "MERGE_PICTURES", 100)
     monkeypatch.setattr(tokenizers, "held_out_pictures", lambda: held_out(4))
     config = replace(tokenizers.VQ_TRAIN, batch=2 * len(tokenizers.SHOWN))
@@ -193,7 +195,7 @@ def test_the_image_tokenizer_is_shown_all_kinds_and_every_entity_as_often():
 
 def test_first_weights_are_seeded_and_leave_torch_alone():
     before = torch.get_rng_state()
-    one, two, other = (tokenizers.make_vq(seed=seed).state_dict() for seed in (0, 0, 1))
+    one, two, other = (make_vq(tokenizers.VQ_SHAPE, seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     name = "decoder.conv_out.weight"
     assert all(torch.equal(one[key], two[key]) for key in one)

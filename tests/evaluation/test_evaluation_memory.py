@@ -111,3 +111,50 @@ def test_memory_of_an_evaluation(evaluate):
     rows = max(KID_ROWS, COVER_ROWS) - SMALL  # more than before on each of two sides
     read, joined, doubled = 4, 4, 8  # bytes of a number: from shards, as one array, in float64
     assert whole - less < 2 * rows * WIDTH * (read + joined + doubled) + 32 * MIB
+
+
+SCORE = """
+import json, sys
+
+from benchmarks.speed import memory
+from cm3leon.evaluation import score as module
+from cm3leon.evaluation.features.network import Features
+from cm3leon.seeds import generator
+
+mixed = generator(0, "wide").standard_normal((192, 2048), "float32") / 100
+
+def embed(images):
+    return images[:, ::2, ::2].reshape(len(images), -1).astype("float32") @ mixed
+
+network = Features("wide", "0" * 64, 2048, 16, embed)
+module.find_network = lambda *_: network
+memory.start_peak("cpu")
+before = memory.peak_bytes("cpu")
+found = module.score(sys.argv[1], sys.argv[2], "fid")
+print(json.dumps([before, memory.peak_bytes("cpu"), found["fid"], found.images.pictures]))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux alone")
+def test_memory_of_a_score(tmp_path):
+    """A folder of 2,000 pictures costs no more than one of 500."""
+    from cm3leon.images import write_png
+    from cm3leon.seeds import generator
+
+    for name, count in (("few", 500), ("many", 2_000), ("real", 500)):
+        images = generator(0, name).integers(0, 256, (count, 16, 16, 3), np.uint8)
+        for place, image in enumerate(images):
+            write_png(tmp_path / name / f"{place}.png", image, durable=False)
+    peaks = {}
+    for name, count in (("few", 500), ("many", 2_000)):
+        done = subprocess.run(
+            [sys.executable, "-c", SCORE, str(tmp_path / name), str(tmp_path / "real")],
+            capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        _, peaks[name], value, seen = json.loads(done.stdout.splitlines()[-1])
+        assert np.isfinite(value) and seen == count
+    print(f"{peaks['few'] / MIB:.0f} MiB at 500, {peaks['many'] / MIB:.0f} MiB at 2,000")
+    assert peaks["many"] < 1.03 * peaks["few"]

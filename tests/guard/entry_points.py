@@ -26,7 +26,9 @@ from benchmarks import (
     equal_compute,
     fid_coco,
 )
-from benchmarks import codes as codes_bench
+from benchmarks import (
+    codes as codes_bench,
+)
 from benchmarks.ablations import decoding_settings
 from benchmarks.evaluate import pinned, scenes_fid
 from cm3leon.cli.main import main
@@ -45,6 +47,7 @@ from cm3leon.seeds import torch_default
 from cm3leon.tokenizers.folder import save_tokenizer
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
+from cm3leon.training import image_tokenizer
 from cm3leon.world.scenes import scene
 from tests.benchmarks.test_equal_compute import pair
 from tests.benchmarks.test_fid_coco import write_all_baselines
@@ -256,7 +259,6 @@ def train_part(part: str, folder: Path) -> list[Path]:
         if part == "vq":
             loss = replace(tokenizers.VQ_LOSS, plain_steps=6, freeze_step=16)
             patch.setattr(tokenizers, "VQ_LOSS", loss)
-            patch.setattr(tokenizers, "VQ_SHAPE", replace(tokenizers.VQ_SHAPE, codebook_size=64))
             patch.setattr(tokenizers, "MERGE_PICTURES", 100)
             held_out = tokenizers.held_out_pictures
             patch.setattr(tokenizers, "held_out_pictures", lambda: held_out(8))
@@ -264,7 +266,7 @@ def train_part(part: str, folder: Path) -> list[Path]:
             patch.setattr(tokenizers, "VQ_DECODER", last)
             config = replace(tokenizers.VQ_TRAIN, steps=20, batch=4, warmup=4, **few)
             tokenizers.train_vq(run, folder / "vq", "cpu", config)
-            return [run, run / tokenizers.DECODER_FOLDER]
+            return [run, run / image_tokenizer.DECODER_FOLDER]
         few |= {"precision": "float32"}
         if part == "features":
             config = replace(feature_recipe.TRAIN, steps=10, batch=4, warmup=4, **few)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from baselines.tokenizers import VQ_SHAPE, reconstruct
+from baselines.tokenizers import VQ_SHAPE
 from cm3leon import seeds
 from cm3leon.config import VQConfig, from_dict
 from cm3leon.errors import UserError
@@ -25,6 +25,7 @@ from cm3leon.tokenizers.vq import (
     to_bytes,
     to_unit,
 )
+from cm3leon.training.image_tokenizer import reconstruct
 from cm3leon.world.scenes import scene
 
 PLAIN = VQConfig(16, 8, (1, 2), 1, (), 6, 32, 4)

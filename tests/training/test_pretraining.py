@@ -90,15 +90,24 @@ def test_what_is_held_out_is_the_end_of_the_cache(corpus):
 
 
 def test_a_vocabulary_is_that_of_the_tokenizers_or_made_to_be():
-    assert fitted(SMALL, 300, CODES, fit=False) == SMALL
+    assert fitted(SMALL, 300, CODES, 4, fit=False) == SMALL
     with pytest.raises(UserError, match="mini has 300 text ids, the text tokenizer 290; take anot"):
-        fitted(SMALL, 290, CODES, fit=False)
+        fitted(SMALL, 290, CODES, 4, fit=False)
     with pytest.raises(
         UserError, match=r"mini has 40 image ids, the image tokenizer 64; .*--fit-v"
     ):
-        fitted(SMALL, 300, 64, fit=False)
-    made = fitted(SMALL, 290, 64, fit=True).vocabulary
+        fitted(SMALL, 300, 64, 4, fit=False)
+    made = fitted(SMALL, 290, 64, 4, fit=True).vocabulary
     assert (made.text_size, made.image_size, made.sentinels) == (290, 64, 4)
+
+
+def test_places_of_a_picture_are_those_of_the_tokenizer_or_made_to_be():
+    placed = replace(SMALL, positions="grid", position_grid=8)
+    assert fitted(placed, 300, CODES, 8, fit=False) == placed
+    with pytest.raises(UserError, match=r"mini has places for pictures of 8 x 8 codes, .* 4 x 4"):
+        fitted(placed, 300, CODES, 4, fit=False)
+    assert fitted(placed, 300, CODES, 4, fit=True).position_grid == 4
+    assert fitted(SMALL, 300, CODES, 4, fit=True) == SMALL  # knows no places
 
 
 def test_models_by_name_and_by_file(tmp_path):

@@ -43,7 +43,7 @@ READERS = 4  # threads that decode the next pictures meanwhile
 class Listing:
     """Pictures in order: JSON values that tell each apart, and how picture k is read.
 
-    `read(k)` gives uint8 [S, S, 3] and a remark ("" for none). What it cannot read is a UserError:
+    `read(k)` gives uint8 [H, W, 3] and a remark ("" for none). What it cannot read is a UserError:
     left out and named where `lenient`.
     """
 
@@ -195,7 +195,7 @@ def compute(
             raise UserError(next(iter(unreadable.values())))
         if readable:
             own = [place for place, _ in readable]
-            found = features(np.stack([one[0] for _, one in readable]))
+            found = features.rows([image for _, (image, _) in readable])
             check_finite(found, own, listing, features)
             rows.append(found)
             places += own

@@ -11,7 +11,7 @@ Shapes: B pictures of a batch, N of all, H x W pixels, D features, K logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cm3leon import checkpoint
-from cm3leon.errors import UserError
+from cm3leon.errors import UserError, did_you_mean
 from cm3leon.files import baselines_folder
 from cm3leon.images import crop_square
 from cm3leon.progress import progress
@@ -61,6 +61,14 @@ class Features:
             images_BHW3 = np.stack([crop_square(image, self.size) for image in images_BHW3])
         return np.asarray(self.embed(images_BHW3), np.float32)
 
+    def rows(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Float32 [B, dim] of uint8 [H, W, 3] of any sizes, in order: those of a size together."""
+        found_BD = np.zeros((len(images), self.dim), np.float32)
+        for shape in dict.fromkeys(image.shape for image in images):
+            own = [place for place, image in enumerate(images) if image.shape == shape]
+            found_BD[own] = self(np.stack([images[place] for place in own]))
+        return found_BD
+
 
 def load_features(
     name: str = "scenes",
@@ -81,7 +89,8 @@ def load_features(
     of another digest, or of another network.
     """
     if name not in NAMES and not name.startswith(TOWERS.partition(":")[0] + ":"):
-        raise UserError(f"unknown features {name!r}; there are: {', '.join(NAMES)}, {TOWERS}")
+        near = did_you_mean(name, NAMES)
+        raise UserError(f"unknown features {name!r}; there are: {', '.join(NAMES)}, {TOWERS}{near}")
     given = None if weights is None else Path(weights)
     if name != "scenes":
         from cm3leon.evaluation.features.published import load_network
@@ -123,11 +132,16 @@ def extract(
         for images_BHW3 in read_ahead(batches) if ahead else batches:
             rows.append(features(images_BHW3))
             bar.update(len(images_BHW3))
-    all_ND = np.concatenate(rows)
-    bad = np.flatnonzero(~np.isfinite(all_ND).all(axis=1))
+    return check_rows(np.concatenate(rows), features, repr(label))
+
+
+def check_rows(rows_ND: np.ndarray, features: Features, label: str) -> np.ndarray:
+    """The rows themselves; UserError naming the first that is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(rows_ND).all(axis=1))
     if bad.size:
         raise UserError(
-            f"{features.name} features of picture {bad[0]} of {label!r} are not finite "
-            f"({bad.size} of {len(all_ND)} pictures); the weights {features.digest[:12]} are broken"
+            f"{features.name} features of picture {bad[0]} of {label} are not finite "
+            f"({bad.size} of {len(rows_ND)} pictures); the weights {features.digest[:12]} are "
+            "broken"
         )
-    return all_ND
+    return rows_ND

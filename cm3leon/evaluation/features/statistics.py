@@ -48,6 +48,12 @@ class Statistics:
         moments = fake.moments(wanted).finish()
         return frechet_distance(self.mu, self.sigma, *moments, check=False)
 
+    def distance_to(self, other: Statistics) -> float:
+        """Squared Fréchet distance to other moments; UserError where the dimensions differ."""
+        from cm3leon.evaluation.statistics.frechet import frechet_distance
+
+        return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
+
     def influence(self, fake: Side) -> np.ndarray:
         """How much each picture of a side moves the distance (`intervals.frechet_influence`):
         float64 [N], mean 0."""
@@ -74,7 +80,7 @@ def import_statistics(path: str | Path, dim: int) -> Statistics:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no file {path}; --reference takes an .npz with mu and sigma")
+        raise UserError(f"no file {path}; statistics are an .npz with mu and sigma")
     check_unpacked(path, {"mu.npy", "sigma.npy", "about.npy"})
     try:
         with open_file(path) as raw, np.load(raw, allow_pickle=False) as file:

@@ -12,11 +12,10 @@ import json
 import sys
 from pathlib import Path
 
-from cm3leon.files import write_atomic
+from cm3leon.files import shipped_folder, write_atomic
 from cm3leon.reports import (
     OUT,
     PUBLISHED,
-    ROOT,
     called,
     guarded,
     read_json,
@@ -147,7 +146,7 @@ def write_report(
     results: Path = RESULTS,
     out: Path = OUT,
     published: Path = PUBLISHED,
-    baselines: Path = ROOT / "baselines",
+    baselines: Path = shipped_folder(),  # noqa: B008
     picture: bool = False,
 ) -> None:
     """Write the report of every result as PDF and HTML, and its numbers as JSON.

@@ -118,7 +118,7 @@ def _block(text: str, command: str, held: Mapping) -> Block:
         items = re.split(r"^- ", text, flags=re.MULTILINE)[1:]
         return Bullets(tuple(_parts(item, held) for item in items))
     if text.startswith("> "):
-        runs = (code(command),) if command and not command.startswith("none yet") else ()
+        runs = (code(command),) if command else ()
         return Missing(_parts(text[2:], held), runs)
     if text.startswith("$$ "):
         return Formula(*text[3:].split("\n"))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.images.generated import from_folder
-from benchmarks.images.npz import array
 from benchmarks.protocols.prompts import Prompt
+from cm3leon.data.npz import array
 from cm3leon.errors import UserError
 from cm3leon.seeds import generator
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.images import generated as images
-from benchmarks.images import listings
 from benchmarks.images.listings import (
-    content,
     cropper,
     drawn_listing,
     real_listing,
@@ -24,8 +22,10 @@ from benchmarks.images.listings import (
 from benchmarks.protocols.coco import ROUNDED, find_protocol
 from benchmarks.protocols.coco_files import check_pictures, read_task
 from benchmarks.protocols.lists import list_digest, write_list
+from cm3leon import identity
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_file
+from cm3leon.identity import content
 from cm3leon.images import crop_square
 from tests.coco_maker import Tinted, write_coco
 
@@ -185,14 +185,14 @@ def test_a_reference_picture_repaired_in_place_is_another(root):
 def test_a_content_is_read_once_and_again_when_it_was_written(tmp_path, monkeypatch):
     path, reads = tmp_path / "a", []
     path.write_bytes(b"1")
-    monkeypatch.setattr(listings, "sha256_file", lambda one: reads.append(one) or len(reads))
-    monkeypatch.setattr(listings, "RECENT_NS", 0)
+    monkeypatch.setattr(identity, "sha256_file", lambda one: reads.append(one) or len(reads))
+    monkeypatch.setattr(identity, "SETTLED", 0)
     assert [content(path), content(path)] == [1, 1]
     other = tmp_path / "b"
     other.write_bytes(b"2")
     other.replace(path)
     assert content(path) == 2
-    monkeypatch.setattr(listings, "RECENT_NS", 10**12)  # too new to be sure
+    monkeypatch.setattr(identity, "SETTLED", 10**12)  # too new to be sure
     assert [content(path), content(path)] == [3, 4]
     assert content(tmp_path / "none") is None
 

@@ -70,7 +70,7 @@ def test_torn_and_missing(tmp_path):
     path.write_bytes(path.read_bytes()[:90])
     with pytest.raises(UserError, match=r"no whole \.npz"):
         import_statistics(path, 5)
-    with pytest.raises(UserError, match=r"no file .*none\.npz; --reference takes"):
+    with pytest.raises(UserError, match=r"no file .*none\.npz; statistics are an .npz"):
         import_statistics(tmp_path / "none.npz", 5)
     np.savez(tmp_path / "b.npz", mu=np.zeros(5), sigma=np.eye(5), about=np.array("{"))
     assert import_statistics(tmp_path / "b.npz", 5).about == {}

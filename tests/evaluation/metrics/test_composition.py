@@ -60,9 +60,9 @@ def test_real_pictures_are_read_back(dialect, split, count, size):
 
 
 def test_reconstructions_are_read_back():
-    from baselines.tokenizers import reconstruct
     from cm3leon.files import baselines_folder
     from cm3leon.loading import load_tokenizers
+    from cm3leon.training.image_tokenizer import reconstruct
 
     home = baselines_folder() / "scenes"
     if not (home / "vq" / "config.json").exists() or not (home / "text").exists():
