@@ -114,8 +114,6 @@ NEEDS: dict[str, Need] = {
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
     "ablate_positions": Need(shipped=("features", *RETRIEVAL)),
     "train_speed": Need(),
-    "tasks": Need(shipped=("scenes-s", *TOKENIZERS)),
-    "outputs": Need(),
     "faults": Need(),
     "mutants": Need((*BENCH, "hypothesis", "pytest"), "bench,report,dev"),
     "train_speed --peers": Need(FOREIGN, "bench,report,transformers"),
