@@ -72,7 +72,7 @@ class Options:
     only: Whole | None = None
     """this case alone, to look at"""
     limit: Annotated[float, Range(1, 3600)] = 120.0
-    """seconds after which a command hangs"""
+    """seconds of the processor after which a command hangs"""
     folder: Path | None = None
     """where the small inputs are made and kept; left out: a temporary one"""
     results: Path = core.RESULTS

@@ -15,8 +15,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ LOADED = (  # what the commands import late
 )  # fmt: skip
 OUTLIVED_S = 20.0  # given to children of a killed process, which end with it
 POLL_S = 0.002
+IDLE_S = 5.0  # without getting on: it waits for what does not come
+CLOCKS = 20  # times a limit that a clock may show before that is enough, whatever else runs here
 
 
 class Line(NamedTuple):
@@ -106,8 +108,9 @@ def run(
     fresh: bool = False,
     memory: int | None = None,
 ) -> Done:
-    """Run a command line in the folder `place`, for at most so many seconds.
+    """Run a command line in the folder `place`, for at most so many seconds of its own.
 
+    On a busy machine the clock may show more; what waits without end has none of its own.
     `fresh`: by a new interpreter. `memory`: bytes of its own data that it may have.
     """
     words, start = place.with_suffix(".said"), time.monotonic()
@@ -175,6 +178,7 @@ def _called(line: Line | Callable[[], int]) -> int:
 def _wait(child: int, start: float, seconds: float, kill: Kill | None) -> tuple[int, bool, bool]:
     """(exit code, whether the signal met it alive, whether it had to be stopped)."""
     killed = hung = False
+    course = Course(child)
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -187,17 +191,18 @@ def _wait(child: int, start: float, seconds: float, kill: Kill | None) -> tuple[
                     os.killpg(child, kill.signal)
                 else:
                     os.kill(child, kill.signal)
-        if spent >= seconds + (kill.seconds if kill else 0) and not hung:
+        late = spent >= seconds + (kill.seconds if kill else 0)
+        if late and not hung and course.over(seconds):
             hung = True
             os.kill(child, signal.SIGKILL)
-        time.sleep(POLL_S)
+        time.sleep(0.1 if late else POLL_S)
 
 
 def _outlived(group: int) -> bool:
     """Whether processes of the group run on after its first has ended; they are stopped."""
-    until = time.monotonic() + OUTLIVED_S
+    until, course = time.monotonic() + OUTLIVED_S, Course(group)
     while _alive(group):
-        if time.monotonic() > until:
+        if time.monotonic() > until and course.over(OUTLIVED_S):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
             return True
@@ -211,9 +216,36 @@ def _alive(group: int) -> bool:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
+    states = [fields[0] for fields in _processes(group)]
+    return any(state != "Z" for state in states) or not Path("/proc/self/stat").exists()
+
+
+def _processes(group: int) -> Iterator[list[str]]:
+    """What /proc says of each process of a group, from its state on (proc(5), `stat`, field 3)."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
-            state, _, own = path.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
-            if int(own) == group and state != "Z":
-                return True
-    return not Path("/proc/self/stat").exists()
+            fields = path.read_text("utf-8", "replace").rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                yield fields
+
+
+@dataclass
+class Course:
+    """How a group of processes gets on: others here may leave it little of the processor."""
+
+    group: int
+    begun: float = field(default_factory=time.monotonic)
+    moved: float = 0.0  # when it was last seen to get on
+    own_s: float = -1.0  # of the processor until then
+
+    def over(self, seconds: float) -> bool:
+        """Whether it took so many seconds of the processor, has stopped getting on, or is hopeless.
+
+        It gets on while one of it is ready to run, waits for a disk, or took some time meanwhile.
+        """
+        found, now = list(_processes(self.group)), time.monotonic()
+        own_s = sum(int(ticks) for one in found for ticks in one[11:15]) / os.sysconf("SC_CLK_TCK")
+        if own_s > self.own_s + 0.01 * IDLE_S or any(one[0] in "RD" for one in found):
+            self.moved, self.own_s = now, own_s
+        hopeless = now - self.begun > CLOCKS * seconds + IDLE_S
+        return own_s >= seconds or now - self.moved > IDLE_S or hopeless

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import cm3leon.cli.main
 import cm3leon.options
 from benchmarks import faults
-from benchmarks.fault_cases import disks, hostile, kills
+from benchmarks.fault_cases import child, disks, hostile, kills
 from benchmarks.fault_cases.child import Done, Kill, Line, load, run
 from benchmarks.fault_cases.damage import WAYS, damaged
 from benchmarks.fault_cases.files import FILES, files_of, table, unlisted
@@ -118,7 +119,25 @@ def test_a_full_disk_is_refused_and_with_room_the_result_is_whole(workshop):
     assert row.outcome == SKIPPED or "cannot write" in row.told
 
 
-def test_how_processes_end(tmp_path):
+def busy(seconds: float) -> int:
+    """So many seconds of the processor, however long that takes by the clock."""
+    while time.process_time() < seconds:
+        pass
+    return 0
+
+
+def test_hanging_is_of_a_process_s_own_time(tmp_path, monkeypatch):
+    """A limit of the clock would call all that runs on a busy machine hung."""
+    monkeypatch.setattr(child, "IDLE_S", 0.5)
+    place = tmp_path / "now"
+    place.mkdir()
+    assert not run(lambda: busy(0.3), place, 0.6).hung
+    assert run(lambda: busy(60), place, 0.3).hung
+    assert run(lambda: time.sleep(60) or 0, place, 0.1).hung
+
+
+def test_how_processes_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "IDLE_S", 0.5)
     place = tmp_path / "now"
     place.mkdir()
     assert run(lambda: 0, place, 60).code == 0
