@@ -235,7 +235,8 @@ def binomial_interval(successes: int, count: int, level: float = 0.95) -> tuple[
     rate = successes / count
     centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
     half = np.sqrt(z2 * (rate * (1 - rate) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # Where all or none succeed an end is the rate itself, which rounding must not cut off.
+    return max(0.0, min(rate, float(centre - half))), min(1.0, max(rate, float(centre + half)))
 
 
 def check_level(level: float) -> None:

@@ -369,3 +369,11 @@ def test_resamples_are_the_same_for_ever():
         [0, 0, 1, 0, 1, 5],
         [3, 1, 4, 1, 1, 4],
     ]
+
+
+def test_an_interval_of_a_rate_holds_the_rate():
+    """To the last bit, also where all or none succeed: records refuse a value outside its ends."""
+    for count in range(1, 200):
+        for successes in {0, 1, count // 2, count - 1, count}:
+            low, high = binomial_interval(successes, count)
+            assert 0 <= low <= successes / count <= high <= 1
