@@ -133,7 +133,7 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
     extra = source.about
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
-    write_model(model, recipe.train, run, out / recipe.name, done, extra)
+    write_model(model, recipe.train, out / recipe.name, done, extra)
 
 
 def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> Transformer:

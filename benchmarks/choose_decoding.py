@@ -172,8 +172,8 @@ def measure(
 ) -> core.Measurement:
     """Draw every cell, judge, choose."""
     from benchmarks.evaluate import fid, scenes_fid  # scipy: imported late
-    from benchmarks.harness.sharding import ALONE
     from cm3leon.evaluation.features.network import load_features
+    from cm3leon.training.ranks import ALONE
 
     features = load_features(protocol["features"])
     with phases("prompts"):

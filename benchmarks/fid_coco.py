@@ -32,8 +32,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.harness import core, sharding
-from benchmarks.harness.sharding import ALONE, Group
+from benchmarks.harness import core
 from benchmarks.images import generated as images
 from benchmarks.protocols.coco import find_protocol
 from benchmarks.protocols.prompts import Prompt, scenes_prompts
@@ -44,6 +43,8 @@ from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError
 from cm3leon.images import CROP
 from cm3leon.options import Batch, Count, Documents, Engine, Resamples, Samples
+from cm3leon.training import ranks
+from cm3leon.training.ranks import ALONE, Group
 
 OWN = (  # options of a pinned protocol alone, which its job takes as they are
     "prompts", "prompts_sha256", "reference", "features", "weights", "weights_sha256", "download",
@@ -196,7 +197,7 @@ class Options:
 def fid_coco(options: Options, system=None, group: Group = ALONE) -> tuple[dict, Path]:
     """Measure and save: (record, its path). `system`, if given, stands for `options.system`.
 
-    Ranks of `group` other than 0 do their share of the work and raise `sharding.Finished`.
+    Ranks of `group` other than 0 do their share of the work and raise `ranks.Finished`.
     """
     if options.images is not None:
         system = images.Folder(options.images, options.name)
@@ -320,9 +321,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 measured, 2 a user's mistake, 3 nothing measured, 130 interrupted."""
 
     def work() -> int:
-        with sharding.first_alone_speaks():
+        with ranks.first_alone_speaks():
             options = parse(Options, argv, "fid_coco")
-        return sharding.together(lambda group: command(options, group))
+        return ranks.together(lambda group: command(options, group))
 
     return core.exit_code(work)
 

@@ -1,5 +1,6 @@
 """Weights on disk: `model.safetensors` and, written after it, `config.json` that names its digest
-and carries its own.
+and carries its own. Weights of more than `SHARD_BYTES` lie in several files, as Hugging Face's; the
+index that lists them names their digests, and `config.json` that of the index.
 
 Never pickle. A folder that does not fit what was asked for gives one line and no tensors.
 """
@@ -7,6 +8,7 @@ Never pickle. A folder that does not fit what was asked for gives one line and n
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # of several files
+SHARD_BYTES = 5 * 10**9  # of a file of weights, at the most, unless one tensor alone is larger
 CONFIG = "config.json"
 STATE = "state.json"
+INCOMPLETE = ".incomplete"  # how the names of folders end that processes still fill
 OWN = "about_sha256"  # in both: the digest of all else in them
 KINDS = {"format": int, "kind": str, "config": dict, "sha256": str, "extra": dict}
 FORMAT = 1
@@ -35,14 +40,38 @@ def save(
     extra: dict | None = None,
     dtype: torch.dtype | None = None,
 ) -> str:
-    """Write a checkpoint and return the SHA-256 of its weights.
+    """Write a checkpoint and return the SHA-256 that names its weights.
 
     `config` is a dataclass or a plain dict; `dtype` (e.g. torch.bfloat16) is the type in which
     floating tensors are stored, None keeps each one's own. Integers keep theirs always.
     Raises UserError when the folder cannot be written.
     """
     folder = Path(folder)
-    digest = write_tensors(folder / WEIGHTS, tensors, dtype)
+    files = weight_files({name: stored_bytes(value, dtype) for name, value in tensors.items()})
+    digests = {
+        file: write_tensors(folder / file, {name: tensors[name] for name in names}, dtype)
+        for file, names in files.items()
+    }
+    return finish(folder, kind, config, files, digests, extra)
+
+
+def finish(
+    folder: Path,
+    kind: str,
+    config,
+    files: Mapping[str, list[str]],
+    digests: Mapping[str, str],
+    extra: dict | None = None,
+) -> str:
+    """The end of `save`, where the files of weights (`weight_files`) lie in the folder."""
+    digest = digests.get(WEIGHTS)
+    if digest is None:
+        places = {name: file for file, names in files.items() for name in names}
+        total = sum((folder / file).stat().st_size for file in files)
+        about = {"total_size": total, "sha256": dict(digests)}
+        index = json.dumps({"metadata": about, "weight_map": places}, indent=2)
+        write_atomic(folder / INDEX, index + "\n")
+        digest = sha256_bytes(index.encode() + b"\n")
     about = {
         "format": FORMAT,
         "kind": kind,
@@ -51,7 +80,36 @@ def save(
         "extra": dict(extra or {}),
     }
     write_about(folder / CONFIG, about)
+    for old in [folder / WEIGHTS, folder / INDEX, *folder.glob("model-*-of-*.safetensors")]:
+        if old.name not in digests and (old.name != INDEX or WEIGHTS in digests):
+            old.unlink(missing_ok=True)
     return digest
+
+
+def stored_bytes(value: torch.Tensor, dtype: torch.dtype | None) -> int:
+    """Bytes of a tensor as `save` stores it."""
+    cast = dtype if dtype is not None and value.is_floating_point() else value.dtype
+    return value.numel() * cast.itemsize
+
+
+def weight_files(sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """File -> names of its tensors, of so many bytes each: all in `model.safetensors`, or in order
+    in as few files as keep each below `SHARD_BYTES`.
+    """
+    parts: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if parts[-1] and held + size > SHARD_BYTES:
+            parts.append([])
+            held = 0
+        parts[-1].append(name)
+        held += size
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    return {
+        f"model-{number:05d}-of-{len(parts):05d}.safetensors": names
+        for number, names in enumerate(parts, 1)
+    }
 
 
 def load(folder: str | Path, kind: str) -> tuple[dict, dict[str, torch.Tensor], dict]:
@@ -64,7 +122,29 @@ def load(folder: str | Path, kind: str) -> tuple[dict, dict[str, torch.Tensor], 
     about = read_about(folder)
     if about["kind"] != kind:
         raise UserError(f"{folder} holds a {about['kind']!r}, not a {kind!r}; name another folder")
-    return about["config"], read_tensors(folder / WEIGHTS, about["sha256"]), about["extra"]
+    tensors = {}
+    for file, sha256 in listed_files(folder, about["sha256"]).items():
+        tensors |= read_tensors(folder / file, sha256)
+    return about["config"], tensors, about["extra"]
+
+
+def listed_files(folder: Path, sha256: str) -> dict[str, str]:
+    """The files of weights in a folder -> their digests, by the digest that names the weights.
+
+    Raises UserError for an index that is missing, damaged or names files elsewhere.
+    """
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return {WEIGHTS: sha256}
+    found = digest(folder)
+    if found != sha256:
+        raise UserError(
+            f"{folder / INDEX} has digest {found[:12]}, its config.json names {sha256[:12]}; "
+            "copy or train it again"
+        )
+    files = read_json(folder / INDEX)["metadata"]["sha256"]
+    if strange := [file for file in files if Path(file).name != file]:
+        raise UserError(f"{folder / INDEX} names {strange[0]!r}; copy the folder again")
+    return files
 
 
 def read_about(folder: str | Path) -> dict:
@@ -77,8 +157,10 @@ def read_about(folder: str | Path) -> dict:
 
 
 def digest(folder: str | Path) -> str:
-    """SHA-256 (hex) of a checkpoint's `model.safetensors`."""
+    """SHA-256 (hex) that names a checkpoint's weights: of their file, or the index of several."""
     path = Path(folder) / WEIGHTS
+    if not path.exists() and path.with_name(INDEX).exists():
+        path = path.with_name(INDEX)
     try:
         return sha256_file(path)
     except OSError as error:
@@ -134,11 +216,22 @@ def save_state(
     name = state_file(folder, position["step"]).name
     digest = write_tensors(folder / name, tensors)
     about = {"tensors": name, "sha256": digest, "position": position, "identity": identity}
+    finish_state(folder, about, keep)
+
+
+def finish_state(folder: Path, about: dict, keep: bool) -> None:
+    """Name the tensors of a state, which lie in the folder; older ones go, but for kept ones."""
+    name = about["tensors"]
     if keep:
         write_about(folder / Path(name).with_suffix(".json"), about, allow_nan=True)
     write_about(folder / STATE, about, allow_nan=True)  # what an older state did not count
-    for old in [*folder.glob("state-*.safetensors"), *folder.glob(".state*")]:
-        if old.name != name and not old.with_suffix(".json").exists():
+    for old in [*folder.glob("state-*"), *folder.glob(".state*")]:
+        kept = old.suffix != INCOMPLETE and old.with_suffix(".json").exists()
+        if old.suffix == ".json" or old.name == name or kept:
+            continue
+        if old.is_dir():  # of many processes
+            shutil.rmtree(old, ignore_errors=True)
+        else:
             old.unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evaluate import fid, networks
-from benchmarks.harness import core, sharding
+from benchmarks.harness import core
 from benchmarks.images import generated as images
 from benchmarks.images.listings import drawn_listing, real_listing, rebuilt_listing, remarks_on
 from benchmarks.protocols.coco import IMAGES, Protocol
@@ -35,6 +35,7 @@ from cm3leon.evaluation.measures import Missing
 from cm3leon.evaluation.metrics.fid import fid as fid_of
 from cm3leon.evaluation.sides import MORE, Sides, numbers
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
+from cm3leon.training import ranks
 
 RFID_PICTURES = 5_000  # reference pictures that go through the image tokenizer
 
@@ -88,7 +89,7 @@ def about(job: Job) -> dict:
 
 
 def measure(
-    job: Job, group: sharding.Group, system, protocol: dict, phases: core.Phases
+    job: Job, group: ranks.Group, system, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """Everything between a system and its record; ranks other than 0 leave after their share."""
     with phases("prompts"):
@@ -170,7 +171,7 @@ class Keeper:
     task: PinnedTask
     drawn: Sequence[images.Pictures]
     system: object
-    group: sharding.Group
+    group: ranks.Group
 
     @property
     def among(self) -> np.ndarray | None:
@@ -237,14 +238,14 @@ def scale(
     return found, missing + [Missing("rFID", needs)] * ("rfid" not in found)
 
 
-def write_prompts(prompts: Sequence[Prompt], path: Path, group: sharding.Group) -> int:
+def write_prompts(prompts: Sequence[Prompt], path: Path, group: ranks.Group) -> int:
     """Prompts as a file, for those who draw elsewhere; the exit code."""
     if group.first:
         print(f"{len(prompts)} prompts: {path} (SHA-256 {write_list(path, prompts)})")
     return 0
 
 
-def pictures(job: Job, group: sharding.Group, system, task: PinnedTask) -> list[images.Pictures]:
+def pictures(job: Job, group: ranks.Group, system, task: PinnedTask) -> list[images.Pictures]:
     """The pictures to score, one set a seed."""
     if job.images is not None:
         return [images.from_folder(job.images, task.prompts, job.protocol.size)]

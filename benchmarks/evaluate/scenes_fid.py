@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evaluate import clip_beside, composition, fid, networks
-from benchmarks.harness import core, sharding
+from benchmarks.harness import core
 from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt, digest
 from benchmarks.protocols.scenes import Task, batches, scenes_task
@@ -36,6 +36,7 @@ from cm3leon.evaluation.statistics import paired
 from cm3leon.evaluation.statistics.frechet import Reference
 from cm3leon.evaluation.statistics.intervals import one_thread
 from cm3leon.files import sha256_bytes
+from cm3leon.training import ranks
 from cm3leon.workers import side_by_side
 from cm3leon.world.repeats import in_training
 
@@ -96,7 +97,7 @@ def captions_of(options) -> dict[str, int]:
 
 def measure(
     options,
-    group: sharding.Group,
+    group: ranks.Group,
     arms: Sequence[Arm],
     system,
     protocol: Mapping,
@@ -149,7 +150,7 @@ def measure(
 
 
 def draw(
-    group: sharding.Group,
+    group: ranks.Group,
     arms: Sequence[Arm],
     splits: Sequence[Split],
     seeds: Sequence[int],

@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.evaluate import fid, networks
 from benchmarks.harness import core
-from benchmarks.harness.sharding import Group
 from benchmarks.images import generated as images
 from benchmarks.protocols.coco import QUICK
 from benchmarks.protocols.prompts import digest
@@ -21,6 +20,7 @@ from benchmarks.protocols.scenes import Task, batches, coco_task
 from cm3leon.evaluation.features.network import Features, load_features
 from cm3leon.evaluation.metrics.fid import fid as fid_of
 from cm3leon.evaluation.sides import Sides, numbers
+from cm3leon.training.ranks import Group
 
 NAMED = 5  # unreadable pictures named in the record
 RESAMPLES = 200

@@ -188,6 +188,12 @@ MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
     ("arm-*/scores.json", "ablations: scores of a run",
      "its own digest (sealed), the run's name in it; derived anew"),
     ("base-*.json, head-*.json", "`interleave`: rounds", "digest beside each"),
+    ("model/run/state-*/files.json", "training: files of a state of many ranks",
+     "its own digest; the state names that of the file"),
+    ("model/run/state-*/*.safetensors", "training: tensors of a state of many ranks",
+     "digests in `files.json`"),
+    ("model/model.safetensors.index.json, model/model-*.safetensors", "weights of more than 5 GB",
+     "digests in the index, whose digest `config.json` names"),
     ("*.so", "C files, compiled", "digest in the name, owner and mode; derived anew"),
     ("*.part.npz", "features kept: an unfinished shard", "as a shard; derived anew"),
 )  # fmt: skip

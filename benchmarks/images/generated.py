@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import core
-from benchmarks.harness.sharding import Group
 from benchmarks.protocols.prompts import Prompt, digest
 from cm3leon.errors import UserError
 from cm3leon.files import read_file, sha256_bytes, sha256_file, write_atomic
@@ -34,6 +33,7 @@ from cm3leon.identity import seal, unseal
 from cm3leon.images import crop_square, read_picture, write_png
 from cm3leon.progress import progress
 from cm3leon.seeds import derive
+from cm3leon.training.ranks import Group
 
 FORMAT = 2  # raise it when the same key would stand for other pictures
 CODES = "codes"  # the text chunk of a kept picture that lists them

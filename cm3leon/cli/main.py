@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -149,7 +150,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(version())
         return 0
     with alive("at work"):
-        return guarded(lambda: parse(COMMANDS, words, "cm3leon").run())
+        return guarded(lambda: parsed(words).run())
+
+
+def parsed(words: Sequence[str]):
+    """The command of a command line; of several processes of torchrun the first one speaks."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return parse(COMMANDS, words, "cm3leon")
+    from cm3leon.training.ranks import first_alone_speaks
+
+    with first_alone_speaks():
+        return parse(COMMANDS, words, "cm3leon")
 
 
 if __name__ == "__main__":

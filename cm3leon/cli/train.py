@@ -24,6 +24,7 @@ from cm3leon.training.recipe import FOUND, Recipe, find_model_config, fitted
 
 if TYPE_CHECKING:
     from cm3leon.training.estimate import Estimate
+    from cm3leon.training.parallel import Alone
     from cm3leon.training.pretraining import Corpus
 
 MOST_EPOCHS = 1000  # above, a plan says that the documents are too few
@@ -121,7 +122,8 @@ class Train:
     """Train a CM3Leon on what `cm3leon encode` made; the same command goes on where it was killed.
 
     `cm3leon train CACHE --model 350m --tokenizers FOLDER --bank CACHE --clip ViT-B-32:FILE --out
-    MODEL`. One process on one device. `--dry-run` checks and counts, and trains nothing.
+    MODEL`. Many GPUs: `torchrun --nproc-per-node N -m cm3leon train CACHE ...`, of any N at any
+    time. `--dry-run` checks and counts, and trains nothing.
     """
 
     cache: tyro.conf.Positional[Path | None] = None
@@ -152,12 +154,20 @@ class Train:
     """pieces of a batch, one after the other; left out: of about 32,768 tokens each"""
     recompute: bool = False
     """make activations again in the backward pass: a fraction of the memory, a third more time"""
+    replicas: Count | None = None
+    """of torchrun: whole models on all ranks together, each in parts; left out: one a machine"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
     threads: Threads | None = None
     """of the processor; the bytes of a CPU training hang on it"""
     dry_run: bool = False
     """check, print the estimate, train nothing"""
+    gpus: Count | None = None
+    """of --dry-run: memory of each of so many GPUs, and hours"""
+    gpu: str = "h100"
+    """their kind: v100, a100, l40s, h100, h200, b200"""
+    mfu: Share = 0.4
+    """share of their peak that 6ND is taken to reach"""
     training: Annotated[TrainChanges, tyro.conf.arg(name="")] = field(default_factory=TrainChanges)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     retrieval: RetrievalConfig = FOUND
@@ -171,6 +181,10 @@ class Train:
             raise UserError(f"--documents {self.documents} needs a --bank to retrieve from")
         if self.decay_from is not None:
             self.check_branch()
+        if self.gpus is not None and not self.dry_run:
+            raise UserError(
+                f"--gpus {self.gpus} is a question of --dry-run; train on them by torchrun"
+            )
         if self.cache is None and (self.bank or self.held_out):
             raise UserError("--bank and --held-out need the token cache to learn from; give it")
 
@@ -184,31 +198,54 @@ class Train:
             raise UserError("--decay-from needs --out: the folder of the decayed model")
 
     def run(self) -> int:
-        """Check, count, train, write, print the folder."""
+        """Check, count, train, write, print the folder; of torchrun one of its processes."""
         import torch
 
         from cm3leon.loading import checked_device
-        from cm3leon.training.pretraining import pretrain
+        from cm3leon.training.parallel import together
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        device, model = checked_device(self.device), find_model_config(self.model)
+        device = checked_device(self.device)
+        replicas = None if self.dry_run else self.replicas
+        return together(device, replicas, lambda ranks: self.trained(device, ranks))
+
+    def trained(self, device: str, ranks: Alone) -> int:
+        """The work of one of the processes."""
+        from cm3leon.training.pretraining import pretrain
+
+        model = find_model_config(self.model)
         corpus = None
         if self.tokenizers is not None or self.cache is not None:
             with alive("open caches, tokenizers and CLIP"):
                 model, corpus = self.opened(model)
         recipe, estimate, start = self.planned(model, corpus)
-        for line in self.told(corpus, recipe, estimate):
+        lines = self.told(corpus, recipe, estimate)
+        if self.gpus is not None:
+            lines += self.on_gpus(estimate)
+        for line in lines if ranks.first else ():
             print(line)
         if self.dry_run:
-            print("dry run: nothing was trained")
+            if ranks.first:
+                print("dry run: nothing was trained")
             return 0
-        done = pretrain(recipe, corpus, self.out, device, start)
-        print(
-            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, training loss "
-            f"{done['loss']:.4f}"
-        )
+        done = pretrain(recipe, corpus, self.out, device, start, ranks)
+        if ranks.first:
+            took = f"{done['step']} steps in {done['seconds']:.0f} s"
+            print(f"{self.out}: {took}, training loss {done['loss']:.4f}")
         return 0
+
+    def on_gpus(self, estimate: Estimate) -> list[str]:
+        """What each of the GPUs holds, and how long it takes."""
+        from cm3leon.training.estimate import Plan, find_gpu
+
+        peak, memory = find_gpu(self.gpu)
+        if not self.mfu:
+            raise UserError("--mfu must lie above 0: the share of the peak that is reached")
+        half = estimate.train.precision != "float32"
+        more = {"replicas": self.replicas or 1, "recompute": self.recompute, "half": half}
+        plan = Plan(estimate, self.gpus, memory, peak, self.mfu, **more)
+        return plan.lines(self.gpu)
 
     def opened(self, model: ModelConfig) -> tuple[ModelConfig, Corpus | None]:
         """The model fitted to the tokenizers, and the data where there is a cache."""

@@ -16,6 +16,7 @@ from cm3leon.options import Batch, Count, Positive, Threads, Whole
 if TYPE_CHECKING:
     from cm3leon.training.estimate import Estimate
     from cm3leon.training.mixture import Mixture
+    from cm3leon.training.parallel import Alone
     from cm3leon.training.tuning import DataSet, Records, TuneRecipe
 
 
@@ -61,6 +62,8 @@ class Tune:
     """pieces of a batch, one after the other; left out: of about 32,768 tokens each"""
     recompute: bool = False
     """make activations again in the backward pass: a fraction of the memory, a third more time"""
+    replicas: Count | None = None
+    """of torchrun: whole models on all ranks together, each in parts; left out: one a machine"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
     threads: Threads | None = None
@@ -81,26 +84,34 @@ class Tune:
                 raise UserError(f"{path} is given twice; name each record cache once")
 
     def run(self) -> int:
-        """Check, count, train, write, print the folder."""
+        """Check, count, train, write, print the folder; of torchrun one of its processes."""
         import torch
 
         from cm3leon.loading import checked_device
-        from cm3leon.training.tuning import tune
+        from cm3leon.training.parallel import together
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        device, records = checked_device(self.device), self.opened()
+        device = checked_device(self.device)
+        return together(device, self.replicas, lambda ranks: self.trained(device, ranks))
+
+    def trained(self, device: str, ranks: Alone) -> int:
+        """The work of one of the processes."""
+        from cm3leon.training.tuning import tune
+
+        records = self.opened()
         recipe, estimate, mixture = self.planned(records)
-        for line in [*estimate.lines(), *told(records, recipe, mixture)]:
+        lines = [*estimate.lines(), *told(records, recipe, mixture)]
+        if self.dry_run:
+            lines.append("dry run: nothing was trained")
+        for line in lines if ranks.first else ():
             print(line)
         if self.dry_run:
-            print("dry run: nothing was trained")
             return 0
-        done = tune(recipe, records, self.out, device)
-        print(
-            f"{self.out}: {done['step']} steps in {done['seconds']:.0f} s, training loss "
-            f"{done['loss']:.4f}"
-        )
+        done = tune(recipe, records, self.out, device, ranks=ranks)
+        if ranks.first:
+            took = f"{done['step']} steps in {done['seconds']:.0f} s"
+            print(f"{self.out}: {took}, training loss {done['loss']:.4f}")
         return 0
 
     def opened(self) -> Records:

@@ -74,6 +74,15 @@ class TokenCache:
         """Caption and picture as a document."""
         return Document.pair(self.text(index, caption), self.codes(index))
 
+    def outline(self, index: int, caption: int = 0) -> Document:
+        """A document of the same lengths whose tokens are all 0: nothing of them is read."""
+        shard, row = self._at(index)
+        first, last = shard["captions"][row : row + 2]
+        at = first + caption % (last - first)
+        length = int(shard["offsets"][at + 1] - shard["offsets"][at])
+        codes = np.zeros(shard["codes"].shape[1], np.uint16)
+        return Document.pair(np.zeros(length, np.uint16), codes)
+
     def address(self, index: int) -> tuple[str, str, int] | None:
         """Dialect, split and index of a document of the embedded world (`scenes.scene`)."""
         source = self.about["source"]

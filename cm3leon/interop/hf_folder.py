@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm3leon import checkpoint
+from cm3leon.checkpoint import INDEX, SHARD_BYTES
 from cm3leon.config import ModelConfig, VocabularyConfig, VQConfig, from_dict, to_dict
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError, note
@@ -42,8 +43,6 @@ from cm3leon.sequence.documents import Vocabulary
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 5 * 10**9
 SUMS = "SHA256SUMS"
 PARTS = {  # folders that go with a model -> their files
     "text": ("tokenizer.json", "tokenizer.json.sha256"),
@@ -249,7 +248,7 @@ def mapped_model(folder: Path):
     if about["kind"] != "transformer":
         raise UserError(f"{folder} holds a {about['kind']!r}, not a 'transformer'; name a model")
     check_digest(folder, about)
-    tensors = mapped(folder / checkpoint.WEIGHTS)
+    tensors = read_shards(folder)
     with torch.device("meta"):
         model = Transformer(from_dict(ModelConfig, about["config"]))
     try:
@@ -262,12 +261,18 @@ def mapped_model(folder: Path):
 
 def check_digest(folder: Path, about: dict) -> None:
     """Raise UserError unless a checkpoint's weights are those that its config.json names."""
-    found = checkpoint.digest(folder)
-    if found != about["sha256"]:
-        raise UserError(
-            f"{folder / checkpoint.WEIGHTS} has digest {found[:12]}, its config.json names "
-            f"{about['sha256'][:12]}; copy or train it again"
-        )
+    for file, sha256 in checkpoint.listed_files(folder, about["sha256"]).items():
+        try:
+            found = sha256_file(folder / file)
+        except OSError as error:
+            raise UserError(
+                f"cannot read {folder / file}: {error.strerror}; name a checkpoint folder"
+            ) from None
+        if found != sha256:
+            raise UserError(
+                f"{folder / file} has digest {found[:12]}, its description names {sha256[:12]}; "
+                "copy or train it again"
+            )
 
 
 def mapped(path: Path) -> dict[str, Tensor]:

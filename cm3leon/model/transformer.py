@@ -11,7 +11,7 @@ Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -121,17 +121,26 @@ class Transformer(nn.Module):
         """
         if self.token_embedding.weight.is_meta:
             return
+        for weight, values in self.first_values(generator):
+            weight.copy_(values)
+
+    @torch.no_grad()
+    def first_values(
+        self, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every weight and the values that `initialise` gives it, float32 on the CPU, one after the
+        other: no more than one is held.
+        """
         generator = generator or torch_generator(0, "weights", self.config.name)
         for name, weight in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
-                weight.zero_()
-                continue
             positions = name.startswith("position_embedding")
             std = self.config.position_std if positions else self.config.init_std
+            if name.endswith(("out.weight", "down.weight")):
+                std = 0
             drawn = torch.zeros(weight.shape, dtype=torch.float32, device="cpu")
             if std > 0:
                 nn.init.trunc_normal_(drawn, 0.0, std, -3 * std, 3 * std, generator=generator)
-            weight.copy_(drawn)
+            yield weight, drawn
 
     def forward(
         self, ids_BT: Tensor, positions_BT: Tensor | None = None, targets_BT: Tensor | None = None

@@ -50,17 +50,22 @@ class Neighbours:
         found = np.searchsorted(np.cumsum(self.shares), generator.random(), "right")
         return min(int(found), len(self.shares) - 1)  # the sum may fall short of 1 by rounding
 
-    def draw(self, index: int, count: int, generator: np.random.Generator) -> list[Document]:
-        """`count` of the neighbours of document `index`, without repetition, in random order."""
+    def draw(
+        self, index: int, count: int, generator: np.random.Generator, outlines: bool = False
+    ) -> list[Document]:
+        """`count` of the neighbours of document `index`, without repetition, in random order; as
+        `TokenCache.outline` with `outlines`.
+        """
         chosen = generator.permutation(self.rows_NS.shape[1])[:count]
-        return self._documents(self.rows_NS[index, chosen])
+        return self._documents(self.rows_NS[index, chosen], outlines)
 
     def first(self, index: int, count: int) -> list[Document]:
         """The `count` best neighbours of document `index`, best first."""
         return self._documents(self.rows_NS[index, :count])
 
-    def _documents(self, rows_S: np.ndarray) -> list[Document]:
-        found = [self.documents.document(int(row)) for row in rows_S]
+    def _documents(self, rows_S: np.ndarray, outlines: bool = False) -> list[Document]:
+        read = self.documents.outline if outlines else self.documents.document
+        found = [read(int(row)) for row in rows_S]
         return [with_modality(document, self.modality) for document in found]
 
 

@@ -10,7 +10,7 @@ Terms: a *segment* is a maximal run without <eos>, <break> and <pad>; a *span* i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
@@ -124,17 +124,22 @@ def mask_samples(
     vocabulary: Vocabulary,
     config: ObjectiveConfig,
     generator: np.random.Generator,
+    kept: Container[int] | None = None,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], dict[str, int]]:
     """Draw and rotate each sample: the list of (ids, weights) of `rotate`, and the summed counts.
 
-    Equal to `draw_spans` and `rotate` row by row with the same generator. Samples are rows as
-    `sequence.build_sample` makes them: not rotated before, which is not checked here.
+    With `kept`, places of samples, the others' spans are drawn too but nothing is made of them: of
+    those no more need be right than where their segments are. Equal to `draw_spans` and `rotate`
+    row by row with the same generator. Samples are rows as `sequence.build_sample` makes them: not
+    rotated before, which is not checked here.
     """
     rows, counts = [], Counter()
-    for sample in samples:
+    for place, sample in enumerate(samples):
         ids = np.asarray(sample, dtype=np.int64)
         segments = _runs(ids, vocabulary, False)
         spans = _draw(ids, segments, vocabulary, config, generator)
+        if kept is not None and place not in kept:
+            continue
         end = _end(ids, vocabulary)
         weights = _place_weights(ids, end, vocabulary, config)
         rows.append(_rotate(ids, spans, end, vocabulary, config, weights))

@@ -23,12 +23,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cm3leon.checkpoint import STATE, load_state, read_state, save_state
+from cm3leon.checkpoint import STATE, read_state
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.progress import QUIET_S, alive, progress, spoke
-from cm3leon.training.optimizer import make_optimizer, precision
+from cm3leon.training.optimizer import precision
+from cm3leon.training.parallel import ALONE, Alone, whole
 from cm3leon.training.schedule import check_same_run, learning_rate, run_settings
 
 Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
@@ -48,6 +49,7 @@ def train(
     flops_per_token: float = 0.0,
     device_flops: float = 0.0,
     start: Path | None = None,
+    ranks: Alone = ALONE,
 ) -> dict:
     """Train `module` in place for `config.steps` updates; continues where `folder` stopped.
 
@@ -60,7 +62,9 @@ def train(
     is whatever else names this run (model configuration, digests of the data); a folder begun with
     another one is refused. With `flops_per_token` (forward and backward) and `device_flops` (peak
     FLOP/s) the log holds the model FLOPs utilisation, `mfu`. `start` is the file of a state, of
-    another folder, that a run begins from (`schedule.decay_from`); its log comes along.
+    another folder, that a run begins from (`schedule.decay_from`); its log comes along. `ranks` are
+    the processes of the training (`parallel.py`), of which this is one: `module` and `batch` are
+    what they make of them.
 
     Returns {"step", "seconds", "loss", "tokens"} at the end. SIGTERM and SIGINT finish the step,
     save and raise SystemExit(128 + signal). Raises UserError for another configuration in
@@ -69,19 +73,16 @@ def train(
     """
     folder = Path(folder)
     identity = _identity(config, about)
-    device, optimizer = next(module.parameters()).device, make_optimizer(module, config)
+    ranks.check_same(identity)
+    device, optimizer = next(module.parameters()).device, ranks.optimizer(module, config)
     keep_memory(device)
     cast = precision(config, device)
     mfu = flops_per_token / device_flops if device_flops else 0.0
     stop = 0
-    with (
-        _Signals() as signals,
-        _Log(folder / LOG) as log,
-        _Progress(config.steps) as bar,
-        alive("training"),
-    ):
+    log_of, bar_of = (_Log(folder / LOG), _Progress(config.steps)) if ranks.first else (SILENT,) * 2
+    with _Signals() as signals, log_of as log, bar_of as bar, alive("training"):
         source = start if start and not (folder / STATE).exists() else folder
-        run = _Run(load_state(source, module, optimizer, identity, check_same_run))
+        run = _Run(ranks.load_state(source, module, optimizer, identity, check_same_run), ranks)
         log.begin(run.step, None if source == folder else source.parent / LOG, run.log)
         bar.start(run.step, source)
         module.train()
@@ -89,12 +90,12 @@ def train(
             inputs = _moved(batch(step), device)
             pieces = parts(inputs) if parts else [inputs]
             run.note(step, _update(module, optimizer, loss, pieces, step, config, cast))
-            stop = signals.received  # read once: it may change at any line below
+            stop = ranks.agreed(signals.received)  # read once: it may change at any line below
             evaluates, logs, saves = _due(step, config, evaluate is not None)
             if logs or saves or stop:
                 run.settle()
             if logs:
-                record = run.record(learning_rate(step, config), mfu)
+                record = run.record(learning_rate(step, config), mfu) | ranks.memory(device)
                 if evaluates:
                     record |= _held_out(module, evaluate, device, cast)
                     run.window_started = time.monotonic()  # speed means speed of training
@@ -103,11 +104,14 @@ def train(
             if saves or stop:
                 log.sync()
                 at = run.position() | {"log": log.known()}
-                save_state(folder, module, optimizer, identity, at, config.keeps(step))
+                ranks.save_state(folder, module, optimizer, identity, at, config.keeps(step))
             if stop:
                 break
     if run.step < config.steps:
-        print(f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr)
+        if ranks.first:
+            print(
+                f"stopped: step {run.step} of {config.steps} is saved in {folder}", file=sys.stderr
+            )
         raise SystemExit(128 + stop)
     return {"step": run.step, "seconds": run.seconds(), "loss": run.loss, "tokens": run.tokens}
 
@@ -145,7 +149,7 @@ def _update(module, optimizer, loss: Loss, pieces, step: int, config: TrainConfi
         value.backward()
         for name, scalar in {"loss": value.detach(), **scalars}.items():
             sums[name] = sums[name] + scalar if name in sums else scalar
-    norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+    norm = whole(nn.utils.clip_grad_norm_(module.parameters(), config.clip))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
     optimizer.step()
@@ -211,8 +215,8 @@ def read_log(folder: Path) -> list[dict]:
 class _Run:
     """Where a run stands: the step, the seconds spent and the sums since the last log record."""
 
-    def __init__(self, position: dict | None):
-        was = position or {}
+    def __init__(self, position: dict | None, ranks: Alone = ALONE):
+        was, self.ranks = position or {}, ranks
         self.step, self.loss = was.get("step", 0), was.get("loss", math.nan)
         self.tokens = was.get("tokens", math.nan if was else 0)  # older states do not say
         self.count, self.sums = was.get("count", 0), dict(was.get("sums", {}))
@@ -254,12 +258,12 @@ class _Run:
         self.late = None
 
     def _count(self, step: int, values: dict) -> None:
-        values = {name: float(value) for name, value in values.items()}
+        values = self.ranks.summed({name: float(value) for name, value in values.items()})
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
                 raise UserError(
-                    f"{name} is {values[name]} at step {step}; train into a new folder with a "
-                    "lower rate or clip (the state saved last is kept)"
+                    f"{name} is {values[name]} at step {step}{self.ranks.where(name)}; train into "
+                    "a new folder with a lower rate or clip (the state saved last is kept)"
                 )
         self.step, self.loss = step, values["loss"]
         self.count += 1
@@ -382,6 +386,22 @@ def whole_lines(data: bytes, step: int) -> tuple[bytes, int]:
         except (ValueError, KeyError, TypeError, RecursionError):
             lost += 1
     return b"".join(kept), lost
+
+
+class _Silent:
+    """Log and progress of a process that is not the first."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *given: None
+
+
+SILENT = _Silent()
 
 
 class _Signals:

@@ -9,6 +9,7 @@ positions and everything that is not such a matrix stay with AdamW.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from cm3leon.config import TrainConfig
 
 MOMENTUM = 0.95
 ROUNDS = 5  # of Newton-Schulz
+# Wishes, of which this process holds parts, and a function from whole ones and their numbers to the
+# changes of their matrices -> the parts of all changes: each product is made once.
+Spread = Callable[[list[Tensor], Callable[[list[Tensor], list[int]], list[Tensor]]], list[Tensor]]
 QUINTIC = (3.4445, -4.7750, 2.0315)  # sends singular values of (0, 1] near 1, see `orthogonal`
 
 
@@ -82,6 +86,7 @@ class Muon(torch.optim.Optimizer):
         self.parts = {p: 3 if name.endswith("qkv.weight") else 1 for name, p in matrices}
         self.ratio, self.adamw = config.matrix_ratio, adamw
         self.cast = precision(config, matrices[0][1].device)  # of Newton-Schulz
+        self.spread: Spread | None = None  # where matrices lie in parts on several processes
         if adamw:
             self.param_groups += adamw.param_groups  # the same dicts: one schedule for both
             adamw.state = self.state  # the same dict: saved and restored as one
@@ -92,19 +97,31 @@ class Muon(torch.optim.Optimizer):
         if self.adamw:
             self.adamw.step()
         group = self.param_groups[0]
-        rate = group["lr"] * self.ratio
+        rate, decay = group["lr"] * self.ratio, group["weight_decay"]
+        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        parts, wishes = [self.parts[p] for p in moved], [self._wish(p) for p in moved]
+        if self.spread is None:
+            self._turn(moved, wishes, parts, rate, decay)
+            return
+
+        def changes(wishes: list[Tensor], which: list[int]) -> list[Tensor]:
+            found = [torch.zeros_like(wish) for wish in wishes]
+            self._turn(found, wishes, [parts[at] for at in which], rate, 0)
+            return found
+
+        for parameter, change in zip(moved, self.spread(wishes, changes), strict=True):
+            parameter.mul_(1 - rate * decay).add_(change)
+
+    def _turn(self, matrices, wishes, parts: list[int], rate: float, decay: float) -> None:
+        """Decay each matrix and move it along the nearest semi-orthogonal one to its wish."""
         alike = defaultdict(list)  # equal shapes are one batch of products
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                both = (
-                    pieces(x, self.parts[parameter]) for x in (parameter, self._wish(parameter))
-                )
-                for piece, wish in zip(*both, strict=True):
-                    alike[wish.shape].append((piece, wish))
+        for matrix, whole, count in zip(matrices, wishes, parts, strict=True):
+            for piece, wish in zip(pieces(matrix, count), pieces(whole, count), strict=True):
+                alike[wish.shape].append((piece, wish))
         for shape, pairs in alike.items():
-            changes = orthogonal(torch.stack([wish for _, wish in pairs]), self.cast)
-            for (piece, _), change in zip(pairs, changes, strict=True):
-                piece.mul_(1 - rate * group["weight_decay"])
+            found = orthogonal(torch.stack([wish for _, wish in pairs]), self.cast)
+            for (piece, _), change in zip(pairs, found, strict=True):
+                piece.mul_(1 - rate * decay)
                 piece.add_(change, alpha=-0.2 * rate * max(shape) ** 0.5)
 
     def _wish(self, parameter: nn.Parameter) -> Tensor:

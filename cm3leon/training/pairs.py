@@ -42,9 +42,17 @@ class Joined:
 
     def document(self, index: int, caption: int = 0) -> Document:
         """As `TokenCache.document`."""
+        cache, own = self._at(index)
+        return cache.document(own, caption)
+
+    def outline(self, index: int, caption: int = 0) -> Document:
+        """As `TokenCache.outline`."""
+        cache, own = self._at(index)
+        return cache.outline(own, caption)
+
+    def _at(self, index: int) -> tuple[TokenCache, int]:
         at = int(np.searchsorted(self.ends, index, "right"))
-        start = int(self.ends[at - 1]) if at else 0
-        return self.caches[at].document(index - start, caption)
+        return self.caches[at], index - (int(self.ends[at - 1]) if at else 0)
 
 
 def pair_batches(
@@ -57,8 +65,9 @@ def pair_batches(
     model: ModelConfig | None = None,
     neighbours: Neighbours | None = None,
     among: np.ndarray | None = None,
-) -> Callable[[int], dict]:
-    """Step (from 1) -> batch, as `batches.collate` makes it for `model`.
+) -> Callable[..., dict]:
+    """Step (from 1) -> batch, as `batches.collate` makes it for `model`; with a slice as a second
+    argument only these of its rows, the same ones, and of the others nothing is read but lengths.
 
     With `neighbours`, those of the cache's documents, all samples of a step have the same number of
     documents before them. Only the documents `among` are trained on; left out: all of the cache.
@@ -70,7 +79,7 @@ def pair_batches(
         order = seeds.generator(seed, "order", epoch).permutation(size)
         return order, seeds.generator(seed, "caption", epoch).integers(cache.captions, size=size)
 
-    def sample(position: int, documents: int) -> np.ndarray:
+    def sample(position: int, documents: int, outline: bool) -> np.ndarray:
         epoch, at = divmod(position, size)
         order, captions = epoch_of(epoch)
         index, found = int(order[at]), []
@@ -79,17 +88,18 @@ def pair_batches(
             index = int(among[index])
         if documents:
             draws = seeds.generator(seed, "near", epoch, index)
-            found = neighbours.draw(index, documents, draws)
-        return build_sample(cache.document(index, caption), found, vocabulary)
+            found = neighbours.draw(index, documents, draws, outline)
+        read = cache.outline if outline else cache.document
+        return build_sample(read(index, caption), found, vocabulary)
 
-    def batch_of(step: int) -> dict:
-        start = (step - 1) * batch
+    def batch_of(step: int, part: slice = slice(None)) -> dict:
+        start, kept = (step - 1) * batch, range(batch)[part]
         documents = 0
         if neighbours is not None:
             documents = neighbours.count(seeds.generator(seed, "documents", step))
-        samples = [sample(position, documents) for position in range(start, start + batch)]
+        samples = [sample(start + at, documents, at not in kept) for at in range(batch)]
         generator = seeds.generator(seed, "mask", step)
-        rows, counts = mask_samples(samples, vocabulary, objective, generator)
+        rows, counts = mask_samples(samples, vocabulary, objective, generator, kept)
         return collate(rows, counts, vocabulary, model)
 
     return batch_of

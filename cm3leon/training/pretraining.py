@@ -15,13 +15,13 @@ from cm3leon.clip import LOCAL, Clip
 from cm3leon.config import to_dict
 from cm3leon.data.token_cache import TokenCache, read_about
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import Transformer
 from cm3leon.retrieval.neighbours import Neighbours
 from cm3leon.retrieval.training_bank import Place, TrainingBank, open_documents
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.training.pairs import HeldOut, Joined, pair_batches, pair_held_out
+from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.recipe import Recipe
 from cm3leon.training.roles import role_losses
 from cm3leon.training.trainer import Source, fit, place_tokenizers, write_model
@@ -188,21 +188,29 @@ def first_of(held: TokenCache, count: int | None, cache: TokenCache) -> range:
 
 
 def pretrain(
-    recipe: Recipe, corpus: Corpus, out: Path, device: str, start: Path | None = None
+    recipe: Recipe,
+    corpus: Corpus,
+    out: Path,
+    device: str,
+    start: Path | None = None,
+    ranks: Alone = ALONE,
 ) -> dict:
     """Train, or go on where `out` was left, and write the model; what `fit` returns.
 
-    `start` is the state that a branch begins from (`schedule.decay_from`). Raises UserError as
-    `fit`, and when `out` holds other tokenizers.
+    `start` is the state that a branch begins from (`schedule.decay_from`); `ranks` are the
+    processes that train (`parallel.together`), of which this is one. Raises UserError as `fit`, and
+    when `out` holds other tokenizers.
     """
-    place_tokenizers(corpus.home, out)
-    model = Transformer(recipe.model, seeds.torch_generator(recipe.train.seed, "init"))
+    run, draws = out / RUN, seeds.torch_generator(recipe.train.seed, "init")
+    with ranks.in_turn():
+        place_tokenizers(corpus.home, out)
+        source = corpus.source(recipe, run, device)
+    model = ranks.transformer(recipe.model, recipe.train, device, draws)
     model.recompute = recipe.recompute
-    run, source = out / RUN, corpus.source(recipe, out / RUN, device)
-    accumulate = recipe.accumulate
-    done = fit(model, source, recipe.train, run, device, accumulate=accumulate, start=start)
+    more = {"accumulate": recipe.accumulate, "start": start, "ranks": ranks}
+    done = fit(model, source, recipe.train, run, device, **more)
     extra = source.about | {"skipped": len(corpus.cache.skipped)} | corpus.drawing(recipe)
-    write_model(model, recipe.train, run, out, done, extra)
+    write_model(model, recipe.train, out, done, extra, ranks)
     return done
 
 

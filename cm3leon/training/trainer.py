@@ -26,7 +26,9 @@ from cm3leon.model.transformer import Transformer, parameter_count
 from cm3leon.reports.curves import write_curves
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.training.batches import split, token_loss
+from cm3leon.training.estimate import peak_flops
 from cm3leon.training.loop import LOG, train
+from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.schedule import find_state, keeps_state
 
 TOKENIZERS = (
@@ -40,12 +42,13 @@ class Source:
     """What a training reads.
 
     `rows(step)` is the batch of a step, from 1, in the form of `batches.collate`, and depends on
-    nothing else. `held_out` are functions from a model to its numbers, by what stands before their
-    names. `about`, in JSON's types, names the data and how rows are made of it, beside the
-    configuration of model and training.
+    nothing else; `rows(step, part)` holds those of its rows that a slice names. `held_out` are
+    functions from a model to its numbers, by what stands before their names. `about`, in JSON's
+    types, names the data and how rows are made of it, beside the configuration of model and
+    training.
     """
 
-    rows: Callable[[int], dict]
+    rows: Callable[..., dict]
     held_out: Sequence[tuple[str, Callable[[nn.Module], dict]]] = ()
     about: dict = field(default_factory=dict)
 
@@ -67,21 +70,28 @@ def fit(
     *,
     accumulate: int = 1,
     start: Path | None = None,
+    ranks: Alone = ALONE,
 ) -> dict:
     """Train a model in place, or go on where the folder `run` stopped; as `loop.train`, which see
-    for `start` and for what it raises. `accumulate` is the number of pieces of a batch.
+    for `start` and for what it raises. `accumulate` is the number of pieces of a batch. `ranks`
+    made the model. Returns what the loop does, and "log", where the log lies.
     """
-    return train(
+    pieces = ranks.pieces(accumulate, config.batch)
+    done = train(
         model.to(device),
         token_loss(Vocabulary.from_config(model.config.vocabulary)),
-        source.rows,
+        ranks.dealt(source.rows),
         config,
         run,
-        parts=partial(split, count=accumulate) if accumulate > 1 else None,
-        evaluate=source.evaluate,
+        parts=partial(split, count=pieces) if pieces > 1 else None,
+        evaluate=ranks.measured(source.evaluate),
         about={"model": to_dict(model.config), **source.about},
+        flops_per_token=6.0 * parameter_count(model.config),
+        device_flops=ranks.size * peak_flops(device),
         start=start,
+        ranks=ranks,
     )
+    return done | {"log": run / LOG}
 
 
 def fit_in_stages(
@@ -100,16 +110,20 @@ def fit_in_stages(
     return run, fit(model, source, config, run, device, start=start)
 
 
-def begin_with(model: Transformer, folder: Path) -> None:
+def begin_with(model: Transformer, folder: Path, ranks: Alone = ALONE) -> None:
     """Take the weights of a trained model; UserError for one of another shape."""
-    config, tensors, _ = checkpoint.load(folder, "transformer")
-    if from_dict(ModelConfig, config) != model.config:
+    if from_dict(ModelConfig, checkpoint.read_about(folder)["config"]) != model.config:
         raise UserError(f"{folder} is a model of another shape; train {folder.name} again")
-    checkpoint.load_into(model, tensors)
+    ranks.load_weights(model, folder)
 
 
 def write_model(
-    model: Transformer, config: TrainConfig, run: Path, out: Path, done: dict, extra: dict
+    model: Transformer,
+    config: TrainConfig,
+    out: Path,
+    done: dict,
+    extra: dict,
+    ranks: Alone = ALONE,
 ) -> None:
     """The checkpoint, in bfloat16 like the shipped ones, and the run's log beside it.
 
@@ -130,10 +144,12 @@ def write_model(
             "tokens": done["tokens"],
             "flops": 6 * parameter_count(model.config) * done["tokens"],
         }
-    write_atomic(out / LOG, (run / LOG).read_bytes())
-    write_curves(run)
-    tensors = {name: value.cpu() for name, value in model.state_dict().items()}
-    checkpoint.save(out, "transformer", model.config, tensors, made, dtype=torch.bfloat16)
+    if ranks.size > 1:
+        made["ranks"] = ranks.size
+    if ranks.first:
+        write_atomic(out / LOG, done["log"].read_bytes())
+        write_curves(done["log"].parent)
+    ranks.save_model(out, model, made)
 
 
 def chosen_decode(folder: Path) -> dict:

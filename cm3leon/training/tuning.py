@@ -27,13 +27,13 @@ from cm3leon.data.token_cache import TokenCache
 from cm3leon.errors import UserError
 from cm3leon.files import new_folder
 from cm3leon.identity import unseal
-from cm3leon.model.transformer import Transformer
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.tasks.rows import row_of, too_long
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.training.batches import collate, rows_at_once
 from cm3leon.training.mixture import LEAST, MOST, Mixture
+from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.pretraining import HELD_OUT, RUN, check_made_by, last_of
 from cm3leon.training.trainer import Source, begin_with, fit, place_tokenizers, write_model
 
@@ -170,9 +170,9 @@ class Records:
             draws = seeds.generator(seed, "row", place)
             return row_of(one.cache[int(one.trained[at])], vocabulary, recipe.rows, draws)
 
-        def batch(step: int) -> dict:
+        def batch(step: int, part: slice = slice(None)) -> dict:
             first, counts = (step - 1) * recipe.train.batch, Counter()
-            rows = [row(place) for place in range(first, first + recipe.train.batch)]
+            rows = [row(place) for place in range(first, first + recipe.train.batch)[part]]
             for _, _, own in rows:
                 counts.update(own)
             pairs = [(ids, weights) for ids, weights, _ in rows]
@@ -314,25 +314,33 @@ def task_losses(
 
 
 def tune(
-    recipe: TuneRecipe, records: Records, out: Path, device: str, run: Path | None = None
+    recipe: TuneRecipe,
+    records: Records,
+    out: Path,
+    device: str,
+    run: Path | None = None,
+    ranks: Alone = ALONE,
 ) -> dict:
     """Train, or go on where the folder `run` (left out: one in `out`) was left, and write the
     model; what `fit` returns.
 
-    Raises UserError as `fit`, and when `out` holds other tokenizers.
+    `ranks` are the processes that train (`parallel.together`), of which this is one. Raises
+    UserError as `fit`, and when `out` holds other tokenizers.
     """
     run = run or out / RUN
     base = records.base
-    base.place_beside(out)
-    model = Transformer(base.config)
-    begin_with(model, base.folder)
+    with ranks.in_turn():
+        base.place_beside(out)
+    model = ranks.transformer(base.config, recipe.train, device, drawn=False)
+    begin_with(model, base.folder, ranks)
     model.recompute = recipe.recompute
     source = records.source(recipe)
-    done = fit(model, source, recipe.train, run, device, accumulate=recipe.accumulate)
+    more = {"accumulate": recipe.accumulate, "ranks": ranks}
+    done = fit(model, source, recipe.train, run, device, **more)
     tasks = Counter()
     for one in records.sets:
         tasks.update(one.cache.tasks)
     extra = {name: base.extra[name] for name in KEPT if name in base.extra}
     extra |= source.about | {"start": base.folder.name, "tasks": dict(tasks)}
-    write_model(model, recipe.train, run, out, done, extra)
+    write_model(model, recipe.train, out, done, extra, ranks)
     return done

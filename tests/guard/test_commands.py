@@ -124,7 +124,10 @@ def check(words: list[str], monkeypatch) -> None:
 
 def module_parses(module: str, words: list[str], monkeypatch) -> None:
     """`python -m MODULE WORDS` reads its options without a fault."""
-    if not (ROOT / Path(*module.split("."))).with_suffix(".py").is_file():
+    place = ROOT / Path(*module.split("."))
+    if (place / "__main__.py").is_file():  # python -m PACKAGE
+        module += ".__main__"
+    elif not place.with_suffix(".py").is_file():
         pytest.fail(f"there is no module {module}")
     monkeypatch.setattr(sys, "argv", [module, *words])
     monkeypatch.delitem(sys.modules, module, raising=False)

@@ -42,6 +42,7 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     | {"interop", "loading"},
     "evaluation.measures": set(),
     "reports": {"evaluation.statistics", "evaluation.measures"},
+    "__main__": {"cli"},
     "cli": BELOW
     | {"data", "decoding", "engine", "interop", "loading", "pipeline", "retrieval", "training"}
     | {"world", "clip", "rerank", "tasks", "reports"}

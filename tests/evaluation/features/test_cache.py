@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.sharding import Group
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
 from cm3leon.evaluation.features.cache import Listing, features_of, shard_count
 from cm3leon.seeds import generator
+from cm3leon.training.ranks import Group
 from tests.coco_maker import DIM, embed, stub_features
 
 FEATURES = stub_features()

@@ -21,16 +21,17 @@ from hypothesis import strategies as st
 
 from benchmarks import fid_coco
 from benchmarks.evaluate import fid, pinned
-from benchmarks.harness import core, sharding
-from benchmarks.harness.sharding import ALONE, Group
+from benchmarks.harness import core
 from benchmarks.images import generated as images
 from benchmarks.protocols.prompts import Prompt
 from cm3leon.errors import UserError
 from cm3leon.evaluation.features import cache as feature_cache
+from cm3leon.training import ranks
+from cm3leon.training.ranks import ALONE, Group
 from tests.benchmarks.test_fid_coco import write_all_baselines
 from tests.coco_maker import Tinted, stub_features, write_coco
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 N = 12
 TOLD = r"(?m)^(measured fid_coco of .*|\d+ of \d+ pictures of .* reused from .*)\n"  # by rank 0
 
@@ -55,22 +56,22 @@ def test_alone_nothing_is_awaited():
 
 @pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "2"}])
 def test_without_torchrun_nothing_changes(monkeypatch, given):
-    for name in sharding.NEEDED:
+    for name in ranks.NEEDED:
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert not sharding.launched() and sharding.rank_here() == 0
-    with sharding.joined() as group:
+    assert not ranks.launched() and ranks.rank_here() == 0
+    with ranks.joined() as group:
         assert group is ALONE
 
 
 def test_a_process_that_ended_is_not_alive():
-    assert sharding.alive(os.getpid())
+    assert ranks.alive(os.getpid())
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    while sharding.alive(ended.pid):  # it is not waited for: a zombie at last
+    while ranks.alive(ended.pid):  # it is not waited for: a zombie at last
         time.sleep(0.01)
     ended.wait()
-    assert not sharding.alive(ended.pid)
+    assert not ranks.alive(ended.pid)
 
 
 def free_port() -> int:
@@ -79,7 +80,7 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def ranks(size, work, folder, patience_s=60):
+def run_ranks(size, work, folder, patience_s=60):
     """Run `work(rank)` -> exit code in forked ranks; [(exit code or -signal, what it said)]."""
     port, children = str(free_port()), []
     for rank in range(size):
@@ -113,7 +114,7 @@ def rank_process(rank, size, port, work, said):
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         sys.stdout, sys.stderr = (os.fdopen(one, "w", closefd=False) for one in (1, 2))
-        named = dict(zip(sharding.NEEDED, (rank, size, "127.0.0.1", port), strict=True))
+        named = dict(zip(ranks.NEEDED, (rank, size, "127.0.0.1", port), strict=True))
         os.environ.update({name: str(value) for name, value in named.items()})
         os.environ["TORCHELASTIC_RUN_ID"] = "as by torchrun"
         code = work(rank)
@@ -164,9 +165,9 @@ def job(tmp_path, monkeypatch):
                 fid_coco.fid_coco(options, system(rank), group)
                 return 0
 
-            return core.exit_code(lambda: sharding.together(measured))
+            return core.exit_code(lambda: ranks.together(measured))
 
-        return ranks(size, work, tmp_path)
+        return run_ranks(size, work, tmp_path)
 
     return make, start
 
@@ -234,7 +235,7 @@ def test_a_broken_command_line_is_said_by_rank_0(tmp_path):
         except SystemExit as stop:
             return stop.code
 
-    (first, said), (second, silent) = ranks(2, work, tmp_path)
+    (first, said), (second, silent) = run_ranks(2, work, tmp_path)
     assert (first, second, silent) == (2, 2, "") and "did you mean --system?" in said
 
 
@@ -250,9 +251,9 @@ def test_pictures_are_drawn_by_all(tmp_path):
             print(len(system.drawn), found.drawn, found.reused, len(found))
             return 0
 
-        return sharding.together(drawing)
+        return ranks.together(drawing)
 
-    assert ranks(2, work, tmp_path) == [(0, "6 10 0 10\n"), (0, "4 10 0 10\n")]
+    assert run_ranks(2, work, tmp_path) == [(0, "6 10 0 10\n"), (0, "4 10 0 10\n")]
     alone = images.draw(Tinted(), prompts, 0, tmp_path / "alone")
     shared = images.draw(Tinted(), prompts, 0, tmp_path / "cache")
     for one, other in zip(alone.paths, shared.paths, strict=True):
@@ -282,7 +283,7 @@ def torchrun(arguments, entry):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    for name in sharding.NEEDED:
+    for name in ranks.NEEDED:
         os.environ.pop(name, None)
     given = run.parse_args(
         ["--start-method", "fork", "--master-port", str(free_port()), *arguments]
@@ -318,7 +319,7 @@ def test_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("CM3LEON_BASELINES", str(tmp_path / "baselines"))
     monkeypatch.delitem(sys.modules, "my_file", raising=False)
     arguments = ["--nproc-per-node", "2", "-m", "--", "benchmarks.fid_coco", *options]
-    ((code, said),) = ranks(1, lambda rank: torchrun(arguments, entry), tmp_path)
+    ((code, said),) = run_ranks(1, lambda rank: torchrun(arguments, entry), tmp_path)
     assert code == 1 and "error: rank 1 died (process" in said
     assert not list((tmp_path / "results").rglob("*.json"))
     assert fid_coco.main(options) == 0
@@ -354,7 +355,7 @@ def test_a_launcher_s_variables_left_in_a_shell(monkeypatch, changes, message):
     named = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
     for name, value in (named | changes).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=message), sharding.joined():
+    with pytest.raises(UserError, match=message), ranks.joined():
         raise AssertionError("joined")
 
 
@@ -367,11 +368,11 @@ def test_a_port_in_use_and_ranks_that_do_not_come(monkeypatch, capsys):
         for name, value in named.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-        monkeypatch.setattr(sharding, "MEET_S", 1.0)
+        monkeypatch.setattr(ranks, "MEET_S", 1.0)
         found = pytest.raises(UserError, match=f"rank 0 of 2 found no store at .*PORT={port}")
-        with found, sharding.joined():
+        with found, ranks.joined():
             raise AssertionError("joined")
     came = pytest.raises(UserError, match=r"did not come within 1 s|found no store")
-    with came, sharding.joined():
+    with came, ranks.joined():
         raise AssertionError("joined")
     assert f"rank 0 of 2 waits for the others at 127.0.0.1:{port}" in capsys.readouterr().err

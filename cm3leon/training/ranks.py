@@ -1,13 +1,13 @@
-"""Many processes on one job: `torchrun --nproc-per-node N -m -- benchmarks.fid_coco ...`.
+"""The ranks of a job that torchrun started: who is there, who died, who waits for whom.
 
-(`--` lest torchrun takes our `--n` for one of its own.)
-
-Each rank does its share of the pieces (drawings, shards of features) into the cache that all see,
+Trainings (`parallel.py`) meet here, and benchmarks: `torchrun --nproc-per-node N -m --
+benchmarks.fid_coco ...` (`--` lest torchrun takes our `--n` for one of its own). In a benchmark
+each rank does its share of the pieces (drawings, shards of features) into the cache that all see,
 waits for the others, and rank 0 measures what lies there. A piece is a file that is there whole or
 not at all, so it is its own mark of being done: whoever died, the next start goes on, with as many
 ranks as it likes. What a piece holds does not depend on the number of ranks, so nor does a result.
 
-No tensor travels: the ranks meet in the store of torch.distributed alone (on CPU and GPU alike),
+No tensor travels here: the ranks meet in the store of torch.distributed (on CPU and GPU alike),
 which, other than a barrier of gloo or nccl, lets those who wait see that somebody died. Ranks on
 several machines need one cache folder on a shared disk. Without torchrun there is one rank.
 """
@@ -224,12 +224,14 @@ def find_store(dist) -> tuple[object, int, int]:
             flush=True,
         )
     try:
-        return next(dist.rendezvous("env://", timeout=timedelta(seconds=MEET_S)))
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEET_S)))
     except (RuntimeError, ValueError, OSError) as error:  # torch's network errors
         reason = (str(error).splitlines() or [""])[0][:120]
         raise UserError(
             f"rank {rank} of {size} found no store at {shown}: {reason}; {way_out}"
         ) from None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what died before is in the store
+    return dist.PrefixStore(f"attempt-{attempt}", store), rank, size
 
 
 def meet(store, rank: int, size: int) -> Group:
@@ -315,8 +317,14 @@ def together(work: Callable[[Group], int]) -> int:
 
 def said_already(group: Group, message: str) -> bool:
     """Whether another rank made the very same mistake, and says so."""
-    reason = group.trouble() or ""
-    return reason != message and reason.endswith(message)
+    others = [f"failed/{rank}" for rank in group.peers if rank != group.rank]
+    try:
+        return any(
+            group._ask("check", [key]) and group._ask("get", key).decode() == message
+            for key in others
+        )
+    except UserError:  # who held the store is gone
+        return False
 
 
 @contextlib.contextmanager
