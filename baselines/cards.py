@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from baselines.recipes import cpu_recipe
+from baselines.train import SMALL
 from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, parse_json, write_atomic
@@ -17,6 +19,7 @@ from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN
 SAMPLES = 24  # captions of `coco`, `val`; never of `test`
 # Beginning of the weights' SHA-256 -> the commit whose recipe made them; today's makes others.
 EARLIER = dict.fromkeys(("f5eb06c3", "eedfe788", "f3f346d9", "23921fe0"), "68f3a7b")
+EARLIER["22fdef57"] = "1171688"
 LICENCE = "Apache-2.0, weights and data: both were made by this repository"
 
 
@@ -74,8 +77,7 @@ def transformer_card(folder: Path, about: dict) -> str:
         "parameters": f"{parameter_count(model):,}, stored in bfloat16",
         "network": f"{model.layers} layers x {model.width}, {model.heads} heads, "
         f"context {model.context}",
-        **data_facts(extra),
-        "objective": settings(extra["objective"]),
+        **(tuned_facts(extra) if "tasks" in extra else data_facts(extra)),
         "training": settings(extra["train"]),
         **({"second leg": settings(extra["again"])} if "again" in extra else {}),
         "tokens seen": f"{tokens / 1e6:.1f}M",
@@ -84,7 +86,7 @@ def transformer_card(folder: Path, about: dict) -> str:
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
     }
-    if held:
+    if held and "held_out_image" in held[-1]:
         last = held[-1]
         facts |= {
             "held-out loss (`stock`, `val`)": f"{last['held_out_image']:.3f} nats an image token "
@@ -104,13 +106,20 @@ def transformer_card(folder: Path, about: dict) -> str:
         f"The first {SAMPLES} captions of `coco`, `val`, seed 0, none chosen:\n\n"
         "![samples](samples.png)"
     )
-    body.append(retrain(folder.name, about["sha256"]))
+    body.append(retrain(folder.name, about["sha256"], extra))
     return "\n\n".join(body) + "\n"
 
 
-def retrain(part: str, sha256: str) -> str:
+def retrain(part: str, sha256: str, extra: dict | None = None) -> str:
     """The command that makes the weights again, at the commit whose recipe made them."""
     command = f"nox -s train_baselines -- --parts {part} --fresh"
+    extra = extra or {}
+    if (steps := extra.get("train", {}).get("steps")) and part in SMALL:
+        own = cpu_recipe(part).train.steps
+        command += f" --steps {steps}" if steps != own else ""
+    if "tasks" in extra:
+        rows = round(extra["cost"]["queries"], -3)
+        command = f"python -m baselines.tune_tasks --model {extra['start']} --rows {rows}"
     commit = EARLIER.get(sha256[:8])
     if commit is None:
         return f"Retrain: `{command}`"
@@ -138,7 +147,24 @@ def data_facts(extra: dict) -> dict[str, str]:
             f"in training: of the steps {shares}; found by {settings(extra['neighbours'])}. "
             f"In drawing: {settings(extra['retrieval'])}"
         )
+    facts["objective"] = settings(extra["objective"])
     return facts | ({"note": extra["note"]} if "note" in extra else {})
+
+
+def tuned_facts(extra: dict) -> dict[str, str]:
+    """Of a model tuned on tasks: what it began with, their records, how each is decoded."""
+    rows = extra["rows"]
+    chosen = {task: settings(values) for task, values in extra.get("task_decode", {}).items()}
+    return {
+        "goes on from": f"`{extra['start']}`, sha256 `{extra['start_sha256']}`",
+        "records by task": ", ".join(f"{task} {n:,}" for task, n in extra["tasks"].items()),
+        "rows read": f"{extra['cost']['queries']:,}; loss on {rows['loss']}; prompts without text, "
+        f"without pictures {rows['drop_text']:.0%}, {rows['drop_image']:.0%}, "
+        f"without both {rows['drop_both']:.0%}",
+        "retrieved documents": "before half of the rows of `draw`, as in drawing: "
+        + settings(extra["retrieval"]),
+        "settings by task, chosen on `val`": "; ".join(f"{k}: {v}" for k, v in chosen.items()),
+    }
 
 
 def queries_of(extra: dict) -> list[dict]:

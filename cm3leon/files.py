@@ -21,6 +21,7 @@ from cm3leon.errors import UserError
 TEMPORARY = ".cm3leon"  # how the names of unfinished files end
 STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 MOST_UNPACKED = 2**31  # bytes of what lies compressed in a .npz or an archive of weights
+SHIPPED, TUNED = "scenes-s", "scenes-s-tuned"  # models that commands take where none is named
 LEFT = 60.0  # seconds after which one without a lock is a leftover
 _cleaned: set[str] = set()  # folders in which this process has looked for leftovers
 

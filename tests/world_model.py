@@ -31,7 +31,7 @@ def write_world_model(home: Path, name: str = "scenes-xs", **extra) -> Path:
             shutil.copytree(tokenizers() / part, home / part)
     text, vq = load_tokenizers(home)
     small = replace(MODELS["scenes-xs"](), layers=1, width=16, heads=2)
-    config = fitted(small, text.size, vq.config.codebook_size, fit=True)
+    config = fitted(small, text.size, vq.config.codebook_size, vq.config.grid, fit=True)
     generator = seeds.torch_generator(0, "world model")
     model = Transformer(config, generator)
     with torch.no_grad():  # a fresh model sees the last token alone: its blocks write nothing yet

@@ -66,6 +66,7 @@ def trained(folder: str):
 SYSTEMS: dict[str, Callable] = {
     "scenes-xs": ours("scenes-xs"),
     "scenes-s": ours("scenes-s"),
+    "scenes-s-tuned": ours("scenes-s-tuned"),
     "scenes-s-plain": ours("scenes-s-plain"),
     "scenes-m": ours("scenes-m"),
     "noise": Noise,

@@ -11,6 +11,7 @@ import tyro
 
 from cm3leon.cli.infill import one_line
 from cm3leon.errors import UserError
+from cm3leon.files import TUNED
 from cm3leon.options import Engine, NotNegative, Pictures, Tokens
 
 _BOX = re.compile(r"\s*(.*\S)\s*:\s*(-?\d+)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)\s*")
@@ -36,7 +37,7 @@ class Edit:
     """how many pictures"""
     seed: int = 0
     """picture k depends on the picture, the instruction, seed and k alone"""
-    system: str = "scenes-s-tuned"
+    system: str = TUNED
     """a model that was tuned to edit: a shipped one, or a folder"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""
@@ -93,7 +94,7 @@ class Answer:
     """of --choices: think step by step"""
     tokens: Tokens = 64
     """most tokens of an answer"""
-    system: str = "scenes-s-tuned"
+    system: str = TUNED
     """a model that was tuned to answer: a shipped one, or a folder"""
     device: str = "auto"
     """cpu, cuda, or auto: CUDA where there is one"""

@@ -16,7 +16,7 @@ import tyro
 
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError, printable
-from cm3leon.files import baselines_folder
+from cm3leon.files import SHIPPED, TUNED, baselines_folder
 from cm3leon.options import Count, Documents, Engine, Pictures, Range, Samples, Whole, Workers
 from cm3leon.progress import alive
 
@@ -39,8 +39,8 @@ class Draw:
     """the caption; with --box it may be left out, with --letters there is none"""
     out: Path = Path("drawing.png")
     """PNG file to write; with --count above 1 a grid, row by row, white lines between"""
-    system: str = "scenes-s"
-    """a shipped model, or the folder of one"""
+    system: str | None = None
+    """a shipped model, or the folder of one; left out: scenes-s, or scenes-s-tuned for a task"""
     seed: int = 0
     """picture k of a caption depends on seed and k alone"""
     count: Pictures = 1
@@ -82,7 +82,7 @@ class Draw:
             return self._asked()
         check_name(self.out)
         system = load_system(
-            self.system, device=self.device, documents=self.documents, bank=self.bank,
+            self.system or SHIPPED, device=self.device, documents=self.documents, bank=self.bank,
             weights=self.weights,
         )  # fmt: skip
         system = system.with_decode(replace(system.decode, **self.decode.given))
@@ -129,7 +129,9 @@ class Draw:
         check_name(self.out)
         boxes = [read_box(one) for one in self.box]
         shown = None if self.condition is None else read_picture(self.condition)
-        system = load_system(self.system, device=self.device, documents=0, weights=self.weights)
+        system = load_system(
+            self.system or TUNED, device=self.device, documents=0, weights=self.weights
+        )
         system = system.with_engine(self.engine)
         check_sheet(self.count, system.size)
         if shown is not None and shown.shape[:2] != (system.size, system.size):

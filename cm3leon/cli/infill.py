@@ -10,6 +10,7 @@ import tyro
 
 from cm3leon.decoding.config import DecodeChanges
 from cm3leon.errors import UserError, printable
+from cm3leon.files import SHIPPED, TUNED
 from cm3leon.options import Beam, Documents, Engine, Samples, Tokens
 
 Box = tuple[int, int, int, int]
@@ -25,8 +26,8 @@ class Caption:
 
     pictures: tyro.conf.Positional[tuple[Path, ...]]
     """picture files"""
-    system: str = "scenes-s"
-    """a shipped model, or the folder of one"""
+    system: str | None = None
+    """a shipped model, or the folder of one; left out: scenes-s, or scenes-s-tuned for a task"""
     beam: Beam | None = None
     """width of a beam search; 1 is greedy"""
     beam_penalty: Literal["wu", "mean"] = "wu"
@@ -72,8 +73,8 @@ class Caption:
             raise UserError("--long is greedy and has no documents; leave other settings out")
         pixels = [read_picture(path) for path in self.pictures]
         system = load_system(
-            self.system, device=self.device, documents=self.documents and None,
-            weights=self.weights,
+            self.system or (TUNED if self.long else SHIPPED), device=self.device,
+            documents=self.documents and None, weights=self.weights,
         ).with_engine(self.engine)  # fmt: skip
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
