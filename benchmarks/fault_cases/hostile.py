@@ -262,4 +262,7 @@ def harmless(kind: str, entry: Entry) -> bool:
     return text or (made and entry.name in ("encode into", "encode tars", "tables"))
 
 
-TEXTS = ("numbers", "null", "object", "HTML", "Git LFS", "long integer", "half a pair")
+TEXTS = (
+    "numbers", "null", "object", "HTML", "Git LFS", "long integer", "half a pair",
+    "deep list", "deep object",
+)  # fmt: skip

@@ -153,6 +153,12 @@ MEASURES = (
     Measure("near_duplicate_share", "captions with a near duplicate", "share", NONE),
     # this project's tests
     Measure("killed.*", "changes of the code that the tests notice", "share", HIGHER),
+    Measure("silent", "cases silently wrong", "cases", LOWER),
+    Measure("raised", "cases with a traceback", "cases", LOWER),
+    Measure("lost", "cases with a lost result", "cases", LOWER),
+    Measure("hung", "cases that hung", "cases", LOWER),
+    Measure("held", "cases that held", "cases", NONE),
+    Measure("skipped", "cases that this machine cannot make", "cases", NONE),
     # an image tokenizer
     Measure("psnr", "PSNR", "dB", HIGHER),
     Measure("ssim", "SSIM", "", HIGHER),

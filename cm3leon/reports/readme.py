@@ -71,6 +71,8 @@ NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is 
     "cd-k-of-top-p": (*DECODING, "pool.cd-k-n32.fid_vs_top-p", RATIO),
     "mutants": ("mutants", "tests", "value", "{value:.0%} [{low:.0%}, {high:.0%}]"),
     "mutants-n": ("mutants", "tests", "value", "{n}"),
+    "faults": ("faults", "cm3leon", "value", "{value:g}"),
+    "faults-n": ("faults", "cm3leon", "value", "{n}"),
     **{
         f"latency-{kind}-{batch}": (
             *LATENCY, f"12x512x8.{kind}.b{batch}.gain_over_hf", "{value:.1f}",

@@ -233,17 +233,18 @@ text { font-family: system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #
 def floors(every: Mapping[str, Room], arrows: Mapping[str, set[str]]) -> list[list[str]]:
     """Rooms by floor, the lowest first; a room stands right above the highest that it needs."""
     height: dict[str, int] = {}
+    ground = 0  # of the packages that are not cm3leon's rooms: above all of those
 
     def of(name: str) -> int:
         if name not in height:
             height[name] = 1 + max((of(one) for one in arrows[name]), default=-1)
+            if name in OURS:
+                height[name] = max(height[name], ground)
         return height[name]
 
-    inner = max(of(name) for name in every if name not in OURS)
+    ground = 1 + max(of(name) for name in every if name not in OURS)
     for name in every:
         of(name)
-        if name in OURS:
-            height[name] = max(height[name], inner + 1)
     top = max(height.values())
     rest = [name for name in every if name != "single files"]
     return [[name for name in rest if height[name] == floor] for floor in range(top + 1)]

@@ -97,6 +97,8 @@ def read(path: Path | str) -> dict:
         raise UserError(f"{path}: holds {error}; measure again") from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); restore it from git") from None
+    except MemoryError:
+        raise UserError(f"{path} is larger than the memory; restore it from git") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply; restore it from git") from None
     record = migrate(record, str(path))

@@ -244,3 +244,15 @@ def test_the_command_ends_as_promised(tmp_path):
     done = command("--bench", "fid_coco", "--results", str(tmp_path))
     assert done.returncode == 2 and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_record_larger_than_the_memory_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+
+    def no_room(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_text", no_room)
+    with pytest.raises(UserError, match=r"x\.json is larger than the memory; restore it from git"):
+        read(path)
