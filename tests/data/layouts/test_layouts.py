@@ -26,7 +26,7 @@ from cm3leon.world.questions import questions
 from cm3leon.world.scenes import scene
 
 COUNT, SIZE = 3, 64
-MINI = Path("/work/shared/data/coco-mini")
+MINI = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco-mini"
 mini = pytest.mark.skipif(not MINI.is_dir(), reason="no copy of coco-mini")
 
 
