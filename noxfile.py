@@ -21,6 +21,7 @@ BENCHES = (
     "ablate_decoding",
     "choose_decoding",
     "equal_compute",
+    "scaling",
     "latency",
     "rfid",
     "verify_fid",
