@@ -118,7 +118,7 @@ def frechet_speed(session: nox.Session) -> None:
 def codes(session: nox.Session) -> None:
     """What the image tokenizer's codes tell and lose: entropies, and objects read back right."""
     install(session, "bench,report")
-    session.run("python", "-m", "benchmarks.codes", *session.posargs, env=quiet())
+    session.run("python", "-m", "benchmarks.evaluate.codes", *session.posargs, env=quiet())
 
 
 @nox.session

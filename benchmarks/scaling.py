@@ -143,7 +143,11 @@ def measure(
         warnings=[*WARNINGS, *lacking],
         tokens=round(sum(one["tokens"] for one in every)),
         flops=sum(one["flops"] for one in every),
-        counters={"points": len(every), "devices": len({one["device"] for one in every})},
+        counters={
+            "points": len(every),
+            "devices": len({one["device"] for one in every}),
+            "damaged": len(points.damaged),
+        },
     )
 
 
@@ -215,7 +219,7 @@ WARNINGS = (
     "branches of one run share its stable part and are resampled one by one",
     "a law of small models says little beyond its own range",
 )
-BENCH = core.Bench(NAME, 1, "exponent", "higher", protocol={}, measure=measure)
+BENCH = core.Bench("scaling", 1, "exponent", "higher", protocol={}, measure=measure)
 measured = core.command(Options, NAME, scaling, report)
 
 

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.ablations.scaling_plan import Plan, Run, described
@@ -25,6 +25,7 @@ class Points:
     folder: Path
     plan: Plan
     made_of: dict
+    damaged: list[str] = field(default_factory=list)  # files that were measured again
 
     def begin(self) -> None:
         """Name the plan of a new folder; raises UserError for one of another plan."""
@@ -55,6 +56,8 @@ class Points:
                 raise UserError(f"{path} is another point's; it is measured again")
         except (UserError, KeyError) as error:
             note(str(error))
+            self.damaged.append(path.name)
+            path.unlink(missing_ok=True)
             return None
         return found["numbers"]
 

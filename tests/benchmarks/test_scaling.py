@@ -83,8 +83,10 @@ def test_a_sweep_that_was_cut_ends_as_an_unbroken_one(options, trained, tmp_path
 
     torn = next((other.runs / "scaling-tiny" / "points").glob("8x1-plain-0-1e+09.json"))
     torn.write_bytes(torn.read_bytes()[:-40])
-    bench.scaling(other)
+    mended, _ = bench.scaling(other)
     assert trained == [("8x1-plain-0", 1e9)] and kept(other) == whole
+    assert mended["cost"]["counters"]["damaged"] == 1
+    assert record["cost"]["counters"] == {"points": 6, "devices": 1, "damaged": 0}
 
     points = points_of(record)
     assert len(points) == 6 and {one["size"] for one in points} == {"8x1", "16x1"}

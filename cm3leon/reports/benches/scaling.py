@@ -30,12 +30,12 @@ LAW = {
 def points_of(record: Mapping) -> list[dict]:
     """Every point: its size, arm, seed and numbers, small ones first."""
     found: dict[tuple, dict] = {}
-    for name, entry in record["extra"].items():
+    for name in record["extra"]:
         parts = name.split(".", 4)
         if len(parts) == 5 and parts[1] in MARKERS:
             size, arm, seed, at, measure = parts
             about = {"size": size, "arm": arm, "seed": int(seed), "at": int(at)}
-            found.setdefault(tuple(parts[:4]), about)[measure] = entry["value"]
+            found.setdefault(tuple(parts[:4]), about)[measure] = extra(record, name)["value"]
     order = ("parameters", "arm", "seed", "flops")
     return sorted(found.values(), key=lambda one: tuple(one[key] for key in order))
 
