@@ -27,6 +27,7 @@ from benchmarks.ablate_pretraining import Subject
 from benchmarks.harness import core
 from benchmarks.harness.locks import held, holder
 from cm3leon.cli.main import parse
+from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import HIGHER, LOWER, NONE, Measure
 from cm3leon.evaluation.statistics.paired import LEVEL
 from cm3leon.files import baselines_folder
@@ -196,6 +197,8 @@ def worker_of(options: Options, points):
     from baselines.transformers import Shop
     from benchmarks.ablations.scaling_runs import Worker
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave it out")
     torch.set_num_threads(options.threads)
     return Worker(points, Shop(options.weights, options.runs), options.device)
 
