@@ -21,6 +21,7 @@ BENCHES = (
     "ablate_decoding",
     "choose_decoding",
     "equal_compute",
+    "scaling",
     "latency",
     "rfid",
     "verify_fid",
@@ -117,7 +118,7 @@ def frechet_speed(session: nox.Session) -> None:
 def codes(session: nox.Session) -> None:
     """What the image tokenizer's codes tell and lose: entropies, and objects read back right."""
     install(session, "bench,report")
-    session.run("python", "-m", "benchmarks.codes", *session.posargs, env=quiet())
+    session.run("python", "-m", "benchmarks.evaluate.codes", *session.posargs, env=quiet())
 
 
 @nox.session

@@ -111,15 +111,18 @@ class Judge:
 
     def system(self, run: Run, documents: int) -> System:
         """The run's model as a system."""
-        shop = Shop(self.weights, run.folder.parent)
-        retriever: Retriever | None = None
-        if documents:
-            digests = {"text": shop.text.digest, "vq": checkpoint.module_digest(shop.vq)}
-            config = replace(DRAWN_WITH, documents=documents)
-            retriever = load_retriever(self.weights, config, digests)
-        model = run.model.eval().requires_grad_(False)
-        name = run.recipe.name
-        return System(name, "", shop.text, model, shop.vq, DRAWN_AT, retriever)
+        return system(Shop(self.weights, run.folder.parent), run, documents)
+
+
+def system(shop: Shop, run: Run, documents: int) -> System:
+    """A run's model as a system that draws with so many documents of the shipped bank."""
+    retriever: Retriever | None = None
+    if documents:
+        digests = {"text": shop.text.digest, "vq": checkpoint.module_digest(shop.vq)}
+        config = replace(DRAWN_WITH, documents=documents)
+        retriever = load_retriever(shop.out, config, digests)
+    model = run.model.eval().requires_grad_(False)
+    return System(run.recipe.name, "", shop.text, model, shop.vq, DRAWN_AT, retriever)
 
 
 class Kept:

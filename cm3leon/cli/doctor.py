@@ -111,6 +111,7 @@ NEEDS: dict[str, Need] = {
     "ablate_decoding": Need(shipped=("scenes-xs", "scenes-s", "features", *RETRIEVAL)),
     "choose_decoding": Need(shipped=("scenes-s", *TOKENIZERS, "features")),
     "equal_compute": Need(),
+    "scaling": Need(shipped=("features", *RETRIEVAL)),
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
     "ablate_positions": Need(shipped=("features", *RETRIEVAL)),
     "train_speed": Need(),

@@ -209,7 +209,7 @@ def run_bench(name: str, arguments: Sequence[str]) -> int:
 
 
 def codes_table(n: int, read: int) -> None:
-    """What `python -m benchmarks.codes` prints."""
+    """What `python -m benchmarks.evaluate.codes` prints."""
     assert codes_bench.run(codes_bench.Options(n=n, read=read)) == 0
 
 

@@ -1,6 +1,6 @@
 """What the image tokenizer's codes are worth to a language model that has to predict them.
 
-Run: python -m benchmarks.codes --weights OLD NEW      about a minute each; also nox -s codes
+Run: python -m benchmarks.evaluate.codes --weights OLD NEW   a minute each; also nox -s codes
 A code is easy to predict when it follows from what it shows. Measured on `stock`, `train`, as the
 mean conditional entropy in nats: of the ground's codes given place and cell; of an object's codes
 given everything drawn there (noise: what no model can learn), and given everything but the place or

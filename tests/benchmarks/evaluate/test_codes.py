@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.codes import (
+from benchmarks.evaluate.codes import (
     LEAST,
     Options,
     condition_readings,

@@ -1,0 +1,186 @@
+"""The sweep in miniature: plans, every run once, resumed as unbroken, refusals, tables, figures."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from baselines import transformers
+from benchmarks import scaling as bench
+from benchmarks.ablations import scaling_plan, scaling_runs
+from benchmarks.ablations.scaling_points import Points
+from benchmarks.harness import core
+from benchmarks.harness.locks import held
+from cm3leon.errors import UserError
+from cm3leon.reports.benches.scaling import points_of, scaling_plots, scaling_tables
+from tests.baselines.test_recipes import home, small  # noqa: F401 (fixtures)
+
+TINY = scaling_plan.Plan("tiny", ("8x1", "16x1"), (1e9, 2e9, 3e9), batch=4, queries=48)
+RUNS = {"8x1-plain-0", "16x1-plain-0"}
+
+
+@pytest.fixture
+def options(home, small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(scaling_plan.PLANS, "tiny", TINY)
+    monkeypatch.setattr(scaling_runs, "REFERENCE", 8)
+    places = {name: tmp_path / name for name in ("runs", "results", "reports")}
+    return bench.Options(plan="tiny", weights=home, resamples=5, **places)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[tuple]:
+    """Branches that are asked for, as (run, budget)."""
+    found, original = [], scaling_runs.Worker.trained
+
+    def noted(self, run, budget):
+        found.append((run.name, budget))
+        return original(self, run, budget)
+
+    monkeypatch.setattr(scaling_runs.Worker, "trained", noted)
+    return found
+
+
+def kept(options) -> dict:
+    """Numbers of all points, timings aside."""
+    files = (options.runs / "scaling-tiny" / "points").glob("*.json")
+    found = {path.name: json.loads(path.read_text())["content"]["numbers"] for path in files}
+    for numbers in found.values():
+        numbers.pop("seconds", None)
+    return found
+
+
+def test_a_sweep_that_was_cut_ends_as_an_unbroken_one(options, trained, tmp_path, monkeypatch):
+    options = replace(options, draw=4)
+    record, _ = bench.scaling(options)
+    assert sorted(trained) == sorted({*trained}) and {name for name, _ in trained} == RUNS
+    whole, asked = kept(options), [0]
+    assert len(whole) == 12  # six points, six with drawings
+
+    source = transformers.Shop.source
+
+    def failing(self, recipe):
+        real = source(self, recipe)
+
+        def rows(*of):
+            asked[0] += 1
+            if asked[0] in (9, 60):
+                raise OSError("the power went")
+            return real.rows(*of)
+
+        return replace(real, rows=rows)
+
+    monkeypatch.setattr(transformers.Shop, "source", failing)
+    other = replace(options, runs=tmp_path / "other")
+    for _ in range(2):
+        with pytest.raises(OSError, match="the power went"):
+            bench.scaling(other)
+    again, _ = bench.scaling(other)
+    assert kept(other) == whole
+    assert again["value"] == record["value"] and again["interval"] == record["interval"]
+    trained.clear()
+    bench.scaling(other)
+    assert trained == []  # what is measured is not trained again
+
+    torn = next((other.runs / "scaling-tiny" / "points").glob("8x1-plain-0-1e+09.json"))
+    torn.write_bytes(torn.read_bytes()[:-40])
+    mended, _ = bench.scaling(other)
+    assert trained == [("8x1-plain-0", 1e9)] and kept(other) == whole
+    assert mended["cost"]["counters"]["damaged"] == 1
+    assert record["cost"]["counters"] == {"points": 6, "devices": 1, "damaged": 0}
+
+    points = points_of(record)
+    assert len(points) == 6 and {one["size"] for one in points} == {"8x1", "16x1"}
+    for one in points:
+        assert one["flops"] == 6 * one["parameters"] * one["tokens"]
+        assert one["flops"] == pytest.approx(one["budget"], rel=0.1)
+        assert one["natural.fid_with_0"] > 0
+    tables = scaling_tables(record)
+    assert len(tables["points"].rows) == 6 and tables["laws"].rows
+    assert {path.stem for path in scaling_plots(record, tmp_path / "figures")} == {
+        "curves", "compute",
+    }  # fmt: skip
+
+
+def test_of_two_workers_each_run_has_one(options, trained, capsys):
+    lock = options.runs / "scaling-tiny" / "locks" / "8x1-plain-0.lock"
+    with held(lock) as ours:
+        assert ours
+        with pytest.raises(core.NothingMeasured, match=r"3 of 6 points .* 8x1-plain-0 is held by"):
+            bench.scaling(options)
+    assert {name for name, _ in trained} == {"16x1-plain-0"}
+    assert not lock.exists()
+    bench.scaling(options)
+    assert len(trained) == 6 and {name for name, _ in trained[3:]} == {"8x1-plain-0"}
+
+
+def test_a_folder_of_another_plan_is_refused(tmp_path):
+    Points(tmp_path, TINY, {"made_of": {"vq": "a"}}).begin()
+    Points(tmp_path, replace(TINY, draw=8), {"made_of": {"vq": "a"}}).begin()  # draws, no training
+    with pytest.raises(UserError, match="holds points of another plan: batch is 4 there, 3 here"):
+        Points(tmp_path, replace(TINY, batch=3), {"made_of": {"vq": "a"}}).begin()
+    with pytest.raises(UserError, match="another plan: made_of is"):
+        Points(tmp_path, TINY, {"made_of": {"vq": "b"}}).begin()
+
+
+@pytest.mark.parametrize("name", scaling_plan.PLANS)
+def test_branches_of_a_run_share_its_stable_part(name):
+    plan = scaling_plan.PLANS[name]
+    assert len({run.name for run in plan.runs}) == len(plan.runs)
+    for run in plan.runs:
+        assert len(run.budgets) == len({*run.budgets}) and run.budgets == sorted(run.budgets)
+        trains = [run.recipe(budget).train for budget in run.budgets]
+        alike = {replace(one, steps=10**6, decay=0) for one in trains}
+        starts = [one.decay_start for one in trains]
+        assert len(alike) == 1 and starts == sorted({*starts})
+        for budget, train in zip(run.budgets, trains, strict=True):
+            spent = 6 * run.parameters * run.batch_tokens * train.steps
+            assert spent == pytest.approx(budget, rel=0.05)
+            assert train.warmup <= train.decay_start
+            assert train.decay == pytest.approx(train.steps / 5, abs=1)
+    told = scaling_plan.dry_run(plan, 1e10)
+    assert f"{sum(len(run.budgets) for run in plan.runs)} points" in told
+    assert f"{sum(run.flops for run in plan.runs) / 1e10 / 3600:,.2f} hours" in told
+
+
+def test_the_full_plan_is_the_ladder():
+    runs = scaling_plan.FULL.runs
+    assert {run.arm for run in runs} == {"plain", "documents"}
+    assert len({run.size for run in runs}) >= 6
+    for size in scaling_plan.FULL.sizes:
+        seeds = {run.seed for run in runs if run.size == size}
+        count = next(run.parameters for run in runs if run.size == size)
+        assert len(seeds) == (3 if count < 2e6 else 2)
+    assert max(scaling_plan.FULL.budgets) / min(scaling_plan.FULL.budgets) > 10**2.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sizes": ("8x1", "8x1", "16x1")}, "two equal runs: 8x1-plain-0 of 1e[+]09 FLOPs"),
+        ({"budgets": (1e9, 1e9, 2e9)}, "two equal runs"),
+        ({"budgets": (1e6, 2e9, 4e9)}, "1e[+]06 FLOPs is below one batch of 8x1, plain; give at"),
+        ({"budgets": (1e9, 2e9)}, "plain has 4 points; a fit needs at least 6"),
+        ({"arms": ("with",)}, "plan.arms must be of plain, documents"),
+        ({"sizes": ("8",)}, "plan.sizes must be like 64x2"),
+        ({"draw": 3}, "plan.draw must be 0 or at least 4"),
+        ({"seeds": (1, 2, 3)}, "plan.seeds must be a count"),
+        ({"ratio": (1e8, 1e9)}, "plain has 0 points; a fit needs at least 6"),
+        ({"arms": ()}, "no arm has 0 points"),
+    ],
+)
+def test_bad_plans(change, message):
+    with pytest.raises(UserError, match=message) as error:
+        replace(TINY, **change)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_of_ones_own(tmp_path, capsys):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"sizes": ["32x1", "48x1"], "budgets": [1e11, 2e11, 4e11]}))
+    assert bench.main(["--plan", str(path), "--dry-run"]) == 0
+    assert "2 runs, 6 points" in capsys.readouterr().out
+    path.write_text(json.dumps({"sizes": ["32x1"], "budget": [1e11]}))
+    assert bench.main(["--plan", str(path), "--dry-run"]) == 2
+    assert "Plan has no field 'budget'" in capsys.readouterr().err
+    assert bench.main(["--plan", "none", "--dry-run"]) == 2
+    assert "no plan 'none'; name quick, default, full" in capsys.readouterr().err
