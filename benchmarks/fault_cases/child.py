@@ -125,6 +125,15 @@ def run(
     return Done(code, out, err, spent, hung, killed)
 
 
+def data_held() -> int:
+    """Bytes of data that this process has already, and its forked children with it (Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _child(line, place: Path, words: Path, fresh: bool, memory: int | None) -> None:
     """What the forked process does; it never returns."""
     code = 1
@@ -140,7 +149,8 @@ def _child(line, place: Path, words: Path, fresh: bool, memory: int | None) -> N
         if memory:
             import resource
 
-            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+            most = memory + (0 if fresh else data_held())
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         if fresh and isinstance(line, Line):
             os.execv(sys.executable, [sys.executable, "-m", *line[:1], *line.words])
         sys.stdout, sys.stderr = (

@@ -84,15 +84,15 @@ def read_inputs(results: Path, published: Path, baselines: Path, pages: Path) ->
 
 
 def read_models(baselines: Path) -> list[Model]:
-    """The transformers below `scenes`, small before large, then in the order of their stages."""
+    """The pretrained transformers below `scenes`: small before large, then by their stages."""
     models = []
     for path in sorted(baselines.glob("scenes/*/config.json")):
         about = read_json(path)
         own = about.pop("about_sha256", None)  # cm3leon.checkpoint.write_about
         if own is not None and own != digest(about):
             raise ValueError(f"{path} is not what was written; restore it from git")
-        if about.get("kind") != "transformer":
-            continue
+        if about.get("kind") != "transformer" or "tasks" in about.get("extra", {}):
+            continue  # those tuned on tasks are of `nox -s tasks`
         for pointer in NEEDED:
             _check(about, pointer, path)
         log, grid = path.with_name("log.jsonl"), path.with_name("samples.png")
