@@ -240,6 +240,13 @@ def state_file(folder: Path, step: int) -> Path:
     return folder / f"state-{step:08d}.safetensors"
 
 
+def described_in(path: Path) -> Path:
+    """The description of a state: a state's file itself, or that in a folder, which another process
+    may make at any moment.
+    """
+    return path if path.is_file() else path / STATE
+
+
 def load_state(
     path: Path,
     module: torch.nn.Module,
@@ -253,7 +260,7 @@ def load_state(
     Raises UserError naming the first field in which the stored identity differs (or what
     `check(state, identity, folder)` raises instead), or for a damaged state.
     """
-    path = path / STATE if path.is_dir() else path
+    path = described_in(path)
     if not path.exists():
         return None
     about, folder = read_state(path), path.parent

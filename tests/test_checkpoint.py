@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cm3leon import checkpoint
 from cm3leon.config import VocabularyConfig, from_dict, scenes_xs
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_file
+from cm3leon.training.parallel import ALONE
 
 
 def layers() -> nn.Module:
@@ -183,3 +185,21 @@ def test_full_disk_leaves_the_old_checkpoint(folder, monkeypatch):
         checkpoint.save(folder, "layers", {}, layers().state_dict())
     one_line(error)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_another_process_makes_meanwhile_holds_no_state_yet(tmp_path, monkeypatch):
+    """Whether it is a folder is asked once: it may come between two questions."""
+    run, kind = tmp_path / "run", Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        found = kind(path)
+        run.mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    module = layers()
+    optimizer = torch.optim.AdamW(module.parameters())
+    assert checkpoint.load_state(run, module, optimizer, {}) is None
+    assert ALONE.load_state(run, module, optimizer, {}, lambda *_: None) is None
+    run.mkdir(exist_ok=True)
+    assert checkpoint.load_state(run, module, optimizer, {}) is None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.systems.library import Place, folder_digest, loaded, needed, one_by_one
+from benchmarks.systems.adapter import Place, folder_digest, loaded, needed, one_by_one
 from cm3leon.errors import UserError
 from cm3leon.seeds import torch_generator
 

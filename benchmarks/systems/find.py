@@ -77,7 +77,7 @@ def foreign(module: str) -> Callable[[str], object]:
     """Loader `place -> system` of one of the files beside this one, imported when it is called."""
 
     def load(place: str):
-        from benchmarks.systems.library import loaded
+        from benchmarks.systems.adapter import loaded
 
         found = importlib.import_module(f"benchmarks.systems.{module}")
         return loaded(lambda: found.load(place), place)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.systems.library import Place, folder_digest, loaded, needed, one_line
+from benchmarks.systems.adapter import Place, folder_digest, loaded, needed, one_line
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes, sha256_file

@@ -19,8 +19,8 @@ from functools import partial
 
 import numpy as np
 
+from benchmarks.systems.adapter import Place, folder_digest, loaded, needed, one_by_one
 from benchmarks.systems.chameleon import chameleon
-from benchmarks.systems.library import Place, folder_digest, loaded, needed, one_by_one
 from cm3leon.checkpoint import digest, read_json
 from cm3leon.errors import UserError
 from cm3leon.seeds import torch_default

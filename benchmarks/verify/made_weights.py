@@ -74,7 +74,7 @@ def tower(architecture: str) -> Callable[[Path], None]:
 
 def stable_diffusion(folder: Path) -> None:
     """A StableDiffusionPipeline of 16 x 16 pixels, as `save_pretrained` writes it."""
-    from benchmarks.systems.library import needed
+    from benchmarks.systems.adapter import needed
     from cm3leon.seeds import torch_default
 
     diffusers, transformers = needed("diffusers"), needed("transformers")

@@ -26,6 +26,7 @@ from cm3leon.reports import (
 )
 from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.splits import arms_of, documents_of, splits_table
+from cm3leon.reports.benches.tasks import tasks_table
 from cm3leon.reports.records.store import (
     NothingThere,
     column,
@@ -39,7 +40,12 @@ from cm3leon.reports.tables import Table, cell, composition_table, fid_table, sc
 from cm3leon.reports.tables import number as number_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "commands.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "commands.md",
+    ROOT / "docs" / "tasks.md",
+)
 MARKED = re.compile(r"(<!-- (\w+):begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 MEASURED = 2  # version of fid_coco that the code measures; a test holds it against the benchmark
 # Systems of the block: the first that has a record in detail, then the others.
@@ -53,6 +59,7 @@ SHOWN = (
 
 NUMBER = re.compile(r"(<!-- number:([\w.-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 FID = ("fid_coco", "scenes-s")
+TASKS_OF = ("tasks", "scenes-s-tuned")
 DECODING = ("ablate_decoding", "scenes-s")
 LATENCY = ("latency", "cm3leon")
 RATIO = "{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -171,6 +178,14 @@ def short_block(record: Mapping) -> str:
     ).to_markdown()
 
 
+def tasks_block(records: Sequence[Mapping]) -> str:
+    """Markdown of the run of `tasks` that speaks for the shipped tuned model."""
+    ours = [one for one in records if (one["bench"], one["system"]["name"]) == TASKS_OF]
+    if not ours:
+        raise NothingThere(f"no record of {'/'.join(TASKS_OF)}; run nox -s tasks")
+    return tasks_table(ranked(ours)[-1]).to_markdown()
+
+
 def share(record: Mapping, key: str) -> str:
     """A share with two decimals; a dash where the record has none."""
     entry = extra(record, key)
@@ -190,9 +205,11 @@ def page(text: str, records: Sequence[Mapping]) -> str:
     def made(found: re.Match) -> str:
         if found[2] == "short":
             return short_block(shown[0])
+        if found[2] == "tasks":
+            return tasks_block(records)
         if found[2] == "results":
             return block(shown, ranked(twins)[-1] if twins else None)
-        raise UserError(f"no block {found[2]!r} to write; known are short, results")
+        raise UserError(f"no block {found[2]!r} to write; known are short, results, tasks")
 
     text = MARKED.sub(lambda one: f"{one[1]}{made(one).strip()}\n{one[4]}", text)
     return NUMBER.sub(lambda one: f"{one[1]}{number(one[2], records)}{one[4]}", text)

@@ -122,7 +122,7 @@ class Alone:
         about = named_state(path, identity, check)
         if about is None:
             return None
-        folder = path if path.is_dir() else path.parent
+        folder = checkpoint.described_in(path).parent
         if not (folder / about["tensors"]).is_dir():
             return checkpoint.load_state(path, module, optimizer, identity, check)
         for file, sha256 in state_files(folder, about).items():
@@ -367,7 +367,7 @@ class Ranks(Alone):
         about = named_state(path, identity, check)
         if about is None:
             return None
-        folder = path if path.is_dir() else path.parent
+        folder = checkpoint.described_in(path).parent
         files = state_files(folder, about)
         self._check_files(files, READ_AGAIN)
         read_state(list(files), module, optimizer, self.group)
@@ -560,7 +560,7 @@ def code_digest() -> str:
 
 def named_state(path: Path, identity: dict, check: Check) -> dict | None:
     """The description of a state, checked to be one of this run; None where there is none."""
-    path = path / checkpoint.STATE if path.is_dir() else path
+    path = checkpoint.described_in(path)
     if not path.exists():
         return None
     about = checkpoint.read_state(path)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.speed.subjects import COMPUTE, Subject, fill
-from benchmarks.systems.library import loaded, one_line
+from benchmarks.systems.adapter import loaded, one_line
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
 

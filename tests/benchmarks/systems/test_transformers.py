@@ -14,9 +14,9 @@ transformers = pytest.importorskip("transformers")
 
 from benchmarks.images import generated as images  # noqa: E402
 from benchmarks.protocols.prompts import Prompt  # noqa: E402
+from benchmarks.systems.adapter import folder_digest  # noqa: E402
 from benchmarks.systems.chameleon import prompt_ids  # noqa: E402
 from benchmarks.systems.find import find_system  # noqa: E402
-from benchmarks.systems.library import folder_digest  # noqa: E402
 from benchmarks.systems.transformers import restored  # noqa: E402
 from cm3leon.config import VQConfig  # noqa: E402
 from cm3leon.errors import UserError  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.systems.library import (
+from benchmarks.systems.adapter import (
     Place,
     folder_digest,
     loaded,
