@@ -8,7 +8,7 @@
     nox -s fid_coco -- --data coco --coco-root FOLDER  MS-COCO files: a trial of the way, no score
     torchrun --nproc-per-node 8 -m -- benchmarks.fid_coco ...   the same value, by many processes
 
-Cost: about 3 minutes on 2 cores, most of it drawing; a second run reuses the drawings. Protocol of
+Cost: 3 to 4 minutes on 2 cores, most of it drawing; a second run reuses the drawings. Protocol of
 the embedded world (version 2): one caption a picture, 1,000 of `natural` (about an entity as often
 as training is), 200 each of `test` (never) and `tail` (always); with 0, 1 and 2 documents where the
 system retrieves. The value is that of `natural` with the system's own number of documents, against

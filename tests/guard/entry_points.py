@@ -26,10 +26,8 @@ from benchmarks import (
     equal_compute,
     fid_coco,
 )
-from benchmarks import (
-    codes as codes_bench,
-)
 from benchmarks.ablations import decoding_settings
+from benchmarks.evaluate import codes as codes_bench
 from benchmarks.evaluate import pinned, scenes_fid
 from cm3leon.cli.main import main
 from cm3leon.clip import load_clip
