@@ -5,6 +5,8 @@ Axes: B batch rows, T tokens, H heads, K head size, L filled cache slots.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,6 +72,13 @@ class Cache:
         """Tokens a row can hold."""
         return self.kv.shape[4]
 
+    def parts(self) -> Iterator[Tensor]:
+        """The keys and the values of each layer, [B, H, capacity, K]. What is moved is moved part
+        by part: the copy in between stays small, and its memory is used again.
+        """
+        for layer in self.kv:
+            yield from layer
+
     def fill(self, layer: int, rows: slice, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Store the prompts of some rows from slot 0 on and attend causally inside them; queries,
         keys and values are [B, H, T, K] each.
@@ -123,7 +132,8 @@ class Cache:
     def copy(self, other: Cache, rows_B: Tensor) -> None:
         """Take over rows of another cache, row b from its row `rows_B[b]`."""
         filled = other.longest
-        self.kv[:, :, :, :, :filled] = other.kv[:, :, rows_B, :, :filled]
+        for own, others in zip(self.parts(), other.parts(), strict=True):
+            own[:, :, :filled] = others[rows_B, :, :filled]
         lengths_B = other.lengths_B[rows_B]
         self.next_B.copy_(other.next_B[rows_B])
         shortest, longest = torch.stack(lengths_B.aminmax()).tolist()
@@ -203,8 +213,8 @@ class Cache:
         """Move what all rows hold, so that they end at another slot."""
         by = end - self.longest
         low, high = max(by, 0), end
-        for layer in self.kv:  # one at a time: the copy in between is small
-            layer[:, :, :, low:high] = layer[:, :, :, low - by : high - by].clone()
+        for part in self.parts():
+            part[:, :, low:high] = part[:, :, low - by : high - by].clone()
 
     def _end_at(self, filled: int, lengths_B: Tensor, even: bool) -> None:
         """Set the lengths of rows that end together."""
@@ -219,8 +229,9 @@ class Cache:
             if not missing:
                 continue
             rows = (missing_B == missing).nonzero()[:, 0]
-            held = self.kv[:, :, rows, :, : self.longest - missing]  # a copy
-            self.kv[:, :, rows, :, missing : self.longest] = held
+            for part in self.parts():
+                held = part[rows, :, : self.longest - missing]  # a copy
+                part[rows, :, missing : self.longest] = held
 
     def _mask(self) -> None:
         """The mask of rows that end together, for all steps to come."""
