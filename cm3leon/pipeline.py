@@ -72,6 +72,11 @@ class System:
     # The tasks it was tuned on, and what was chosen for each: settings beside the paper's.
     tasks: Mapping[str, Mapping] = field(default_factory=dict, hash=False)
 
+    def __repr__(self) -> str:
+        size = sum(weight.numel() for weight in self.model.parameters())
+        bank = f", {self.retriever.documents}" if self.retriever else ""
+        return f"<System {self.name}: {size:,} parameters{bank}, {self.decode}>"
+
     def draw(
         self,
         prompts: Sequence[str],

@@ -142,6 +142,13 @@ def test_config_is_json_and_names_what_moves_the_drawing(system):
     assert (config["model"], config["size"], config["dtype"]) == ("scenes-s", 32, "float32")
 
 
+def test_a_system_is_shown_in_a_line():
+    shown = repr(load_system("scenes-s"))
+    assert len(shown) < 400
+    assert "44,000 documents" in shown
+    assert "guidance=" in shown
+
+
 def test_an_engine_that_is_named_takes_the_steps(system, monkeypatch):
     """By the rule nothing is said of it, so that what was drawn is known again."""
     took = []

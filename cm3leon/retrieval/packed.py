@@ -42,6 +42,9 @@ class Packed:
     about: dict  # the cache's: source and digests of tokenizers and CLIP
     sha256: str
 
+    def __repr__(self) -> str:
+        return f"{len(self):,} documents ({self.sha256[:12]})"
+
     def __len__(self) -> int:
         return len(self.ids)
 
