@@ -130,6 +130,11 @@ def write_png(
     durable: bool = True,
 ) -> Path:
     """Write a uint8 picture [H,W,3] as PNG with `about` as its text chunks, by `write_atomic`."""
+    return write_atomic(path, png_bytes(image_HW3, about), durable)
+
+
+def png_bytes(image_HW3: np.ndarray, about: dict[str, str] | None = None) -> bytes:
+    """A uint8 picture [H,W,3] as the bytes of a PNG, with `about` as its text chunks."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -139,7 +144,7 @@ def write_png(
         info.add_itxt(key, value)
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(image_HW3)).save(buffer, "PNG", pnginfo=info)
-    return write_atomic(path, buffer.getvalue(), durable)
+    return buffer.getvalue()
 
 
 def check_name(path: str | Path) -> None:

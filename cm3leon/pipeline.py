@@ -26,7 +26,7 @@ from cm3leon.data.records import EncodedRecord, encode_record
 from cm3leon.decoding.config import DecodeConfig, EditGuidance
 from cm3leon.decoding.image_infill import Hole, fill_holes
 from cm3leon.decoding.images import generate_images
-from cm3leon.decoding.loop import Decoder
+from cm3leon.decoding.loop import Decoder, Watcher
 from cm3leon.decoding.text import BeamConfig
 from cm3leon.decoding.text_infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
 from cm3leon.engine import rule
@@ -71,6 +71,7 @@ class System:
     engine: str = "auto"  # what takes the steps (engine/rule.py)
     # The tasks it was tuned on, and what was chosen for each: settings beside the paper's.
     tasks: Mapping[str, Mapping] = field(default_factory=dict, hash=False)
+    watch: Watcher | None = field(default=None, compare=False, repr=False)  # of codes being drawn
 
     def __repr__(self) -> str:
         size = sum(weight.numel() for weight in self.model.parameters())
@@ -474,7 +475,9 @@ class System:
 
     def decoder(self, slots: int | None = None) -> Decoder:
         """The model and how it is drawn from, `slots` samples at once (None: all)."""
-        return Decoder(self.model, self.vocabulary, self.decode, slots, engine=self.engine)
+        return Decoder(
+            self.model, self.vocabulary, self.decode, slots, engine=self.engine, watch=self.watch
+        )
 
     @property
     def config(self) -> dict:

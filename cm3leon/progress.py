@@ -52,7 +52,7 @@ def progress(total: int | None, label: str, done: int = 0, unit: str = "picture"
 def alive(label: str) -> Iterator[None]:
     """While the block runs a line of its name and seconds where no other sign is given: every ten
     seconds of the first minute, then every minute. Of blocks in blocks the innermost is named, of
-    several processes (torchrun) the first speaks.
+    several processes (torchrun) the first speaks. A block without a name is silent.
     """
     _doing.append((label, time.monotonic()))
     if len(_doing) > 1 or os.environ.get("RANK", "0") != "0":
@@ -78,7 +78,7 @@ def _watch(ended: threading.Event) -> None:
     while not ended.wait(min(1.0, QUIET_S)):
         label, started = _doing[-1]
         now = time.monotonic()
-        if now - _spoke >= (QUIET_S if now - started < MINUTE_S else MINUTE_S):
+        if label and now - _spoke >= (QUIET_S if now - started < MINUTE_S else MINUTE_S):
             say(f"{label}: {now - started:.0f} s so far")
 
 

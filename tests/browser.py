@@ -87,11 +87,12 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait until its scripts have run."""
+    def open(self, page: Path | str) -> None:
+        """Load a file, or an address, and wait until its scripts have run."""
         self.problems.clear()
         self.asked.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=url)
         self.value("new Promise(d => document.readyState === 'complete' ? d() : onload = d)")
 
     def value(self, script: str):

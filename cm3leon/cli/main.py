@@ -24,6 +24,7 @@ from cm3leon.cli.infill import Caption, Infill
 from cm3leon.cli.interop import Export, Import
 from cm3leon.cli.reports import Compare, Dashboard, Report
 from cm3leon.cli.score import Score
+from cm3leon.cli.serve import Serve
 from cm3leon.cli.train import Train, TrainText
 from cm3leon.cli.train_tokenizer import TrainTokenizer
 from cm3leon.cli.tune import Tune
@@ -38,6 +39,7 @@ COMMANDS = (
     | Edit
     | Answer
     | Retrieve
+    | Serve
     | Score
     | Encode
     | Index

@@ -136,6 +136,8 @@ class _Codes:
         mixed_RV = mix(logits, self.decoder.decode, self.edit)
         codes_R = self.decoder.choose(mixed_RV, self.noise_BM[samples, at])
         self.written.append((samples, at, codes_R))
+        if self.decoder.watch is not None:
+            self.decoder.watch(samples, at, codes_R)
         ids_R = codes_R + self.images[0]
         soon = samples is ALL and at + 1 < self.fewest
         ended_R = None if soon else self.counts_B[samples] <= at + 1

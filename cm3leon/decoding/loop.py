@@ -31,6 +31,9 @@ from cm3leon.model.kv_cache import Cache
 from cm3leon.model.transformer import Transformer
 from cm3leon.sequence.documents import Vocabulary
 
+# Told of image codes as they are drawn: whose and at which places, as a `Writer` is told, and the
+# codes, int64 [R]. What it raises ends the drawing.
+Watcher = Callable[[np.ndarray | slice, np.ndarray | int, Tensor], None]
 AHEAD = 4  # waiting prompts are read by this part of the slots: few calls, little memory
 ALL = slice(None)
 
@@ -44,6 +47,7 @@ class Decoder:
     the work done: "prefill_tokens" and "step_tokens" (places of the batch, padding included),
     "idle_tokens" (those of steps whose sample had ended), "forward_calls" and, of these, the steps
     by engine: "steps_by_c", "steps_by_graph", "steps_by_torch".
+    `watch`, if given, is told of image codes as they are drawn.
     """
 
     model: Transformer
@@ -52,6 +56,7 @@ class Decoder:
     slots: int | None = None
     counters: dict[str, int] | None = None
     engine: str = "auto"
+    watch: Watcher | None = None
 
     def __post_init__(self):
         check(self.slots is None or self.slots >= 1, "slots", "be at least 1", self.slots)

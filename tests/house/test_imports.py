@@ -42,10 +42,11 @@ ARROWS = {  # folder of cm3leon -> what it may import besides itself and the sin
     | {"interop", "loading"},
     "evaluation.measures": set(),
     "reports": {"evaluation.statistics", "evaluation.measures"},
+    "serve": {"decoding", "pipeline"},
     "__main__": {"cli"},
     "cli": BELOW
     | {"data", "decoding", "engine", "interop", "loading", "pipeline", "retrieval", "training"}
-    | {"world", "clip", "rerank", "tasks", "reports"}
+    | {"world", "clip", "rerank", "tasks", "reports", "serve"}
     | {"evaluation.score", "evaluation.pictures"},
 }
 BETWEEN = {  # package -> what it may import besides itself

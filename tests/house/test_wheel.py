@@ -73,7 +73,15 @@ def test_what_a_wheel_holds(wheel):
     assert {name.partition("/")[0] for name in names} == {"cm3leon", f"{wheel.name[:13]}.dist-info"}
     sources = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "*.c", "*.json", "templates/*", "text/*.md", "py.typed")
+        for pattern in (
+            "*.py",
+            "*.c",
+            "*.json",
+            "templates/*",
+            "*.html",
+            "text/*.md",
+            "py.typed",
+        )
         for path in (ROOT / "cm3leon").rglob(pattern)
     }
     assert sources <= names
