@@ -25,8 +25,8 @@ from typing import Literal
 
 from benchmarks.ablate_pretraining import Subject
 from benchmarks.harness import core
-from benchmarks.harness.locks import held, holder
 from cm3leon.cli.main import parse
+from cm3leon.data.locks import held, holder
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import HIGHER, LOWER, NONE, Measure
 from cm3leon.evaluation.statistics.paired import LEVEL

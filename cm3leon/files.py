@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Collection, Iterator
@@ -81,7 +82,8 @@ def write_new(path: str | Path, data: bytes | str) -> bool:
     Of several processes that want one path exactly one gets it. Raises UserError as `write_atomic`.
     """
     path = Path(path)
-    temporary = write_atomic(path.with_name(f".{path.name}.{os.getpid()}.new"), data)
+    mine = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = write_atomic(path.with_name(f".{path.name}.{mine}.new"), data)
     try:
         os.link(temporary, path)  # other than a rename it never replaces
     except FileExistsError:

@@ -223,7 +223,7 @@ class Encode:
     A source is a folder of pictures with a .txt beside each, one caption a line, a root of MS-COCO
     (root:split where it has several), a .tar of webdataset's layout or a folder of them, or
     scenes:DIALECT/SPLIT:START:COUNT. Given again it makes anew what was damaged, and the shards
-    whose source changed.
+    whose source changed. Given several times at once, on any machines, they share the shards.
 
     With a task (or a .jsonl file of records, docs/records.md) it encodes records for tuning
     instead: from VQAv2, OKVQA, VizWiz, ScienceQA, InstructPix2Pix, MagicBrush, MS-COCO's boxes,

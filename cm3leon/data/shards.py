@@ -4,6 +4,10 @@ Each shard is finished by a marker file, written last, which also tells what cou
 kill loses at most one shard, and a finished folder is opened at once. The marker names the digests
 of the shard's arrays and of all that it was read from: a shard that is damaged, or whose source
 changed, is made anew.
+
+Any number of processes, on one machine or on many that see the folder, make the shards of one job
+together: each takes the next that nobody makes, under a lock (`locks`), and that of one who died is
+made by another. The bytes do not depend on who made them.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,9 +26,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cm3leon.checkpoint import module_digest
+from cm3leon.data import locks
 from cm3leon.data.sources import Skipped, Source, content
 from cm3leon.errors import UserError
-from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.files import sha256_bytes, write_atomic, write_new
 from cm3leon.identity import check_file, joined, read_sealed, same_stamp, seal, unseal
 from cm3leon.progress import alive, progress
 
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
     from cm3leon.tokenizers.vq import VQ
 
 ABOUT = "cache.json"
+LOCKS = ".locks"  # of the folder; gone when nobody works in it
+LAG_S = 90.0  # for which a file of another machine may show late
 
 
 class Made(NamedTuple):
@@ -56,24 +65,50 @@ def build(
 
     `make(number, advance)` makes one and calls `advance(n)` for n parts read. Continues an
     unfinished folder, makes anew, and says so on stderr, the shards that are damaged or whose
-    source changed. Waits while another process works in the folder. Raises UserError for a folder
-    of another identity, for ids that repeat, for a full disk and when nothing at all could be read;
-    the folder is free again then, unless a shard of it is whole.
+    source changed. Other processes may do the same meanwhile: all return when all shards are made.
+    Raises UserError for a folder of another identity, for ids that repeat, for a full disk and when
+    nothing at all could be read; the folder is free again then, unless a shard of it is whole or
+    somebody else works in it.
     """
-    with _alone(folder):
+    with _entered(folder) as alone:
         claimed = _claim(folder, about)
-        with _freed(folder, about):
-            todo = [number for number in range(source.shards) if _wanted(folder, source, number)]
+        with _freed(folder, about, alone):
+            numbers = range(source.shards)
+            todo = {n: _said(folder, n) for n in numbers if _wanted(folder, source, n)}
             if todo and claimed["source"]["sha256"]:
                 write_atomic(folder / ABOUT, seal(about))  # unfinished again
             total = source.about.get("count")  # unknown of tars
             done = (source.shards - len(todo)) * source.about["shard"] if total else 0
             name = f"encode {source.about['kind']}"
             with progress(total, name, done, unit) as bar, alive(name):
-                for number in todo:
-                    stamp = source.stamp(number)
-                    _write_shard(folder, number, make(number, bar.update), stamp)
-            _finish(folder, about)
+                others = _share(source, folder, todo, make, bar.update)
+                _finish_once(folder, about, others)
+        locks.tidy(folder / LOCKS)
+
+
+def _share(
+    source: Source,
+    folder: Path,
+    todo: dict[int, bytes | None],
+    make: Callable[[int, Callable[[int], object]], Made],
+    advance: Callable[[int], object],
+) -> set[int]:
+    """Make shards beside other processes, and return which of them those made.
+
+    `todo` says of each what its marker is now; where that is another, somebody made it.
+    """
+
+    def made(number: int) -> bool:
+        return _said(folder, number) != todo[number]
+
+    def one(number: int) -> Callable[[], None]:
+        stamp = source.stamp(number)
+        return partial(_write_shard, folder, number, make(number, advance), stamp)
+
+    others = locks.share(todo, partial(_lock, folder), made, one)
+    if source.about.get("count"):
+        advance(len(others) * source.about["shard"])
+    return others
 
 
 def about(source: Source, vq: VQ, tokenizer: TextTokenizer, format: int | str) -> dict:
@@ -156,6 +191,18 @@ def _checked(folder: Path, number: int) -> dict:
     return done
 
 
+def _said(folder: Path, number: int) -> bytes | None:
+    """What a shard's marker says, None where there is none (or it cannot be read: made anew)."""
+    try:
+        return _marker(folder, number).read_bytes()
+    except OSError:
+        return None
+
+
+def _lock(folder: Path, number: int) -> Path:
+    return folder / LOCKS / f"shard-{number:05d}.lock"
+
+
 def _array(folder: Path, part: str, number: int) -> Path:
     return folder / f"{part}-{number:05d}.npy"
 
@@ -207,8 +254,7 @@ def _write_shard(folder: Path, number: int, made: Made, stamp: str) -> None:
 def _claim(folder: Path, about: dict) -> dict:
     """Write the identity into a new folder, or compare it with the one that is there."""
     path = folder / ABOUT
-    if not path.exists():
-        write_atomic(path, seal(about))
+    if not path.exists() and write_new(path, seal(about)):
         return about
     stored = _stored(folder, about["format"])
     for key, value in about.items():
@@ -223,9 +269,35 @@ def _claim(folder: Path, about: dict) -> dict:
     return stored
 
 
-def _finish(folder: Path, about: dict) -> None:
-    """Write what was made into the identity; UserError where nothing was, or ids repeat."""
-    shards = [_checked(folder, number) for number in range(about["shards"])]
+def _finish_once(folder: Path, about: dict, others: Collection[int]) -> None:
+    """`_finish` by one of the processes; who made all by itself looks at all."""
+    while True:
+        with locks.held(folder / LOCKS / "finish.lock") as lock:
+            if lock is not None:
+                if not others or _stored(folder, about["format"])["source"]["sha256"] is None:
+                    _finish(folder, about, others)
+                return
+        time.sleep(locks.LOOK_S)
+
+
+def _seen(folder: Path, number: int, patience_s: float) -> dict:
+    """As `_checked`; a file of another machine may show late."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            return _checked(folder, number)
+        except UserError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(locks.LOOK_S)
+
+
+def _finish(folder: Path, about: dict, others: Collection[int]) -> None:
+    """Write what was made, some by others, into the identity; UserError where nothing was, or ids
+    repeat.
+    """
+    numbers = range(about["shards"])
+    shards = [_seen(folder, number, LAG_S if number in others else 0.0) for number in numbers]
     ids = [name for done in shards for name in done["ids"]]
     if not ids:
         skipped = skipped_of(shards)
@@ -243,13 +315,16 @@ def _finish(folder: Path, about: dict) -> None:
 
 
 @contextlib.contextmanager
-def _freed(folder: Path, about: dict) -> Iterator[None]:
-    """A `with` block whose refusal gives the folder back, as long as no shard is whole."""
+def _freed(folder: Path, about: dict, alone: Callable[[], bool]) -> Iterator[None]:
+    """A `with` block whose refusal gives the folder back, as long as no shard is whole and nobody
+    else works in it.
+    """
     try:
         yield
     except UserError:
         numbers = range(about["shards"])
-        if not any(_marker(folder, number).exists() for number in numbers):
+        if alone() and not any(_marker(folder, number).exists() for number in numbers):
+            locks.tidy(folder / LOCKS)
             for number in numbers:
                 for path in folder.glob(_array(Path(), "*", number).name):
                     path.unlink(missing_ok=True)
@@ -260,12 +335,14 @@ def _freed(folder: Path, about: dict) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A `with` block in which no other process encodes into a folder; made if it is not there."""
+def _entered(folder: Path) -> Iterator[Callable[[], bool]]:
+    """A `with` block of a process that encodes into a folder, made if it is not there; yields what
+    tells whether it is the only one, and from then on keeps others out.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows
-        yield
+        yield lambda: True
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -273,14 +350,18 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror
         raise UserError(f"cannot write {folder}: {reason}; choose another folder") from None
-    try:
+
+    def locked(how: int) -> bool:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how)
         except BlockingIOError:
-            print(f"another process encodes into {folder}; waiting for it", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            return False
         except OSError:  # a file system without locks
             pass
-        yield
+        return True
+
+    try:
+        locked(fcntl.LOCK_SH)
+        yield lambda: locked(fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(handle)

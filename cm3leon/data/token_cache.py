@@ -146,7 +146,7 @@ def encode(
     Continues an unfinished cache, makes anew, and says so on stderr, the shards that are damaged or
     whose source changed; returns a finished one at once. `workers` processes read and crop ahead
     (0: this one; with more, the calling script must guard its main part by
-    `if __name__ == "__main__"`). Waits while another process encodes into the folder. Raises
+    `if __name__ == "__main__"`). Processes that do the same share the shards. Raises
     UserError for a folder that holds another cache, for ids beyond uint16 or that repeat, for a
     full disk, when a reading process dies and when nothing at all could be read.
     """

@@ -10,7 +10,7 @@ from benchmarks import scaling as bench
 from benchmarks.ablations import scaling_plan, scaling_runs
 from benchmarks.ablations.scaling_points import Points
 from benchmarks.harness import core
-from benchmarks.harness.locks import held
+from cm3leon.data.locks import held
 from cm3leon.errors import UserError
 from cm3leon.reports.benches.scaling import points_of, scaling_plots, scaling_tables
 from tests.baselines.test_recipes import home, small  # noqa: F401 (fixtures)

@@ -1,6 +1,7 @@
 """Of several workers one holds a lock; that of a dead process is taken over, once."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from benchmarks.harness import locks
+from cm3leon.data import locks
 
 
 def test_one_holds_and_lets_go(tmp_path):
@@ -35,7 +36,7 @@ def test_of_many_at_once_one_gets_it(tmp_path, stale):
         come.wait()
         with locks.held(path) as ours:
             go.wait()
-            return ours
+            return ours is not None
 
     with ThreadPoolExecutor(count) as pool:
         assert sum(pool.map(work, range(count))) == 1
@@ -75,3 +76,57 @@ def test_what_cannot_be_read_is_held(tmp_path):
     with locks.held(path) as ours:
         assert not ours and locks.holder(path) == "nobody that can be read"
     assert path.exists()
+
+
+def test_one_that_another_took_over_is_left_to_it(tmp_path):
+    path = tmp_path / "a.lock"
+    with locks.held(path) as ours:
+        assert ours.kept()
+        left(path, machine="another")
+        assert not ours.kept()
+    assert locks.holder(path).endswith("of another")
+
+
+def test_another_machine_s_is_taken_over_when_it_gives_no_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE_S", 0.01)
+    now = 1000.0
+    monkeypatch.setattr(locks.time, "monotonic", lambda: now)
+    path = tmp_path / "a.lock"
+    left(path, machine="another")
+
+    def taken() -> bool:
+        with locks.held(path) as ours:
+            return ours is not None
+
+    assert not taken()
+    now += locks.SILENT_S - 1
+    assert not taken()
+    os.utime(path, (5, 5))  # a sign of life, by whatever clock
+    now += 2
+    assert not taken()
+    now += locks.SILENT_S + 1
+    assert taken() and not path.exists()
+
+
+def test_a_zombie_holds_nothing(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    began = locks.began(child.pid)
+    while locks.began(child.pid):  # until it has ended; it is not waited for
+        pass
+    path = tmp_path / "a.lock"
+    path.write_text(json.dumps(json.loads(locks._me()) | {"process": child.pid, "began": began}))
+    with locks.held(path) as ours:
+        assert ours
+    child.wait()
+
+
+def test_the_folder_goes_when_nothing_is_held(tmp_path):
+    folder = tmp_path / "locks"
+    left_one = folder / "a.lock"
+    folder.mkdir()
+    left(left_one)
+    with locks.held(left_one), locks.held(folder / "b.lock"):
+        locks.tidy(folder)
+        assert left_one.exists()
+    locks.tidy(folder)
+    assert not folder.exists()
