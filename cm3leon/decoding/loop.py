@@ -35,6 +35,7 @@ from cm3leon.sequence.documents import Vocabulary
 # codes, int64 [R]. What it raises ends the drawing.
 Watcher = Callable[[np.ndarray | slice, np.ndarray | int, Tensor], None]
 AHEAD = 4  # waiting prompts are read by this part of the slots: few calls, little memory
+SHARED = 0.9  # what prompts begin with is read apart where at most this part of the tokens is left
 ALL = slice(None)
 
 
@@ -293,15 +294,18 @@ class Rows:
         """
         rows = [self._row(stream, sample) for stream in range(self.streams) for sample in samples_A]
         firsts, which_R = unique(rows)
+        alone = len(firsts) == len(rows) * self.width
+        if not alone:  # they are copied anyway: next to rows as long as they are, less is padding
+            firsts, which_R = by_length(rows, firsts, which_R)
         whole = [rows[at][:, :-1] for at in firsts]
         cuts = self._cuts(rows, len(samples_A))
         heads = [row[:, : cuts[at]] for row, at in zip(whole, firsts, strict=True)]
         tails = [row[:, cuts[at] :] for row, at in zip(whole, firsts, strict=True)]
         longest = max(row.shape[1] for row in whole)
-        alone = len(firsts) == len(rows) * self.width
         cache = self.model.cache(len(firsts), capacity if capacity and alone else longest)
-        if cuts.all():
-            few, which_P = unique(heads)
+        few, which_P = unique(heads)
+        read = sum(heads[at].shape[1] for at in few) + sum(row.shape[1] for row in tails)
+        if cuts.all() and read < SHARED * sum(row.shape[1] for row in whole):
             shared = self.model.cache(len(few), max(heads[at].shape[1] for at in few))
             self._into(shared, self.model.prefill, [heads[at] for at in few])
             cache.copy(shared, self._tensor(np.array(which_P)))
@@ -370,6 +374,14 @@ def common_start(rows: Sequence[np.ndarray]) -> int:
     equal = [(first == np.atleast_2d(row)[:, :most]).all(0) for row in rows[1:]]
     differ = np.flatnonzero(~np.logical_and.reduce(equal)) if equal else ()
     return int(differ[0]) if len(differ) else most
+
+
+def by_length(
+    rows: Sequence[np.ndarray], firsts: Sequence[int], which: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """What `unique` found, the shortest of the different rows first."""
+    order = np.argsort([rows[at].shape[-1] for at in firsts], kind="stable")
+    return np.array(firsts)[order].tolist(), np.argsort(order)[np.array(which)].tolist()
 
 
 def unique(rows: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:

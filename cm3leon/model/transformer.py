@@ -11,7 +11,7 @@ Axes: B batch rows, T tokens, D width, H heads, K head size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -273,17 +273,18 @@ class Transformer(nn.Module):
                 f"prompts of {ids_BT.shape[0]} rows and {longest} tokens do not fit a cache of "
                 f"{cache.batch} rows and {cache.capacity} tokens"
             )
+        parts = pieces(lengths_B.tolist(), PROMPT_TOKENS_AT_ONCE)
         lengths_B = lengths_B.to(ids_BT.device)
         places_BT = self._places(positions_BT, torch.zeros_like(lengths_B), longest)
         states = [
             self._read(
-                ids_BT[rows, :longest],
+                ids_BT[rows, :most],
                 lengths_B[rows],
-                places_BT[rows],
+                places_BT[rows, :most],
                 cache,
                 partial(cache.fill, rows=rows),
             )
-            for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest))
+            for rows, most in parts
         ]
         cache.start(lengths_B, longest, even=shortest == longest)
         cache.go_on(behind(places_BT, lengths_B))
@@ -306,6 +307,7 @@ class Transformer(nn.Module):
         self._check(ids_BT)
         self._check_positions(positions_BT, ids_BT)
         _, longest = check_lengths(lengths_B, ids_BT)
+        parts = pieces(lengths_B.tolist(), PROMPT_TOKENS_AT_ONCE)
         lengths_B = lengths_B.to(ids_BT.device)
         after_B = cache.lengths_B + lengths_B
         least, most = torch.stack(after_B.aminmax()).tolist()
@@ -315,10 +317,10 @@ class Transformer(nn.Module):
                 f"{cache.batch} rows and {cache.capacity} tokens"
             )
         places_BT, states = self._places(positions_BT, cache.lengths_B, longest), []
-        for rows in pieces(len(ids_BT), max(1, PROMPT_TOKENS_AT_ONCE // longest)):
+        for rows, longest in parts:
             starts_B = cache.lengths_B[rows]
             put = partial(cache.append, rows=rows, starts_B=starts_B, lengths_B=lengths_B[rows])
-            read = (ids_BT[rows, :longest], lengths_B[rows], places_BT[rows], cache, put)
+            read = (ids_BT[rows, :longest], lengths_B[rows], places_BT[rows, :longest], cache, put)
             states.append(self._read(*read))
         cache.start(after_B, most, even=least == most)
         cache.go_on(behind(places_BT, lengths_B))
@@ -447,9 +449,20 @@ def _newest(cache: Cache, layer: int, qkv_BM: Tensor, heads: int) -> Tensor:
     return cache.extend(layer, qkv_BM)
 
 
-def pieces(count: int, size: int) -> list[slice]:
-    """Slices of at most `size` that cover range(count) in order."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def pieces(lengths: Sequence[int], most: int) -> list[tuple[slice, int]]:
+    """Rows of these lengths in order as slices, and the longest of each: with its padding a slice
+    has at most `most` tokens, or is one row.
+    """
+    found: list[tuple[slice, int]] = []
+    for row, length in enumerate(lengths):
+        if found:
+            last, longest = found[-1]
+            longest = max(longest, length)
+            if longest * (row + 1 - last.start) <= most:
+                found[-1] = slice(last.start, row + 1), longest
+                continue
+        found.append((slice(row, row + 1), length))
+    return found
 
 
 def check_range(name: str, values: Tensor, size: int) -> None:

@@ -10,11 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.images import generate_images
-from cm3leon.decoding.loop import Decoder, common_start, pad, unique
+from cm3leon.decoding.loop import Decoder, by_length, common_start, pad, unique
 from cm3leon.decoding.sampling import contrast, draw, guide, restrict, temperature, top_p
 from cm3leon.errors import UserError
 from cm3leon.model.transformer import Transformer
@@ -217,6 +219,15 @@ def test_common_starts():
     assert common_start([np.array([1, 2, 3])]) == 2
     assert common_start([np.array([1]), np.array([1, 2])]) == 0
     assert unique([rows[0], rows[1], rows[0], rows[1]]) == ([0, 1], [0, 1, 0, 1])
+
+
+@given(st.lists(st.sampled_from(["", "a", "b", "aa", "ab", "bbb"]), min_size=1, max_size=9))
+def test_different_rows_by_their_length(words):
+    rows = [np.array([ord(letter) for letter in word], np.int64) for word in words]
+    firsts, which = by_length(rows, *unique(rows))
+    assert [words[firsts[at]] for at in which] == words
+    assert [len(words[at]) for at in firsts] == sorted(len(words[at]) for at in firsts)
+    assert len(firsts) == len(set(words))
 
 
 def call(model, prompts=PROMPTS[:2], free=FREE[:2], noise=UNIFORMS[:2], vocabulary=VOCABULARY):

@@ -181,6 +181,20 @@ def test_cache_equals_full_forward(rows, lengths, at_once, tied, monkeypatch):
         model.step(ids[:, 0], cache)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100))
+def test_prompts_are_read_in_pieces_with_little_padding(lengths, most):
+    found = transformer.pieces(lengths, most)
+    assert [row for rows, _ in found for row in range(rows.start, rows.stop)] == [
+        *range(len(lengths))
+    ]
+    for (rows, longest), (following, _) in zip(found, [*found[1:], (None, 0)], strict=True):
+        count = rows.stop - rows.start
+        assert longest == max(lengths[rows])
+        assert count == 1 or count * longest <= most
+        if following:
+            assert (count + 1) * max(longest, lengths[following.start]) > most
+
+
 def test_cache_in_bfloat16(model):
     half = randomise(Transformer(TINY)).bfloat16()
     ids, lengths = random_ids(2, 8), torch.tensor([4, 6])
