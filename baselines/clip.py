@@ -27,7 +27,7 @@ from cm3leon.config import TrainConfig, to_dict
 from cm3leon.files import write_atomic
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import to_unit
-from cm3leon.training.loop import train
+from cm3leon.training.loop import Problem, train
 from cm3leon.training.trainer import device_name
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN, scene
 
@@ -192,13 +192,10 @@ def train_stage(
     def frozen(module: ClipTraining) -> Clip:
         return Clip(module.model, words, lambda image: to_unit(image[None])[0], "training")
 
-    done = train(
-        training,
+    problem = Problem(
         lambda module, batch, step: module(*batch),
         lambda step: pairs(step, config.batch, words),
-        config,
-        run,
         evaluate=lambda module: held_out_recall(frozen(module)),
         about=about,
     )
-    return done["seconds"]
+    return train(training, problem, config, run)["seconds"]

@@ -19,7 +19,7 @@ from cm3leon.checkpoint import save
 from cm3leon.config import TrainConfig, to_dict
 from cm3leon.evaluation.features.scenes import ARCHITECTURE, FeatureNetwork
 from cm3leon.files import write_atomic
-from cm3leon.training.loop import train
+from cm3leon.training.loop import Problem, train
 from cm3leon.training.trainer import device_name
 from cm3leon.world.scenes import scene
 from cm3leon.world.sprites import CELLS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES
@@ -95,15 +95,13 @@ def train_features(run: Path, folder: Path, device: str, config: TrainConfig = T
     """Train the feature network in `run` and save it to `folder`."""
     with seeds.torch_default(config.seed, "features"):
         network = FeatureNetwork().to(device)
-    done = train(
-        network,
+    problem = Problem(
         _loss,
         lambda step: batch_of("train", (step - 1) * config.batch, config.batch),
-        config,
-        run,
         evaluate=_evaluate,
         about={"features": ARCHITECTURE},
     )
+    done = train(network, problem, config, run)
     extra = {
         "recipe": to_dict(config),
         "seconds": round(done["seconds"]),

@@ -26,7 +26,7 @@ from cm3leon.retrieval.neighbours import Neighbours
 from cm3leon.retrieval.packed import BANK, pack
 from cm3leon.retrieval.training_bank import Place, TrainingBank
 from cm3leon.training.loop import steps_for_tokens
-from cm3leon.training.pairs import Joined
+from cm3leon.training.pairs import Joined, Queries
 from cm3leon.training.pretraining import HeldOut, found_in, pair_source
 from cm3leon.training.recipe import fitted
 from cm3leon.training.schedule import find_state
@@ -104,10 +104,11 @@ class Shop:
 
     def source(self, recipe: Recipe) -> Source:
         """What the training of a recipe reads; held out are scenes of `val` and tail entities."""
-        queries = Joined([self.part(part) for part in recipe.queries])
+        cache = Joined([self.part(part) for part in recipe.queries])
+        queries = Queries(cache, self.neighbours(recipe))
         parts = {"": Part("val", 0, HELD_OUT), "tail_": Part("tail", TAIL_START, HELD_OUT)}
         held = {name: self.held_out(recipe, part) for name, part in parts.items()}
-        return pair_source(recipe, queries, self.neighbours(recipe), held, self.about(recipe))
+        return pair_source(recipe, queries, held, self.about(recipe))
 
     def model(self, recipe: Recipe) -> Transformer:
         """What the training begins with."""
@@ -128,8 +129,8 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
     """Train a recipe in the folder `run`, in stages, and save it to `out`/<name> with its log."""
     shop = Shop(out, run.parent)
     recipe = shop.fit(recipe)
-    model, source = shop.model(recipe), shop.source(recipe)
-    run, done = fit_in_stages(model, source, recipe.train, run, device)
+    model, source = shop.model(recipe).to(device), shop.source(recipe)
+    run, done = fit_in_stages(model, source, recipe.train, run)
     extra = source.about
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
@@ -138,8 +139,8 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
 
 def trained(recipe: Recipe, shop: Shop, run: Path, device: str) -> Transformer:
     """The model of a recipe trained in the folder `run`, all in one."""
-    model = shop.model(recipe)
-    fit(model, shop.source(recipe), recipe.train, run, device)
+    model = shop.model(recipe).to(device)
+    fit(model, shop.source(recipe), recipe.train, run)
     return model
 
 

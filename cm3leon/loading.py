@@ -7,7 +7,7 @@ the checkout (`files.baselines_folder`).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,7 +29,6 @@ from cm3leon.tokenizers.vq import VQ
 
 def load_system(
     name: str | Path,
-    decode: DecodeConfig | None = None,
     batch_size: int = 64,
     device: str = "cpu",
     documents: int | None = None,
@@ -40,13 +39,13 @@ def load_system(
 
     The tokenizers lie in the folder or beside it, in `text/` and `vq/`, and so do CLIP and memory
     bank of a shipped model that was trained with retrieval, in `clip/` and `bank/`; a model of
-    `cm3leon train` names them in its config.json. `decode`: by default as the checkpoint says, else
-    the defaults of DecodeConfig. `documents` is how many to retrieve (default: as the model's
-    recipe says; 0 needs neither CLIP nor bank), `bank` what `cm3leon encode` or `cm3leon index`
-    made, to retrieve from instead. `weights`: the transformer's, in float32, bfloat16 or int8
-    (engine/int8.py); the pictures of two types differ. Raises UserError for an unknown name, a
-    broken checkpoint, other tokenizers than the model was trained with, a bank that has no use, or
-    int8 without torchao.
+    `cm3leon train` names them in its config.json. It draws as the checkpoint says, else by the
+    defaults of DecodeConfig (`System.with_decode` changes that). `documents` is how many to
+    retrieve (default: as the model's recipe says; 0 needs neither CLIP nor bank), `bank` what
+    `cm3leon encode` or `cm3leon index` made, to retrieve from instead. `weights`: the
+    transformer's, in float32, bfloat16 or int8 (engine/int8.py); the pictures of two types differ.
+    Raises UserError for an unknown name, a broken checkpoint, other tokenizers than the model was
+    trained with, a bank that has no use, or int8 without torchao.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
@@ -55,9 +54,9 @@ def load_system(
     home = home_of(folder)
     text, vq = load_tokenizers(home)
     model, extra = load_module(folder, "transformer", ModelConfig, Transformer)
-    digests = {"text": text.digest, "vq": checkpoint.digest(home / "vq")}
-    check_fit(folder, home, model.config, extra, text.size, vq.config, digests)
-    together = " ".join([checkpoint.digest(folder), digests["vq"], digests["text"]])
+    beside = Beside(home, text, vq.config, checkpoint.digest(home / "vq"))
+    check_fit(folder, model.config, extra, beside)
+    together = " ".join([checkpoint.digest(folder), beside.vq_sha256, text.digest])
     if bank is not None and "retrieval" not in extra:
         raise UserError(f"{folder.name} was trained without retrieval; leave --bank {bank} out")
     if bank is not None and documents == 0:
@@ -75,7 +74,7 @@ def load_system(
         text=text,
         model=with_weights(model.to(device), weights),
         vq=vq.to(device),
-        decode=decode or from_dict(DecodeConfig, extra.get("decode", {})),
+        decode=from_dict(DecodeConfig, extra.get("decode", {})),
         retriever=retriever,
         batch_size=batch_size,
         tasks=tuned_on(extra),
@@ -188,27 +187,30 @@ def load_module(folder: Path, kind: str, config_kind, module_kind):
     return module.float().eval().requires_grad_(False), extra
 
 
-def check_fit(
-    folder: Path,
-    home: Path,
-    model: ModelConfig,
-    extra: dict,
-    text_size: int,
-    vq: VQConfig,
-    digests: dict,
-) -> None:
-    """Raise UserError unless the two tokenizers of `home` are those the model was trained with."""
+@dataclass(frozen=True)
+class Beside:
+    """The tokenizers that lie in `text/` and `vq/` of a folder."""
+
+    home: Path
+    text: TextTokenizer
+    vq: VQConfig
+    vq_sha256: str
+
+
+def check_fit(folder: Path, model: ModelConfig, extra: dict, beside: Beside) -> None:
+    """Raise UserError unless the tokenizers beside a model are those it was trained with."""
+    text, vq = beside.text, beside.vq
     trained = {
         "text": (model.vocabulary.text_size, extra.get("text_sha256")),
         "vq": (model.vocabulary.image_size, extra.get("vq_sha256")),
     }
-    found = {"text": (text_size, digests["text"]), "vq": (vq.codebook_size, digests["vq"])}
+    found = {"text": (text.size, text.digest), "vq": (vq.codebook_size, beside.vq_sha256)}
     for part in trained:
         if trained[part] != found[part]:
             (wanted, named), (size, digest) = trained[part], found[part]
             raise UserError(
                 f"{folder} was trained with {wanted} {part} tokens of {str(named)[:12]}, "
-                f"{home / part} has {size} of {digest[:12]}; put the right one there"
+                f"{beside.home / part} has {size} of {digest[:12]}; put the right one there"
             )
     if model.positions != "row" and vq.grid != model.position_grid:
         raise UserError(

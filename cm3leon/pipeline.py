@@ -23,12 +23,12 @@ from cm3leon.config import RetrievalConfig, to_dict
 from cm3leon.data.layouts.boxes import boxes_as_text
 from cm3leon.data.layouts.world import SELECT
 from cm3leon.data.records import EncodedRecord, encode_record
-from cm3leon.decoding.config import DecodeConfig, EditGuidance
-from cm3leon.decoding.image_infill import Hole, fill_holes
+from cm3leon.decoding.config import GREEDY, DecodeConfig
+from cm3leon.decoding.image_infill import FORWARD, Hole, InfillConfig, fill_holes
 from cm3leon.decoding.images import generate_images
 from cm3leon.decoding.loop import Decoder, Watcher
-from cm3leon.decoding.text import BeamConfig
-from cm3leon.decoding.text_infill import GREEDY, MOST, Gaps, fill_gaps, find_gaps
+from cm3leon.decoding.text import GREEDILY, TextDecode
+from cm3leon.decoding.text_infill import MOST, Gaps, fill_gaps, find_gaps
 from cm3leon.engine import rule
 from cm3leon.engine.int8 import kind
 from cm3leon.errors import UserError
@@ -330,36 +330,31 @@ class System:
         self,
         images: np.ndarray,
         seeds: Sequence[int] | None = None,
-        decode: DecodeConfig = GREEDY,
-        beam: BeamConfig | None = None,
+        how: TextDecode = GREEDILY,
         documents: int = 0,
         most: int = MOST,
-        refill: bool = True,
         long: bool = False,
     ) -> list[str]:
         """A caption for each picture of uint8 [B, H, W, 3]: its hidden text filled in (2.2).
 
         `long` has a model that was tuned on it say everything that is there, greedily. Else greedy
-        by default; else drawn by `decode` from each picture's own seed, or by beam search.
-        `documents`: how many of the memory bank, found by the picture, stand before it. `refill`: a
-        caption that ends makes room for the next of more than `batch_size` rows; else they are
-        written batch by batch. The captions are the same.
+        by default; else as `how` says, drawn from each picture's own seed or by beam search.
+        `documents`: how many of the memory bank, found by the picture, stand before it. `most`:
+        tokens of a caption.
         """
         if long:
             return self.write_asked(LONG, [{"image": image} for image in images], seeds, most=most)
         hidden = [((), ())] * len(images)
-        return self._write(hidden, images, seeds, decode, beam, documents, most, refill)
+        return self._write(hidden, images, seeds, how, documents, most)
 
     def infill_text(
         self,
         captions: Sequence[str],
         images: np.ndarray | None = None,
         seeds: Sequence[int] | None = None,
-        decode: DecodeConfig = GREEDY,
-        beam: BeamConfig | None = None,
+        how: TextDecode = GREEDILY,
         documents: int = 0,
         most: int = MOST,
-        refill: bool = True,
     ) -> list[str]:
         """The captions with every `<mask>` filled in, seeing their pictures uint8 [B, H, W, 3].
 
@@ -370,9 +365,9 @@ class System:
         if images is not None and len(images) != len(captions):
             raise UserError(f"{len(captions)} captions need as many pictures, got {len(images)}")
         pieces = [find_gaps(caption, self.text) for caption in captions]
-        return self._write(pieces, images, seeds, decode, beam, documents, most, refill)
+        return self._write(pieces, images, seeds, how, documents, most)
 
-    def _write(self, pieces, images, seeds, decode, beam, documents, most, refill) -> list[str]:
+    def _write(self, pieces, images, seeds, how, documents, most) -> list[str]:
         """Captions of pieces, their gaps filled by `batch_size` rows at once."""
         seeds = [0] * len(pieces) if seeds is None else seeds
         before = self.documents_like(images, documents) if documents else [()] * len(pieces)
@@ -381,15 +376,10 @@ class System:
             Gaps(gaps, None if picture is None else tuple(picture), tuple(found))
             for gaps, picture, found in zip(pieces, codes, before, strict=True)
         ]
-        size = max(1, self.batch_size // (beam.width if beam else 1))
-        decoder = replace(self.decoder(self.batch_size), decode=decode)
-        texts: list[str] = []
-        for at in slices(len(rows), size, refill):
-            part = rows[at]
-            found = fill_gaps(decoder, part, seeds[at], beam, most)
-            filled = zip(part, found, strict=True)
-            texts += [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
-        return texts
+        decoder = replace(self.decoder(self.batch_size), decode=how.decode)
+        found = fill_gaps(decoder, rows, seeds, how.beam, most)
+        filled = zip(rows, found, strict=True)
+        return [self.text.decode(gaps.filled(spans)) for gaps, spans in filled]
 
     def infill_image(
         self,
@@ -397,16 +387,12 @@ class System:
         hidden: np.ndarray,
         captions: Sequence[str | None],
         seeds: Sequence[int],
-        method: str = "forward",
-        edit: EditGuidance | None = None,
-        tries: int = 1,
-        refill: bool = True,
+        how: InfillConfig = FORWARD,
     ) -> torch.Tensor:
         """The pictures' codes int64 [B, N] with the hidden ones, bool [B, N], drawn anew.
 
-        Under `self.decode`, or two weights of `edit`; a caption may be None. Retrieved documents
-        stand before a caption as in `draw`. Methods, tries: `image_infill.fill_holes`; `refill` as
-        in `caption`.
+        Under `self.decode`, or the two weights of `how`; a caption may be None. Retrieved documents
+        stand before a caption as in `draw`.
         """
         found = iter(self.documents([caption for caption in captions if caption is not None]))
         rows = zip(self.encode(images).tolist(), hidden, captions, strict=True)
@@ -415,10 +401,8 @@ class System:
             text_ids = None if caption is None else tuple(self.text.encode(caption))
             before = () if caption is None else tuple(next(found))
             holes.append(Hole(tuple(codes), tuple(np.asarray(gone).tolist()), text_ids, before))
-        options = (method, edit, tries)
-        drawn = []
-        for at in slices(len(holes), max(1, self.batch_size // max(1, tries)), refill):
-            drawn += fill_holes(self.decoder(self.batch_size), holes[at], seeds[at], *options)
+        decoder = self.decoder(self.batch_size)
+        drawn = fill_holes(decoder, holes, seeds, how.method, how.edit, how.tries)
         return torch.as_tensor(np.array(drawn, np.int64).reshape(-1, self.tokens))
 
     def documents_like(self, images: np.ndarray, count: int) -> list[list[Document]]:
@@ -530,9 +514,3 @@ def first_seeds(prompts: Sequence[str], seed: int = 0) -> list[int]:
         found.append(derive(seed, prompt, before.get(prompt, 0)))
         before[prompt] = before.get(prompt, 0) + 1
     return found
-
-
-def slices(count: int, size: int, refill: bool) -> list[slice]:
-    """range(count) in batches of at most `size`; with refill as one, whose rows come and go."""
-    size = max(1, count) if refill else size
-    return [slice(start, start + size) for start in range(0, count, size)]

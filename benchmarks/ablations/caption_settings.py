@@ -16,7 +16,7 @@ import numpy as np
 
 from cm3leon import seeds
 from cm3leon.decoding.config import DecodeConfig
-from cm3leon.decoding.text import BeamConfig
+from cm3leon.decoding.text import BeamConfig, TextDecode
 from cm3leon.evaluation.text.caption_truth import judge_caption
 from cm3leon.evaluation.text.captions import bleu, cider_d, tokens
 from cm3leon.pipeline import System
@@ -37,6 +37,11 @@ class Way:
     family: str
     decode: DecodeConfig
     beam: BeamConfig | None = None
+
+    @property
+    def how(self) -> TextDecode:
+        """As `System.caption` takes it."""
+        return TextDecode(self.decode, self.beam)
 
 
 def ways() -> list[Way]:
@@ -109,7 +114,7 @@ def hide(one: Scene) -> tuple[str, str]:
 
 def captioned(system: System, asked: Shown, way: Way) -> dict[str, np.ndarray]:
     """Measure -> float64 [N] of the captions one way writes."""
-    made = system.caption(asked.images, asked.seeds, way.decode, way.beam)
+    made = system.caption(asked.images, asked.seeds, way.how)
     split = [tokens(caption) for caption in made]
     references = [[tokens(caption) for caption in one.captions] for one in asked.scenes]
     verdicts = [judge_caption(text, one) for text, one in zip(made, asked.scenes, strict=True)]
@@ -124,7 +129,7 @@ def captioned(system: System, asked: Shown, way: Way) -> dict[str, np.ndarray]:
 
 def infilled(system: System, asked: Shown, way: Way) -> dict[str, np.ndarray]:
     """Measure -> float64 [N] of hidden words one way fills in, seeing the picture."""
-    made = system.infill_text(asked.gapped, asked.images, asked.seeds, way.decode, way.beam)
+    made = system.infill_text(asked.gapped, asked.images, asked.seeds, way.how)
     verdicts = [judge_caption(text, one) for text, one in zip(made, asked.scenes, strict=True)]
     wanted = [
         gap.replace("<mask>", words) for gap, words in zip(asked.gapped, asked.hidden, strict=True)

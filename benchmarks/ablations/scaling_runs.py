@@ -51,11 +51,9 @@ class Worker:
     def trained(self, run: Run, budget: float) -> tuple[Trained, dict]:
         """The branch of a budget, and what its training returned; goes on where it stopped."""
         recipe = self.shop.fit(run.recipe(budget))
-        model = self.shop.model(recipe)
+        model = self.shop.model(recipe).to(self.device)
         folder = self.points.folder / "trained" / run.name
-        where, done = fit_in_stages(
-            model, self.source(run, recipe), recipe.train, folder, self.device
-        )
+        where, done = fit_in_stages(model, self.source(run, recipe), recipe.train, folder)
         return Trained(recipe, model.to("cpu"), where), done
 
     def source(self, run: Run, recipe: Recipe) -> Source:

@@ -25,7 +25,7 @@ from benchmarks.harness.core import ROOT
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "COLUMNS": "100"}
 LOADED = (  # what the commands import late
     "cm3leon.cli.main", "cm3leon.data.token_cache", "cm3leon.clip", "cm3leon.training.recipe",
-    "cm3leon.interop.hf_folder", "cm3leon.rerank", "cm3leon.world.coco_export",
+    "cm3leon.interop.hf_folder", "cm3leon.decoding.rerank", "cm3leon.world.coco_export",
     "cm3leon.tokenizers.folder", "benchmarks.fid_coco", "benchmarks.evaluate.scenes_fid",
     "benchmarks.evaluate.pinned", "cm3leon.reports.tables", "cm3leon.reports.benches.splits",
     "cm3leon.reports.compare", "open_clip", "faiss", "matplotlib.pyplot", "pandas",

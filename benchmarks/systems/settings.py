@@ -89,7 +89,7 @@ def best_of(system, samples: int, clip: str):
     if samples == 1:
         return system
     from cm3leon.clip import load_clip
-    from cm3leon.rerank import Reranked
+    from cm3leon.decoding.rerank import Reranked
 
     if current(system, "decode") is None:
         raise UserError(f"--samples does not apply to system {system.name}; leave it out")

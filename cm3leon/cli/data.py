@@ -72,9 +72,9 @@ class Draw:
     def run(self) -> int:
         """Load, draw, write, print the path."""
         from cm3leon.clip import load_clip
+        from cm3leon.decoding.rerank import Reranked
         from cm3leon.images import check_name, write_png
         from cm3leon.loading import load_system
-        from cm3leon.rerank import Reranked
         from cm3leon.seeds import derive
 
         self._check()

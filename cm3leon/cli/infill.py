@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cm3leon.decoding.config import DecodeChanges
+from cm3leon.decoding.config import GREEDY, DecodeChanges
 from cm3leon.errors import UserError, printable
 from cm3leon.files import SHIPPED, TUNED
 from cm3leon.options import Beam, Documents, Engine, Samples, Tokens
+
+if TYPE_CHECKING:
+    from cm3leon.decoding.text import TextDecode
 
 Box = tuple[int, int, int, int]
 
@@ -56,20 +59,14 @@ class Caption:
         """Load, read, print."""
         import numpy as np
 
-        from cm3leon.decoding.text_infill import GREEDY
         from cm3leon.images import crop_square, read_picture
         from cm3leon.loading import load_system
         from cm3leon.seeds import derive
 
         if not self.pictures:
             raise UserError("caption needs at least one picture file")
-        beam = find_beam(self.beam, self.beam_penalty, self.beam_alpha)
-        decode = replace(GREEDY, **self.decode.given)
-        if self.samples > 1 and (beam or decode.temperature == 0):
-            raise UserError(
-                f"--samples {self.samples} would all be the same; give --temperature, no --beam"
-            )
-        if self.long and (beam or self.documents or self.decode.given):
+        how = text_decode(self, self.beam_penalty, self.beam_alpha)
+        if self.long and (how.beam or self.documents or self.decode.given):
             raise UserError("--long is greedy and has no documents; leave other settings out")
         pixels = [read_picture(path) for path in self.pictures]
         system = load_system(
@@ -79,7 +76,7 @@ class Caption:
         images_BHW3 = np.stack([crop_square(one, system.size) for one in pixels])
         seeds = [derive(self.seed, "caption", k) for k in range(self.samples)] * len(pixels)
         captions = system.caption(
-            images_BHW3.repeat(self.samples, 0), seeds, decode, beam, self.documents, self.tokens,
+            images_BHW3.repeat(self.samples, 0), seeds, how, self.documents, self.tokens,
             long=self.long,
         )  # fmt: skip
         for index, caption in enumerate(captions):
@@ -147,17 +144,11 @@ class Infill:
     def _text(self) -> int:
         import numpy as np
 
-        from cm3leon.decoding.text_infill import GREEDY
         from cm3leon.images import crop_square, read_picture
         from cm3leon.loading import load_system
         from cm3leon.seeds import derive
 
-        beam = find_beam(self.beam, "wu", 0.6)
-        decode = replace(GREEDY, **self.decode.given)
-        if self.samples > 1 and (beam or decode.temperature == 0):
-            raise UserError(
-                f"--samples {self.samples} would all be the same; give --temperature, no --beam"
-            )
+        how = text_decode(self)
         pixels = None if self.picture is None else read_picture(self.picture)
         documents = self.documents or 0
         system = load_system(
@@ -168,7 +159,7 @@ class Infill:
             images_BHW3 = np.stack([crop_square(pixels, system.size)] * self.samples)
         seeds = [derive(self.seed, "infill", k) for k in range(self.samples)]
         texts = [self.text] * self.samples
-        options = (seeds, decode, beam, documents)
+        options = (seeds, how, documents)
         print("\n".join(map(one_line, system.infill_text(texts, images_BHW3, *options))))
         return 0
 
@@ -176,7 +167,7 @@ class Infill:
         import numpy as np
 
         from cm3leon.cli.data import check_sheet, tile
-        from cm3leon.decoding.image_infill import hidden_by_box
+        from cm3leon.decoding.image_infill import InfillConfig, hidden_by_box
         from cm3leon.images import check_name, crop_square, read_picture, write_png
         from cm3leon.loading import load_system
         from cm3leon.seeds import derive
@@ -201,9 +192,7 @@ class Infill:
             np.stack([hidden_N] * self.samples),
             [self.caption] * self.samples,
             [derive(self.seed, "infill", k) for k in range(self.samples)],
-            self.method,
-            edit,
-            self.tries if self.method == "forward" else 1,
+            InfillConfig(self.method, edit, self.tries if self.method == "forward" else 1),
         )
         images_BHW3 = system.decode_codes(codes_BN)
         if self.keep_pixels:
@@ -230,11 +219,17 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def find_beam(width: int | None, penalty: str, alpha: float):
-    """The beam search of the options, None where none is asked for."""
-    from cm3leon.decoding.text import BeamConfig
+def text_decode(asked: Caption | Infill, penalty: str = "wu", alpha: float = 0.6) -> TextDecode:
+    """How the text is chosen that was asked for; UserError where samples could not differ."""
+    from cm3leon.decoding.text import BeamConfig, TextDecode
 
-    return None if width is None else BeamConfig(width, penalty, alpha)
+    beam = None if asked.beam is None else BeamConfig(asked.beam, penalty, alpha)
+    how = TextDecode(replace(GREEDY, **asked.decode.given), beam)
+    if asked.samples > 1 and (beam or how.decode.temperature == 0):
+        raise UserError(
+            f"--samples {asked.samples} would all be the same; give --temperature, no --beam"
+        )
+    return how
 
 
 def box_in_crop(box: Box, shape: tuple[int, int], size: int) -> Box:

@@ -14,8 +14,8 @@ from cm3leon.errors import UserError
 from cm3leon.options import Batch, Count, Positive, Threads, Whole
 
 if TYPE_CHECKING:
+    from cm3leon.data.mixture import Mixture
     from cm3leon.training.estimate import Estimate
-    from cm3leon.training.mixture import Mixture
     from cm3leon.training.parallel import Alone
     from cm3leon.training.tuning import DataSet, Records, TuneRecipe
 

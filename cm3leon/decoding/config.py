@@ -84,6 +84,9 @@ class DecodeConfig:
         return {"temperature": self.temperature} | found
 
 
+GREEDY = DecodeConfig(guidance=1.0, temperature=0.0)  # of text, where nothing else is said
+
+
 @dataclass(frozen=True)
 class EditGuidance:
     """Three streams and two weights instead of `decode.guidance` (`sampling.guide_edit`).

@@ -148,6 +148,20 @@ class Hole:
         return np.concatenate([prompt, [vocabulary.eom, vocabulary.mask(1)]]), 1
 
 
+@dataclass(frozen=True)
+class InfillConfig:
+    """How hidden codes are drawn: one of METHODS, under `edit`'s two weights if given, the best of
+    so many `tries`; `fill_holes` tells of them.
+    """
+
+    method: str = "forward"
+    edit: EditGuidance | None = None
+    tries: int = 1
+
+
+FORWARD = InfillConfig()
+
+
 def fill_holes(
     decoder: Decoder,
     holes: Sequence[Hole],

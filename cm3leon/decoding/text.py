@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import check
+from cm3leon.decoding.config import GREEDY, DecodeConfig
 from cm3leon.decoding.loop import Decoder, Rows, Written, generate
 from cm3leon.decoding.sampling import mix
 from cm3leon.errors import UserError
@@ -71,6 +72,19 @@ class BeamConfig:
         if self.penalty == "mean":
             return found.mean
         return found.score / ((5 + found.tokens) / 6) ** self.alpha
+
+
+@dataclass(frozen=True)
+class TextDecode:
+    """How text is chosen: greedily, drawn under other settings, or by a beam search, whose streams
+    `decode` combines.
+    """
+
+    decode: DecodeConfig = GREEDY
+    beam: BeamConfig | None = None
+
+
+GREEDILY = TextDecode()
 
 
 def continue_text(

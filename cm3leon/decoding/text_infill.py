@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cm3leon.config import check
-from cm3leon.decoding.config import DecodeConfig
 from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.text import BeamConfig, Continuation, beam_text, continue_text
 from cm3leon.errors import UserError
@@ -32,7 +31,6 @@ from cm3leon.sequence.masking import Span, rotate
 from cm3leon.tokenizers.text import TextTokenizer
 
 MASK = "<mask>"  # how a gap is written in a caption
-GREEDY = DecodeConfig(guidance=1.0, temperature=0.0)  # of text, where nothing else is said
 MOST = 64  # tokens of a span of text, where nothing else is said
 STAND_IN = (0,)  # stands for what is hidden until it is cut away: its content does not matter
 

@@ -60,7 +60,7 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     Raises UserError when `out` exists, when the model is broken or its tokenizers are others than
     it was trained with, and when the disk is full; nothing is left behind then.
     """
-    from cm3leon.loading import check_fit, find_model, home_of
+    from cm3leon.loading import Beside, check_fit, find_model, home_of
     from cm3leon.tokenizers.text import TextTokenizer
 
     source, out = find_model(name), Path(out)
@@ -69,9 +69,8 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     text_file, vq = home / "text" / "tokenizer.json", home / "vq"
     text, about = TextTokenizer.load(text_file), checkpoint.read_about(vq)
     model, extra = mapped_model(source)
-    digests = {"text": text.digest, "vq": checkpoint.digest(vq)}
     vq_config = from_dict(VQConfig, about["config"])
-    check_fit(source, home, model.config, extra, text.size, vq_config, digests)
+    check_fit(source, model.config, extra, Beside(home, text, vq_config, checkpoint.digest(vq)))
     parts = carried(home, extra)
     config = to_opt_config(model.config)
     config[OURS] |= {"name": source.name, "sha256": checkpoint.digest(source), "extra": extra}
@@ -127,7 +126,7 @@ def import_hf(
     are damaged or weights that are not finite, when the tokenizers are not those of the model, and
     for any network that is not ours.
     """
-    from cm3leon.loading import check_fit
+    from cm3leon.loading import Beside, check_fit
     from cm3leon.tokenizers.folder import load_tokenizer
     from cm3leon.tokenizers.text import TextTokenizer
 
@@ -147,7 +146,7 @@ def import_hf(
     text, vq = TextTokenizer.load(home / "text"), load_tokenizer(home / "vq")
     digests = {"text": text.digest, "vq": vq.sha256}
     extra = {f"{part}_sha256": digests[part] for part in digests} | extra
-    check_fit(source, home, config, extra, text.size, vq.config, digests)
+    check_fit(source, config, extra, Beside(home, text, vq.config, vq.sha256))
     parts = {part: home for part in ("text", "vq") if home != out.parent}
     if "retrieval" in extra and "bank" not in extra:
         if all((source / part).is_dir() for part in PARTS):

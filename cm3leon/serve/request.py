@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cm3leon.config import RetrievalConfig
-from cm3leon.decoding.image_infill import hidden_by_box
+from cm3leon.decoding.image_infill import InfillConfig, hidden_by_box
 from cm3leon.errors import UserError
 from cm3leon.images import crop_square, decode_picture, png_bytes
 from cm3leon.options import Documents, Range, check_options
@@ -141,7 +141,7 @@ class InfillRequest:
         hidden = hidden_by_box((x0, y0, x1, y1), size, system.vq.config.grid)
         seeds = [derive(self.seed, "infill", 0)]
         codes = system.infill_image(
-            image[None], hidden[None], [self.caption or None], seeds, tries=TRIES
+            image[None], hidden[None], [self.caption or None], seeds, InfillConfig(tries=TRIES)
         )
         options = {"box": self.box} | ({"caption": self.caption} if self.caption else {})
         tell({

@@ -24,7 +24,7 @@ from cm3leon.reports.curves import write_curves
 from cm3leon.tokenizers.pixels import to_unit
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.tokenizers.vq_loss import VQLossConfig, VQTraining, compact_codes, merge_codes
-from cm3leon.training.loop import LOG, train
+from cm3leon.training.loop import LOG, Problem, train
 from cm3leon.training.trainer import device_name
 
 DECODER_FOLDER = "decoder"  # of a run: its last stage
@@ -81,15 +81,13 @@ def train_image_tokenizer(
     """
     config = recipe.train
     training = VQTraining(make_vq(recipe.shape, config.seed), recipe.loss).to(device)
-    done = train(
-        training,
+    problem = Problem(
         lambda module, images, step: module(images, step),
         lambda step: as_tensor(pictures.batch(step, config.batch)),
-        config,
-        run,
         evaluate=lambda module: evaluate(module.vq, pictures.held_out()),
         about={"vq": to_dict(recipe.shape), "loss": to_dict(recipe.loss), **pictures.about},
     )
+    done = train(training, problem, config, run)
     vq = merge(training.vq, pictures, recipe.merge_radius)
     last = train_decoder(vq, recipe, pictures, run / DECODER_FOLDER, device)
     write_curves(run)
@@ -114,15 +112,13 @@ def train_decoder(vq: VQ, recipe: VQRecipe, pictures: Pictures, run: Path, devic
     behind those of the first stages; "step", "seconds" and "loss".
     """
     codes = digest_of(vq.quantize.embedding.weight)
-    return train(
-        VQTraining(vq, recipe.loss).to(device),
+    problem = Problem(
         lambda module, images, _: module(images, recipe.loss.freeze_step),
         lambda step: as_tensor(pictures.last(recipe.train.steps + step, recipe.decoder.batch)),
-        recipe.decoder,
-        run,
         evaluate=lambda module: evaluate(module.vq, pictures.held_out()),
         about={"vq": to_dict(vq.config), "codes_sha256": codes},
     )
+    return train(VQTraining(vq, recipe.loss).to(device), problem, recipe.decoder, run)
 
 
 def make_vq(config: VQConfig, seed: int = 0) -> VQ:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,35 +37,44 @@ Loss = Callable[[nn.Module, object, int], tuple[torch.Tensor, dict]]
 LOG = "log.jsonl"
 
 
-def train(
-    module: nn.Module,
-    loss: Loss,
-    batch: Callable[[int], object],
-    config: TrainConfig,
-    folder: str | Path,
-    *,
-    parts: Callable[[object], Sequence] | None = None,
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    about: Mapping | None = None,
-    flops_per_token: float = 0.0,
-    device_flops: float = 0.0,
-    start: Path | None = None,
-    ranks: Alone = ALONE,
-) -> dict:
-    """Train `module` in place for `config.steps` updates; continues where `folder` stopped.
+@dataclass(frozen=True)
+class Problem:
+    """What a training minimises, and on what.
 
     `loss(module, batch, step)` gives a scalar to minimise and a dict of scalars to log: each is
     averaged over the steps since the last record, except "tokens", which is summed and becomes
     tokens_per_s and "tokens", those of all steps so far. `batch(step)` is a tensor, or a dict,
     tuple or list of tensors, and must depend on nothing but the step. `parts(batch)`, if given,
     cuts a batch into pieces whose losses and scalars are summed: gradient accumulation
-    (`accumulate.py`). `evaluate(module)` gives held-out numbers every `eval_every` steps. `about`
+    (`batches.split`). `evaluate(module)` gives held-out numbers every `eval_every` steps. `about`
     is whatever else names this run (model configuration, digests of the data); a folder begun with
     another one is refused. With `flops_per_token` (forward and backward) and `device_flops` (peak
-    FLOP/s) the log holds the model FLOPs utilisation, `mfu`. `start` is the file of a state, of
-    another folder, that a run begins from (`schedule.decay_from`); its log comes along. `ranks` are
-    the processes of the training (`parallel.py`), of which this is one: `module` and `batch` are
-    what they make of them.
+    FLOP/s) the log holds the model FLOPs utilisation, `mfu`.
+    """
+
+    loss: Loss
+    batch: Callable[[int], object]
+    parts: Callable[[object], Sequence] | None = None
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    about: Mapping = field(default_factory=dict)
+    flops_per_token: float = 0.0
+    device_flops: float = 0.0
+
+
+def train(
+    module: nn.Module,
+    problem: Problem,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    start: Path | None = None,
+    ranks: Alone = ALONE,
+) -> dict:
+    """Train `module` in place for `config.steps` updates; continues where `folder` stopped.
+
+    `start` is the file of a state, of another folder, that a run begins from
+    (`schedule.decay_from`); its log comes along. `ranks` are the processes of the training
+    (`parallel.py`), of which this is one: `module` and the batches are what they make of them.
 
     Returns {"step", "seconds", "loss", "tokens"} at the end. SIGTERM and SIGINT finish the step,
     save and raise SystemExit(128 + signal). Raises UserError for another configuration in
@@ -72,12 +82,13 @@ def train(
     disk.
     """
     folder = Path(folder)
-    identity = _identity(config, about)
+    identity = _identity(config, problem.about)
     ranks.check_same(identity)
     device, optimizer = next(module.parameters()).device, ranks.optimizer(module, config)
     keep_memory(device)
     cast = precision(config, device)
-    mfu = flops_per_token / device_flops if device_flops else 0.0
+    peak = problem.device_flops
+    mfu = problem.flops_per_token / peak if peak else 0.0
     stop = 0
     log_of, bar_of = (_Log(folder / LOG), _Progress(config.steps)) if ranks.first else (SILENT,) * 2
     with _Signals() as signals, log_of as log, bar_of as bar, alive("training"):
@@ -87,17 +98,15 @@ def train(
         bar.start(run.step, source)
         module.train()
         for step in range(run.step + 1, config.steps + 1):
-            inputs = _moved(batch(step), device)
-            pieces = parts(inputs) if parts else [inputs]
-            run.note(step, _update(module, optimizer, loss, pieces, step, config, cast))
+            run.note(step, _update(module, optimizer, problem, step, config, cast))
             stop = ranks.agreed(signals.received)  # read once: it may change at any line below
-            evaluates, logs, saves = _due(step, config, evaluate is not None)
+            evaluates, logs, saves = _due(step, config, problem.evaluate is not None)
             if logs or saves or stop:
                 run.settle()
             if logs:
                 record = run.record(learning_rate(step, config), mfu) | ranks.memory(device)
                 if evaluates:
-                    record |= _held_out(module, evaluate, device, cast)
+                    record |= _held_out(module, problem.evaluate, device, cast)
                     run.window_started = time.monotonic()  # speed means speed of training
                 log.append(record)
                 bar.show(step, record)
@@ -133,19 +142,20 @@ def steps_for_tokens(tokens: float, tokens_per_step: float) -> int:
     return math.ceil(tokens / tokens_per_step)
 
 
-def _identity(config: TrainConfig, about: Mapping | None) -> dict:
+def _identity(config: TrainConfig, about: Mapping) -> dict:
     """What names a run, in JSON's types."""
-    named = {"train": run_settings(config), **(about or {})}
+    named = {"train": run_settings(config), **about}
     return json.loads(json.dumps(named, default=str))
 
 
-def _update(module, optimizer, loss: Loss, pieces, step: int, config: TrainConfig, cast) -> dict:
+def _update(module, optimizer, problem: Problem, step: int, config: TrainConfig, cast) -> dict:
     """One optimiser step on the sum of the pieces' losses; returns scalars still on the device."""
     device, sums = next(module.parameters()).device, {}
+    inputs = _moved(problem.batch(step), device)
     optimizer.zero_grad(set_to_none=True)
-    for piece in pieces:
+    for piece in problem.parts(inputs) if problem.parts else [inputs]:
         with _autocast(device, cast):
-            value, scalars = loss(module, piece, step)
+            value, scalars = problem.loss(module, piece, step)
         value.backward()
         for name, scalar in {"loss": value.detach(), **scalars}.items():
             sums[name] = sums[name] + scalar if name in sums else scalar

@@ -55,24 +55,32 @@ class Joined:
         return self.caches[at], index - (int(self.ends[at - 1]) if at else 0)
 
 
+@dataclass(frozen=True)
+class Queries:
+    """The documents of a cache that are trained on, all or those `among`; with `neighbours`, those
+    of the cache's documents, all samples of a step have the same number of documents before them.
+    """
+
+    cache: TokenCache | Joined
+    neighbours: Neighbours | None = None
+    among: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.cache) if self.among is None else len(self.among)
+
+
 def pair_batches(
-    cache: TokenCache | Joined,
+    queries: Queries,
     vocabulary: Vocabulary,
     objective: ObjectiveConfig,
     batch: int,
     seed: int,
-    *,
     model: ModelConfig | None = None,
-    neighbours: Neighbours | None = None,
-    among: np.ndarray | None = None,
 ) -> Callable[..., dict]:
     """Step (from 1) -> batch, as `batches.collate` makes it for `model`; with a slice as a second
     argument only these of its rows, the same ones, and of the others nothing is read but lengths.
-
-    With `neighbours`, those of the cache's documents, all samples of a step have the same number of
-    documents before them. Only the documents `among` are trained on; left out: all of the cache.
     """
-    size = len(cache) if among is None else len(among)
+    size, cache, neighbours = len(queries), queries.cache, queries.neighbours
 
     @lru_cache(maxsize=2)
     def epoch_of(epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +92,8 @@ def pair_batches(
         order, captions = epoch_of(epoch)
         index, found = int(order[at]), []
         caption = int(captions[index])
-        if among is not None:
-            index = int(among[index])
+        if queries.among is not None:
+            index = int(queries.among[index])
         if documents:
             draws = seeds.generator(seed, "near", epoch, index)
             found = neighbours.draw(index, documents, draws, outline)

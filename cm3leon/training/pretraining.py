@@ -6,7 +6,7 @@ The folder holds the model, its log, its tokenizers (`text/`, `vq/`) and the sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from cm3leon.retrieval.training_bank import Place, TrainingBank, open_documents
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
-from cm3leon.training.pairs import HeldOut, Joined, pair_batches, pair_held_out
+from cm3leon.training.pairs import HeldOut, Queries, pair_batches, pair_held_out
 from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.recipe import Recipe
 from cm3leon.training.roles import role_losses
@@ -32,25 +32,21 @@ RUN = "run"  # of the folder: the state of the training
 
 
 def pair_source(
-    recipe: Recipe,
-    queries: TokenCache | Joined,
-    neighbours: Neighbours | None,
-    held: Mapping[str, HeldOut],
-    about: dict,
-    among: Sequence[int] | None = None,
+    recipe: Recipe, queries: Queries, held: Mapping[str, HeldOut], about: dict
 ) -> Source:
     """What a pretraining reads; `about` names its data. The keys of `held` stand before the names
-    of the losses; the other arguments as in `pair_batches`.
+    of the losses.
     """
     vocabulary, train = Vocabulary.from_config(recipe.model.vocabulary), recipe.train
-    more = {"model": recipe.model, "neighbours": neighbours, "among": among}
-    rows = pair_batches(queries, vocabulary, recipe.objective, train.batch, train.seed, **more)
+    rows = pair_batches(
+        queries, vocabulary, recipe.objective, train.batch, train.seed, recipe.model
+    )
     losses = [
         (name, losses(some, vocabulary, recipe.model))
         for name, some in held.items()
         for losses in (pair_held_out, role_losses)
     ]
-    return Source(rows, losses, recipe.about | about)
+    return Source(rows, losses, recipe.about | about, recipe.accumulate)
 
 
 def found_in(bank: TrainingBank, recipe: Recipe, queries: TokenCache) -> Neighbours:
@@ -139,8 +135,8 @@ class Corpus:
         """What the training reads."""
         near, held_near = self.neighbours(recipe, run, device)
         held = {"": HeldOut(self.held_cache, self.held, held_near, recipe.documents)}
-        among = range(self.trained)
-        return pair_source(recipe, self.cache, near, held, self.about(recipe), among)
+        queries = Queries(self.cache, near, range(self.trained))
+        return pair_source(recipe, queries, held, self.about(recipe))
 
 
 def check_tokenizers(vq: VQ, home: Path) -> None:
@@ -207,8 +203,7 @@ def pretrain(
         source = corpus.source(recipe, run, device)
     model = ranks.transformer(recipe.model, recipe.train, device, draws)
     model.recompute = recipe.recompute
-    more = {"accumulate": recipe.accumulate, "start": start, "ranks": ranks}
-    done = fit(model, source, recipe.train, run, device, **more)
+    done = fit(model, source, recipe.train, run, start=start, ranks=ranks)
     extra = source.about | {"skipped": len(corpus.cache.skipped)} | corpus.drawing(recipe)
     write_model(model, recipe.train, out, done, extra, ranks)
     return done

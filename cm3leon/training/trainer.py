@@ -27,7 +27,7 @@ from cm3leon.reports.curves import write_curves
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.training.batches import split, token_loss
 from cm3leon.training.estimate import peak_flops
-from cm3leon.training.loop import LOG, train
+from cm3leon.training.loop import LOG, Problem, train
 from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.schedule import find_state, keeps_state
 
@@ -45,12 +45,13 @@ class Source:
     nothing else; `rows(step, part)` holds those of its rows that a slice names. `held_out` are
     functions from a model to its numbers, by what stands before their names. `about`, in JSON's
     types, names the data and how rows are made of it, beside the configuration of model and
-    training.
+    training. `accumulate` is the number of pieces that a batch is read in.
     """
 
     rows: Callable[..., dict]
     held_out: Sequence[tuple[str, Callable[[nn.Module], dict]]] = ()
     about: dict = field(default_factory=dict)
+    accumulate: int = 1
 
     def evaluate(self, model: nn.Module) -> dict:
         """All held-out numbers."""
@@ -66,36 +67,31 @@ def fit(
     source: Source,
     config: TrainConfig,
     run: Path,
-    device: str,
     *,
-    accumulate: int = 1,
     start: Path | None = None,
     ranks: Alone = ALONE,
 ) -> dict:
     """Train a model in place, or go on where the folder `run` stopped; as `loop.train`, which see
-    for `start` and for what it raises. `accumulate` is the number of pieces of a batch. `ranks`
-    made the model. Returns what the loop does, and "log", where the log lies.
+    for `start` and for what it raises. `ranks` made the model. Returns what the loop does, and
+    "log", where the log lies.
     """
-    pieces = ranks.pieces(accumulate, config.batch)
-    done = train(
-        model.to(device),
+    pieces = ranks.pieces(source.accumulate, config.batch)
+    device = next(model.parameters()).device
+    problem = Problem(
         token_loss(Vocabulary.from_config(model.config.vocabulary)),
         ranks.dealt(source.rows),
-        config,
-        run,
         parts=partial(split, count=pieces) if pieces > 1 else None,
         evaluate=ranks.measured(source.evaluate),
         about={"model": to_dict(model.config), **source.about},
         flops_per_token=6.0 * parameter_count(model.config),
-        device_flops=ranks.size * peak_flops(device),
-        start=start,
-        ranks=ranks,
+        device_flops=ranks.size * peak_flops(str(device)),
     )
+    done = train(model, problem, config, run, start=start, ranks=ranks)
     return done | {"log": run / LOG}
 
 
 def fit_in_stages(
-    model: Transformer, source: Source, config: TrainConfig, run: Path, device: str
+    model: Transformer, source: Source, config: TrainConfig, run: Path
 ) -> tuple[Path, dict]:
     """As `fit`, but the stable part of a "wsd" schedule stays in `run`, where longer trainings go
     on and shorter ones branch; the decay has a folder below. That folder, and what `fit` returns.
@@ -104,10 +100,10 @@ def fit_in_stages(
     if config.decay:
         stable = replace(config, steps=config.decay_start, decay=0)
         if not keeps_state(run, stable.steps):
-            fit(model, source, stable, run, device)
+            fit(model, source, stable, run)
         start, _ = find_state(run, stable.steps)
         run = run / f"decay-{stable.steps}-{config.decay}"
-    return run, fit(model, source, config, run, device, start=start)
+    return run, fit(model, source, config, run, start=start)
 
 
 def begin_with(model: Transformer, folder: Path, ranks: Alone = ALONE) -> None:

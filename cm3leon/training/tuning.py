@@ -20,6 +20,7 @@ from torch import nn
 from cm3leon import checkpoint, loading, seeds
 from cm3leon.config import ModelConfig, PaperRecipe, RowsConfig, TrainConfig, from_dict, to_dict
 from cm3leon.data import token_cache
+from cm3leon.data.mixture import LEAST, MOST, Mixture
 from cm3leon.data.record_cache import RecordCache
 from cm3leon.data.records import Encoded, EncodedRecord
 from cm3leon.data.shards import ABOUT
@@ -32,7 +33,6 @@ from cm3leon.tasks.rows import row_of, too_long
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
 from cm3leon.training.batches import collate, rows_at_once
-from cm3leon.training.mixture import LEAST, MOST, Mixture
 from cm3leon.training.parallel import ALONE, Alone
 from cm3leon.training.pretraining import HELD_OUT, RUN, check_made_by, last_of
 from cm3leon.training.trainer import Source, begin_with, fit, place_tokenizers, write_model
@@ -79,8 +79,8 @@ class Base:
             raise UserError(f"{folder} holds a {about['kind']!r}; name a transformer to tune")
         config, home = from_dict(ModelConfig, about["config"]), loading.home_of(folder)
         text, vq = loading.load_tokenizers(home)
-        digests = {"text": text.digest, "vq": checkpoint.digest(home / "vq")}
-        loading.check_fit(folder, home, config, about["extra"], text.size, vq.config, digests)
+        beside = loading.Beside(home, text, vq.config, checkpoint.digest(home / "vq"))
+        loading.check_fit(folder, config, about["extra"], beside)
         return cls(folder, config, about["extra"], text, vq)
 
     @property
@@ -179,7 +179,7 @@ class Records:
             return collate(pairs, dict(counts), vocabulary, self.base.config)
 
         held = task_losses(self.held_records(), vocabulary, self.base.config)
-        return Source(batch, [("", held)], self.about(recipe))
+        return Source(batch, [("", held)], self.about(recipe), recipe.accumulate)
 
     def about(self, recipe: TuneRecipe) -> dict:
         """What names the data and how rows are made of it."""
@@ -335,8 +335,7 @@ def tune(
     begin_with(model, base.folder, ranks)
     model.recompute = recipe.recompute
     source = records.source(recipe)
-    more = {"accumulate": recipe.accumulate, "ranks": ranks}
-    done = fit(model, source, recipe.train, run, device, **more)
+    done = fit(model, source, recipe.train, run, ranks=ranks)
     tasks = Counter()
     for one in records.sets:
         tasks.update(one.cache.tasks)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from cm3leon.cli import main as cli
 from cm3leon.cli.infill import box_in_crop, one_line
-from cm3leon.decoding.image_infill import hidden_by_box
-from cm3leon.decoding.text import BeamConfig
-from cm3leon.decoding.text_infill import GREEDY
+from cm3leon.decoding.config import GREEDY
+from cm3leon.decoding.image_infill import InfillConfig, hidden_by_box
+from cm3leon.decoding.text import BeamConfig, TextDecode
 from cm3leon.errors import UserError
 from cm3leon.images import crop_square, write_png
 from cm3leon.loading import load_system
@@ -59,7 +59,8 @@ def test_captions(run, system):
     assert run("caption", "a.png", "b.png")[1] == f"a.png: {one}\nb.png: {two}\n"
     wide = one_line(system.caption(crop_square(WIDE, 32)[None])[0])
     assert run("caption", "w.png")[1] == f"{wide}\n"
-    (beam,) = map(one_line, system.caption(IMAGES[:1], beam=BeamConfig(3, "mean"), most=9))
+    how = TextDecode(beam=BeamConfig(3, "mean"))
+    (beam,) = map(one_line, system.caption(IMAGES[:1], how=how, most=9))
     options = ("--beam", 3, "--beam-penalty", "mean", "--tokens", 9)
     assert run("caption", "a.png", *options)[1] == f"{beam}\n"
 
@@ -71,9 +72,9 @@ def test_the_type_of_the_weights(run, home):
 
 
 def test_sampled_captions(run, system):
-    decode = replace(GREEDY, temperature=0.8, guidance=1.5)
+    how = TextDecode(replace(GREEDY, temperature=0.8, guidance=1.5))
     seeds = [derive(7, "caption", k) for k in range(2)]
-    wanted = list(map(one_line, system.caption(IMAGES[[1, 1]], seeds, decode)))
+    wanted = list(map(one_line, system.caption(IMAGES[[1, 1]], seeds, how)))
     options = ("--temperature", 0.8, "--guidance", 1.5, "--seed", 7, "--samples", 2)
     assert run("caption", "b.png", *options)[1].split("\n") == [*wanted, ""]
     lines = run("caption", "a.png", "b.png", *options)[1].split("\n")
@@ -85,7 +86,7 @@ def test_a_box_is_drawn_anew(run, system, tmp_path):
     assert run("infill", "a.png", *options, "--out", "new.png") == (0, "new.png\n", "")
     hidden = hidden_by_box((3, 8, 20, 17), 32, 4)[None]
     seeds = [derive(4, "infill", 0)]
-    codes = system.infill_image(IMAGES[:1], hidden, ["a star"], seeds, tries=2)
+    codes = system.infill_image(IMAGES[:1], hidden, ["a star"], seeds, InfillConfig(tries=2))
     wanted = system.decode_codes(codes)[0]
     with Image.open(tmp_path / "new.png") as image:
         assert np.array_equal(np.asarray(image), wanted)
@@ -116,7 +117,7 @@ def test_texts(run, system):
     for arguments, images in ((("b.png",), IMAGES[1:]), ((), None)):
         (wanted,) = system.infill_text([text], images)
         assert run("infill", *arguments, "--text", text)[1] == f"{one_line(wanted)}\n"
-    (beam,) = system.infill_text([text], IMAGES[1:], beam=BeamConfig(2))
+    (beam,) = system.infill_text([text], IMAGES[1:], how=TextDecode(beam=BeamConfig(2)))
     assert run("infill", "b.png", "--text", text, "--beam", 2)[1] == f"{one_line(beam)}\n"
     options = ("--samples", 3, "--temperature", 1)
     assert len(set(run("infill", "b.png", "--text", text, *options)[1].split("\n"))) > 2

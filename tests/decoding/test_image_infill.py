@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cm3leon.decoding.config import DecodeConfig, EditGuidance
-from cm3leon.decoding.image_infill import METHODS, Hole, fill_holes, hidden_by_box
+from cm3leon.decoding.image_infill import METHODS, Hole, InfillConfig, fill_holes, hidden_by_box
 from cm3leon.decoding.images import DRAW
 from cm3leon.decoding.loop import Decoder
 from cm3leon.decoding.sampling import choose, combine, guide_edit
@@ -306,11 +306,12 @@ def test_pictures_of_a_system(system):
     hidden = np.stack([hidden_by_box((8 * (k % 3), 0, 32, 9), 32, 4) for k in range(5)])
     captions, seeds = ["a red star", None, "a blue heart", "snow", None], [1, 2, 3, 4, 5]
     codes = system.encode(IMAGES)
-    found = system.infill_image(IMAGES, hidden, captions, seeds, tries=2)
+    two = InfillConfig(tries=2)
+    found = system.infill_image(IMAGES, hidden, captions, seeds, two)
     assert found.dtype == torch.int64 and found.shape == codes.shape
     assert (found == codes)[torch.tensor(~hidden)].all() and not (found == codes).all()
     small = replace(system, batch_size=4)
-    assert small.infill_image(IMAGES, hidden, captions, seeds, tries=2).tolist() == found.tolist()
+    assert small.infill_image(IMAGES, hidden, captions, seeds, two).tolist() == found.tolist()
     assert system.decode_codes(found).shape == IMAGES.shape
     none = system.infill_image(IMAGES[:0], hidden[:0], [], [])
     assert none.shape == (0, system.tokens)

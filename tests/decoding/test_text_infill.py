@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.config import GREEDY, DecodeConfig
 from cm3leon.decoding.loop import Decoder
-from cm3leon.decoding.text import BeamConfig, beam_text
-from cm3leon.decoding.text_infill import GREEDY, Gaps, fill_gaps, find_gaps, opened
+from cm3leon.decoding.text import BeamConfig, TextDecode, beam_text
+from cm3leon.decoding.text_infill import Gaps, fill_gaps, find_gaps, opened
 from cm3leon.errors import UserError
 from cm3leon.loading import load_system
 from cm3leon.seeds import derive, uniforms
@@ -182,11 +182,10 @@ def test_captions_that_cannot_be_filled(system, caption, message):
 @pytest.mark.parametrize("beam", [None, BeamConfig(2)])
 def test_a_caption_depends_on_its_picture_and_seed_alone(system, beam):
     seeds = [3, 4, 5, 6, 7]
-    options = dict(decode=SAMPLE, beam=beam, documents=2, most=8)
+    options = dict(how=TextDecode(SAMPLE, beam), documents=2, most=8)
     together = system.caption(IMAGES, seeds, **options)
     small = replace(system, batch_size=2)
     assert small.caption(IMAGES[::-1], seeds[::-1], **options)[::-1] == together
-    assert small.caption(IMAGES, seeds, **options, refill=False) == together
     assert system.caption(IMAGES[2:3], seeds[2:3], **options) == together[2:3]
     assert len(set(together)) > 2
     if beam is None:

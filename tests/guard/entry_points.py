@@ -32,15 +32,15 @@ from benchmarks.evaluate import pinned, scenes_fid
 from cm3leon.cli.main import main
 from cm3leon.clip import load_clip
 from cm3leon.config import VQConfig
-from cm3leon.decoding.image_infill import EditGuidance, hidden_by_box
-from cm3leon.decoding.text import BeamConfig
-from cm3leon.decoding.text_infill import GREEDY
+from cm3leon.decoding.config import GREEDY, EditGuidance
+from cm3leon.decoding.image_infill import InfillConfig, hidden_by_box
+from cm3leon.decoding.rerank import Reranked
+from cm3leon.decoding.text import BeamConfig, TextDecode
 from cm3leon.engine import cpu_sample, rule, torch_step
 from cm3leon.evaluation.features.network import extract, load_features
 from cm3leon.evaluation.metrics import fid, impossible
 from cm3leon.loading import load_system
 from cm3leon.pipeline import System
-from cm3leon.rerank import Reranked
 from cm3leon.seeds import torch_default
 from cm3leon.tokenizers.folder import save_tokenizer
 from cm3leon.tokenizers.text import TextTokenizer
@@ -93,14 +93,18 @@ def best_drawn(system: System, captions: Sequence[str], seeds: Sequence[int], sa
 
 def caption(system: System, images: np.ndarray, seeds, beam=None, documents=0, **decode):
     """What the pictures show: greedy, sampled under `decode`, or by a beam search."""
-    beam = None if beam is None else BeamConfig(**beam)
-    return system.caption(images, seeds, replace(GREEDY, **decode), beam, documents)
+    return system.caption(images, seeds, how(beam, decode), documents)
 
 
 def fill_text(system: System, texts: Sequence[str], images, seeds, beam=None, **decode):
     """Texts with every <mask> filled in."""
+    return system.infill_text(texts, images, seeds, how(beam, decode))
+
+
+def how(beam: dict | None, decode: dict) -> TextDecode:
+    """How text is chosen."""
     beam = None if beam is None else BeamConfig(**beam)
-    return system.infill_text(texts, images, seeds, replace(GREEDY, **decode), beam)
+    return TextDecode(replace(GREEDY, **decode), beam)
 
 
 def fill_box(system: System, images, captions, seeds, box, method="forward", tries=1, edit=None,
@@ -109,7 +113,7 @@ def fill_box(system: System, images, captions, seeds, box, method="forward", tri
     hidden = np.stack([hidden_by_box(box, system.size, system.vq.config.grid)] * len(images))
     edit = None if edit is None else EditGuidance(**edit)
     system = system.with_decode(replace(system.decode, **decode))
-    codes = system.infill_image(images, hidden, captions, seeds, method, edit, tries)
+    codes = system.infill_image(images, hidden, captions, seeds, InfillConfig(method, edit, tries))
     return lines(codes.numpy())
 
 

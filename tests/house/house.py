@@ -28,7 +28,7 @@ OURS = ("cm3leon", "benchmarks", "baselines")
 DRAWING = ROOT / "docs" / "house.svg"
 HOW_TO = ROOT / "docs" / "how-to.md"
 # Single files of cm3leon that stand above its folders; the others stand below them all.
-DOORS = {"pipeline", "loading", "rerank", "clip", "__main__"}
+DOORS = {"pipeline", "loading", "clip", "__main__"}
 
 NO_MODULES = {"__init__", "__main__"}
 

@@ -29,7 +29,7 @@ from cm3leon.config import ModelConfig, TrainConfig, VocabularyConfig
 from cm3leon.retrieval.neighbours import Neighbours
 from cm3leon.sequence.documents import Document, Vocabulary
 from cm3leon.training import parallel, ranks, trainer
-from cm3leon.training.pairs import pair_batches
+from cm3leon.training.pairs import Queries, pair_batches
 from cm3leon.training.recipe import ObjectiveConfig
 from cm3leon.training.trainer import Source
 
@@ -76,9 +76,8 @@ def source(model: ModelConfig, train: TrainConfig, told: Path | None, event) -> 
     vocabulary, pages = Vocabulary.from_config(model.vocabulary), Pages(told)
     found = np.array([[(at + k + 1) % DOCUMENTS for k in range(3)] for at in range(DOCUMENTS)])
     near = Neighbours(found, Pages(), (0.3, 0.4, 0.3))
-    batches = pair_batches(
-        pages, vocabulary, ObjectiveConfig(), train.batch, train.seed, model=model, neighbours=near
-    )
+    queries = Queries(pages, near)
+    batches = pair_batches(queries, vocabulary, ObjectiveConfig(), train.batch, train.seed, model)
 
     def rows(step: int, part: slice = slice(None)) -> dict:
         event(step)
@@ -148,15 +147,14 @@ def trained(case: Case, team: parallel.Alone) -> int:
     case.folder.mkdir(parents=True, exist_ok=True)
     read = source(case.model, case.train, told, event)
     mine = case.about.get(team.rank, {})
-    read = replace(read, about=read.about | mine)
+    read = replace(read, about=read.about | mine, accumulate=case.accumulate)
     if case.poisoned and case.poisoned[0] == team.rank:
         read = replace(read, rows=poisoned(read.rows, case.poisoned[1]))
     draws = seeds.torch_generator(1, "init")
     model = team.transformer(case.model, case.train, "cpu", draws)
     model.recompute = case.recompute
     run = case.folder / "run"
-    more = {"accumulate": case.accumulate, "ranks": team}
-    done = trainer.fit(model, read, case.train, run, "cpu", **more)
+    done = trainer.fit(model, read, case.train, run, ranks=team)
     if case.export:
         trainer.write_model(model, case.train, case.folder / "model", done, {}, team)
     return 0

@@ -19,7 +19,7 @@ from torch import nn
 from cm3leon import checkpoint, seeds
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.training.loop import learning_rate, precision, steps_for_tokens, train
+from cm3leon.training.loop import Problem, learning_rate, precision, steps_for_tokens, train
 from cm3leon.training.optimizer import make_optimizer
 
 CONFIG = TrainConfig(
@@ -63,7 +63,7 @@ def timeless(folder) -> list[dict]:
 def run(folder, source=batch, config=CONFIG, **more) -> str:
     """Train to the end; the digest of the final weights."""
     module = network()
-    train(module, loss, source, config, folder, evaluate=held_out, **more)
+    train(module, Problem(loss, source, evaluate=held_out, **more), config, folder)
     return checkpoint.module_digest(module)
 
 
@@ -190,7 +190,7 @@ def test_layout_in_memory_survives(tmp_path):
 
     def final(folder, source):
         module = convolution()
-        train(module, energy, source, CONFIG, folder)
+        train(module, Problem(energy, source), CONFIG, folder)
         return checkpoint.module_digest(module)
 
     with pytest.raises(Killed):
@@ -299,14 +299,8 @@ def test_another_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="data = 'abc', this run has None"):
         run(tmp_path, about={"model": {"width": 8}})
     with pytest.raises(UserError, match="in this Sequential"):
-        train(
-            nn.Sequential(nn.Linear(6, 6)),
-            loss,
-            batch,
-            CONFIG,
-            tmp_path,
-            about={"model": {"width": 8}, "data": "abc"},
-        )
+        problem = Problem(loss, batch, about={"model": {"width": 8}, "data": "abc"})
+        train(nn.Sequential(nn.Linear(6, 6)), problem, CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient"])
@@ -321,7 +315,7 @@ def test_nan_stops_and_the_last_state_stays(tmp_path, unbroken, part):
         return value, scalars
 
     with pytest.raises(UserError, match=r"(loss|gradient_norm) is (nan|inf) at step 12") as error:
-        train(network(), spoilt, batch, CONFIG, tmp_path, evaluate=held_out)
+        train(network(), Problem(spoilt, batch, evaluate=held_out), CONFIG, tmp_path)
     assert "\n" not in str(error.value)
     assert json.loads((tmp_path / "state.json").read_text())["position"]["step"] == 10
     assert run(tmp_path) == unbroken[0]
@@ -394,7 +388,8 @@ def test_bfloat16_casts_products_and_keeps_weights(tmp_path):
         return value, scalars
 
     module = network()
-    train(module, watched, batch, replace(CONFIG, steps=6, precision="bfloat16"), tmp_path)
+    config = replace(CONFIG, steps=6, precision="bfloat16")
+    train(module, Problem(watched, batch), config, tmp_path)
     assert set(seen) == {torch.bfloat16}
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
@@ -412,8 +407,8 @@ def test_a_step_is_of_the_sum_of_its_parts(tmp_path):
 
     config = replace(CONFIG, log_every=1)
     whole, parted = network(), network()
-    train(whole, loss, batch, config, tmp_path / "whole")
-    train(parted, half, batch, config, tmp_path / "parted", parts=halves)
+    train(whole, Problem(loss, batch), config, tmp_path / "whole")
+    train(parted, Problem(half, batch, parts=halves), config, tmp_path / "parted")
     for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
     pairs = zip(records(tmp_path / "whole"), records(tmp_path / "parted"), strict=True)

@@ -18,8 +18,8 @@ from cm3leon.sequence.documents import Vocabulary, build_sample, parse_sample
 from cm3leon.sequence.masking import unrotate
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.training.batches import collate, token_loss
-from cm3leon.training.loop import train
-from cm3leon.training.pairs import HeldOut, pair_batches, pair_held_out
+from cm3leon.training.loop import Problem, train
+from cm3leon.training.pairs import HeldOut, Queries, pair_batches, pair_held_out
 from cm3leon.world.scenes import scene
 from tests.data.test_token_cache import Blocks
 from tests.data.test_token_cache import source as scenes
@@ -37,8 +37,9 @@ def cache(tmp_path_factory):
     return encode(scenes(), Blocks(), tokenizer, tmp_path_factory.mktemp("data") / "cache")
 
 
-def batches(cache, batch=4, seed=0, objective=None, **more):
-    return pair_batches(cache, VOCABULARY, objective or ObjectiveConfig(), batch, seed, **more)
+def batches(cache, batch=4, seed=0, objective=None, model=None, **more):
+    queries = Queries(cache, **more)
+    return pair_batches(queries, VOCABULARY, objective or ObjectiveConfig(), batch, seed, model)
 
 
 def rows(found) -> list[np.ndarray]:
@@ -238,7 +239,7 @@ def test_a_tiny_transformer_learns_and_resumes(cache, tmp_path, positions, docum
     def run(folder, source):
         module = Transformer(model)
         evaluate = pair_held_out(HeldOut(cache, range(8)), VOCABULARY, model)
-        train(module, token_loss(VOCABULARY), source, config, folder, evaluate=evaluate)
+        train(module, Problem(token_loss(VOCABULARY), source, evaluate=evaluate), config, folder)
         return module_digest(module)
 
     def dying(step):

@@ -119,7 +119,7 @@ class Measured:
         from cm3leon.sequence.documents import Vocabulary
         from cm3leon.training import parallel
         from cm3leon.training.batches import token_loss, totals
-        from cm3leon.training.loop import train
+        from cm3leon.training.loop import Problem, train
 
         before = Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]
         vocabulary = Vocabulary.from_config(MEASURED.vocabulary)
@@ -139,8 +139,8 @@ class Measured:
             for weight in model.parameters():
                 parallel.own(weight).fill_(0.01)
         model.recompute = self.recompute
-        loss = token_loss(vocabulary)
-        train(model, loss, team.dealt(rows), self.train, self.folder / "run", ranks=team)
+        problem = Problem(token_loss(vocabulary), team.dealt(rows))
+        train(model, problem, self.train, self.folder / "run", ranks=team)
         return 0
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from cm3leon import checkpoint, seeds
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.training.loop import train
+from cm3leon.training.loop import Problem, train
 from cm3leon.training.schedule import decay_from, find_state, learning_rate, run_settings
 
 STABLE = TrainConfig(
@@ -55,7 +55,7 @@ def run(folder, config, start=None, dies=None, **about) -> str:
         return batch(step)
 
     module = network()
-    train(module, loss, source, config, folder, start=start, about=about)
+    train(module, Problem(loss, source, about=about), config, folder, start=start)
     return json.loads((folder / "state.json").read_text())["sha256"]
 
 

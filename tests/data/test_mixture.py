@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cm3leon.data.mixture import Mixture
 from cm3leon.errors import UserError
-from cm3leon.training.mixture import Mixture
 
 THOUSAND = 1000
 TABLE_5 = [  # examples of its 18 data sets

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cm3leon.decoding.config import DecodeConfig
+from cm3leon.decoding.rerank import Reranked
 from cm3leon.errors import UserError
-from cm3leon.rerank import Reranked
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from cm3leon.clip import Clip
 from cm3leon.config import to_dict
 from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
-from cm3leon.pipeline import System
 from cm3leon.seeds import derive
+
+if TYPE_CHECKING:
+    from cm3leon.pipeline import System
 
 
 @dataclass(frozen=True)
