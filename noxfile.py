@@ -70,8 +70,8 @@ def tests(session: nox.Session) -> None:
     install(session, "bench,report,dev")
     # One thread: the tests' products are small, and a busy second core stalls a pair of threads.
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    # Files side by side: `-- -n 0` puts all tests into one process.
-    workers = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile")
+    # Half of the tests each, in order, then of what is left: `-- -n 0` is one process.
+    workers = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")
     session.run("pytest", *workers, *session.posargs, env=quiet() | threads)
 
 

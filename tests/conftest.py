@@ -1,7 +1,12 @@
 """What holds for every test: everybody gets the same examples, and no test uses a network."""
 
 import os
+import runpy
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +17,7 @@ from tests.guard import golden as goldens
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("house")
+ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there
 OFFLINE = {  # for the processes a test starts, whose sockets are their own
     "HF_HUB_OFFLINE": "1",
@@ -56,6 +62,26 @@ def pytest_addoption(parser):
     parser.addoption(
         "--write-goldens", action="store_true", help="write what tests/goldens/ keeps anew"
     )
+
+
+@pytest.fixture
+def run_module(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
+    """`python -m MODULE WORDS` in the checkout, by this process: a start of Python costs most."""
+
+    def run(module: str, *words: str) -> subprocess.CompletedProcess:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", [module, *words])
+            if module in sys.modules:  # the package's attribute too is put back behind the run
+                package, _, name = module.rpartition(".")
+                patch.setattr(sys.modules[package], name, sys.modules[module])
+            patch.delitem(sys.modules, module, raising=False)
+            with pytest.raises(SystemExit) as stop:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return subprocess.CompletedProcess(words, stop.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

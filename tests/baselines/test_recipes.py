@@ -1,10 +1,7 @@
 """The recipes of the shipped weights, and the command that retrains them, in miniature."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -223,14 +220,8 @@ def test_every_third_picture_shows_an_entity_where_one_is_near(asked):
     assert 3 <= near <= 9  # an entity stands in 4 % of the pictures: 0.62 of such windows
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    line = [sys.executable, "-m", "baselines.train", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
-
-
-def test_an_unknown_part_is_one_line_and_exit_code_2():
-    done = command("--parts", "nonsense")
+def test_an_unknown_part_is_one_line_and_exit_code_2(run_module):
+    done = run_module("baselines.train", "--parts", "nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: no part 'nonsense' to train; there are text, vq, ")
     assert done.stderr.count("\n") == 1

@@ -1,7 +1,6 @@
 """The whole benchmark on tiny random weights: same command same record, resumption, bad input."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -513,22 +512,9 @@ def test_a_system_of_the_current_folder(options, tmp_path, monkeypatch):
         systems.find_system("my_file:Other")
 
 
-def test_exit_code_of_the_module(home, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.fid_coco",
-            "--system",
-            "nobody",
-            "--results",
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CM3LEON_BASELINES": str(home)},
-        cwd=Path(__file__).resolve().parents[2],
-    )
+def test_exit_code_of_the_module(home, tmp_path, monkeypatch, run_module):
+    monkeypatch.setenv("CM3LEON_BASELINES", str(home))
+    done = run_module("benchmarks.fid_coco", "--system", "nobody", "--results", str(tmp_path))
     assert done.returncode == 2
     assert (
         done.stderr.startswith("error: unknown system 'nobody'") and "Traceback" not in done.stderr

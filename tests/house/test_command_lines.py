@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -26,18 +25,6 @@ MODULES = [
 ]
 
 
-def run(module: str, *words: str, monkeypatch) -> int:
-    """The exit code of `python -m MODULE WORDS`, in this process."""
-    monkeypatch.setattr(sys, "argv", [module, *words])
-    if module in sys.modules:  # the package's attribute too is put back behind the test
-        package, _, name = module.rpartition(".")
-        monkeypatch.setattr(sys.modules[package], name, sys.modules[module])
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return stop.value.code or 0
-
-
 @pytest.fixture
 def nothing_is_written(monkeypatch):
     def refuse(path, *_, **__):
@@ -47,15 +34,16 @@ def nothing_is_written(monkeypatch):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_help_helps_and_does_nothing_else(module, monkeypatch, capsys, nothing_is_written):
-    assert run(module, "--help", monkeypatch=monkeypatch) == 0
-    assert "usage:" in capsys.readouterr().out
+def test_help_helps_and_does_nothing_else(module, run_module, nothing_is_written):
+    done = run_module(module, "--help")
+    assert done.returncode == 0 and "usage:" in done.stdout
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_mistake_is_one_line(module, monkeypatch, capsys, nothing_is_written):
-    assert run(module, "--no-such-option", "3", monkeypatch=monkeypatch) == 2
-    said = capsys.readouterr().err
+def test_a_mistake_is_one_line(module, run_module, nothing_is_written):
+    done = run_module(module, "--no-such-option", "3")
+    assert done.returncode == 2
+    said = done.stderr
     assert said.startswith("error: ") and said.count("\n") == 1, said
     assert not set("╭╰│─") & set(said) and "-----" not in said
 

@@ -1,7 +1,6 @@
 """Two runs side by side: what differs, and verdicts that can be trusted."""
 
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import HIGHER, Measure, declared
 from cm3leon.evaluation.statistics.frechet import frechet_from_features
 from cm3leon.files import sha256_bytes
-from cm3leon.reports import ROOT
 from cm3leon.reports.compare import (
     BETTER,
     NO_INTERVAL,
@@ -194,13 +192,12 @@ def test_runs_of_one_protocol_are_compared(tmp_path):
     assert pair(str(paths[2]), "fid_coco/c") == [600.0, 70.0]  # named by its path
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, run_module):
     one, two = saved(tmp_path, record(), record(20.0, **LATER))
     saved(tmp_path, record(30.0, "other", protocol={"n": 5}))
 
     def command(*runs: str) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", "cm3leon.reports.compare", *runs, "--results", str(tmp_path)]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return run_module("cm3leon.reports.compare", *runs, "--results", str(tmp_path))
 
     done = command(str(one), "fid_coco/scenes-s")
     assert done.returncode == 0 and "worse" in done.stdout and "code.commit" in done.stdout

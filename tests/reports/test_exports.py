@@ -2,11 +2,9 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
-from cm3leon.reports import ROOT
 from cm3leon.reports.exports import export, to_every_eval_ever, to_lm_eval
 from cm3leon.reports.records.store import NothingThere
 from tests.record_maker import record, saved
@@ -81,13 +79,12 @@ def test_every_eval_ever_s_form():
     texts(made)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, run_module):
     saved(tmp_path / "results", record(), record(30.0, "scenes-xs"))
 
     def command(*words: str) -> subprocess.CompletedProcess:
         folders = ("--results", str(tmp_path / "results"), "--out", str(tmp_path / "out"))
-        line = [sys.executable, "-m", "cm3leon.reports.exports", *words, *folders]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return run_module("cm3leon.reports.exports", *words, *folders)
 
     done = command("--form", "lm-eval", "--system", "scenes-xs")
     assert done.returncode == 0, done.stderr

@@ -168,12 +168,11 @@ def test_published_numbers():
     assert any(cell[-1].startswith("quoted second hand: ") for cell in every.rows)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, run_module):
     saved(tmp_path, record())
 
     def call(*options):
-        command = [sys.executable, "-m", "cm3leon.reports.tables", *options]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return run_module("cm3leon.reports.tables", *options)
 
     options = ("--results", str(tmp_path), "--out", str(tmp_path / "out"))
     done = call("--bench", "fid_coco", *options)

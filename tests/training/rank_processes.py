@@ -237,6 +237,18 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def forking() -> multiprocessing.context.BaseContext:
+    """Starts processes that import nothing again. Threads do not outlive a fork: a process that may
+    have some starts one that has none, which forks.
+    """
+    threaded = os.environ.get("OMP_NUM_THREADS") != "1" or torch.cuda.is_available()
+    context = multiprocessing.get_context("forkserver" if threaded else "fork")
+    if threaded:
+        context.set_forkserver_preload([__name__])
+        os.environ["OMP_NUM_THREADS"] = "1"
+    return context
+
+
 def start(size: int, case: Case, patience_s: float = 150) -> list[tuple[int, str]]:
     """Train in so many processes: [(exit code or -signal, what it said)]."""
     return start_work(size, Training(case), case.folder, patience_s)
@@ -245,13 +257,7 @@ def start(size: int, case: Case, patience_s: float = 150) -> list[tuple[int, str
 def start_work(size: int, work: Callable, folder: Path, patience_s: float = 150) -> list:
     """Run `work()` in so many processes of a job; as `start`."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Threads do not outlive a fork: one that may have some starts a process that has none.
-    threaded = os.environ.get("OMP_NUM_THREADS") != "1" or torch.cuda.is_available()
-    context = multiprocessing.get_context("forkserver" if threaded else "fork")
-    if threaded:
-        context.set_forkserver_preload([__name__])
-        os.environ["OMP_NUM_THREADS"] = "1"
-    port = free_port()
+    context, port = forking(), free_port()
     said = [folder / f"said-{rank}.txt" for rank in range(size)]
     children = [
         context.Process(target=rank_process, args=(rank, size, port, said[rank], work))

@@ -3,12 +3,11 @@
 import json
 import math
 import os
+import resource
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +18,16 @@ from torch import nn
 from cm3leon import checkpoint, seeds
 from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.training.loop import Problem, learning_rate, precision, steps_for_tokens, train
+from cm3leon.training.loop import (
+    Problem,
+    keep_memory,
+    learning_rate,
+    precision,
+    steps_for_tokens,
+    train,
+)
 from cm3leon.training.optimizer import make_optimizer
+from tests.training.rank_processes import forking
 
 CONFIG = TrainConfig(
     steps=24, batch=8, warmup=6, save_every=5, eval_every=8, log_every=4, precision="float32"
@@ -221,26 +228,21 @@ def test_a_signal_saves_and_leaves(tmp_path, unbroken, number, capsys):
     assert (run(tmp_path), timeless(tmp_path)) == unbroken
 
 
-CHILD = """
-import sys, time
-sys.path[:0] = {path!r}
-from tests.training import test_loop
-def source(step):
+def slow(step: int) -> dict:
     time.sleep(0.02)
-    return test_loop.batch(step)
-test_loop.run(test_loop.Path({folder!r}), source)
-"""
+    return batch(step)
 
 
 def test_kill_nine(tmp_path, unbroken):
-    code = CHILD.format(path=[str(Path(__file__).parents[2])], folder=str(tmp_path))
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    child = forking().Process(target=run, args=(tmp_path, slow))
+    child.start()
     late = time.monotonic() + 600  # only a machine far too busy needs it
     while not (tmp_path / "state.json").exists() and time.monotonic() < late:
-        assert child.poll() is None
+        assert child.is_alive()
         time.sleep(0.005)
     child.kill()
-    assert child.wait() == -signal.SIGKILL  # killed in the middle, not ended by itself
+    child.join()
+    assert child.exitcode == -signal.SIGKILL  # killed in the middle, not ended by itself
     with open(tmp_path / "log.jsonl", "ab") as log:
         log.write(b'{"step": 9, "lo')  # what a kill during a write leaves
     assert (run(tmp_path), timeless(tmp_path)) == unbroken
@@ -417,17 +419,24 @@ def test_a_step_is_of_the_sum_of_its_parts(tmp_path):
     assert int(whole.seen) == int(parted.seen) == 24 * 8
 
 
+def faults_of_a_step(told) -> None:
+    """Page faults of a large tensor where four like it came and went."""
+    keep_memory(torch.device("cpu"))
+    for _ in range(4):
+        torch.ones(2**24).add_(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24).add_(1)
+    told.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="of the C library of Linux")
 def test_memory_of_a_step_is_kept_for_the_next():
     """In a process of its own: freed tensors come back without a page fault."""
-    code = (
-        "import resource, torch\n"
-        "from cm3leon.training.loop import keep_memory\n"
-        "keep_memory(torch.device('cpu'))\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def use(): torch.ones(2**24).add_(1)\n"
-        "for _ in range(4): use()\n"
-        "before = faults(); use(); print(faults() - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000  # of the 16,384 pages
+    context = forking()
+    found, told = context.Pipe(duplex=False)
+    child = context.Process(target=faults_of_a_step, args=(told,))
+    child.start()
+    told.close()  # so that a child that says nothing is no wait
+    faults = found.recv()
+    child.join()
+    assert faults < 1000  # of the 16,384 pages

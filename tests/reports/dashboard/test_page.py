@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -280,11 +279,10 @@ def test_drawings_of_one_run_and_of_many_systems(tmp_path):
     assert all('role="img"' in sparkline(one) for one in series_of(runs))
 
 
-def test_the_command_ends_as_promised(tmp_path):
+def test_the_command_ends_as_promised(tmp_path, run_module):
     def command(*words: str) -> subprocess.CompletedProcess:
         places = ["--results", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-        line = [sys.executable, "-m", "cm3leon.reports.dashboard.page", *places, *words]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return run_module("cm3leon.reports.dashboard.page", *places, *words)
 
     done = command()
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from benchmarks.harness.core import stamped
 from cm3leon.errors import UserError
 from cm3leon.evaluation.measures import undeclared
 from cm3leon.files import sha256_bytes
-from cm3leon.reports import ROOT, newest
+from cm3leon.reports import newest
 from cm3leon.reports.records.store import (
     RESULTS,
     STEPS,
@@ -225,17 +224,9 @@ def test_samples_lie_beside_the_record(tmp_path):
     }
 
 
-def test_the_command_ends_as_promised(tmp_path):
+def test_the_command_ends_as_promised(tmp_path, run_module):
     def command(*words: str) -> subprocess.CompletedProcess:
-        line = [
-            sys.executable,
-            "-m",
-            "cm3leon.reports.tables",
-            "--out",
-            str(tmp_path / "out"),
-            *words,
-        ]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return run_module("cm3leon.reports.tables", "--out", str(tmp_path / "out"), *words)
 
     done = command("--bench", "nothing", "--results", str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
