@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -43,6 +43,7 @@ from cm3leon.cli.main import parse
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.intervals import WILSON_METHOD, binomial_interval
 from cm3leon.files import sha256_bytes, write_atomic
+from cm3leon.identity import seal, unseal
 from cm3leon.options import Count, Positive, Whole
 from cm3leon.progress import progress
 from cm3leon.seeds import generator
@@ -168,9 +169,11 @@ class Journal:
         self.last: dict[tuple[str, str], dict] = {}  # of (path, name), whatever the tests were
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError):
-                continue  # the last line of a killed run
+                content = json.loads(line)["content"]
+                if seal(content) == f"{line}\n":
+                    self._take(content)
+            except (ValueError, KeyError, TypeError):
+                continue  # damaged, or the last line of a killed run: it is tried again
 
     def _take(self, one: dict) -> None:
         self.found[one["key"]] = one
@@ -181,7 +184,7 @@ class Journal:
         one = {"key": key, "path": path, "name": change.name, "line": change.line,
                "kind": change.kind, **said}  # fmt: skip
         with self.path.open("a") as file:
-            file.write(json.dumps(one) + "\n")
+            file.write(seal(one))
         self._take(one)
         return one
 
@@ -253,8 +256,8 @@ class Subjects:
         every = list(dict.fromkeys(file for files in self.files.values() for file in files))
         for file in every:
             kept = self._kept(file)
-            if kept.exists():
-                self._tests[file] = json.loads(kept.read_text(encoding="utf-8"))
+            with suppress(UserError):  # not there yet, or damaged
+                self._tests[file] = unseal(kept, "it is made anew")
         self.process = self._worker()
         said = _exchange(self.process, {
             "targets": list(self.sources), "tests": every, "known": list(self._tests),
@@ -267,7 +270,7 @@ class Subjects:
                 own = {name: one for name, one in said["tests"].items()
                        if name.split("::")[0] == file}  # fmt: skip
                 self._tests[file] = own
-                write_atomic(self._kept(file), json.dumps(own))
+                write_atomic(self._kept(file), seal(own))
         for path, files in self.files.items():
             if not any(self._tests[file] for file in files):
                 raise UserError(

@@ -115,7 +115,7 @@ BAD = [  # section, field, values it refuses
     ("vq_loss", "perceptual", [-1]),
     ("vq_loss", "commitment", [-1]),
     ("vq_loss", "decay", [-0.1, 1.0, NAN]),
-    ("vq_loss", "plain_steps", [0]),
+    ("vq_loss", "plain_steps", [0, 1]),
     ("vq_loss", "freeze_step", [400]),
     ("vq_loss", "revive_every", [0]),
     ("vq_loss", "revive_below", [-1, NAN]),

@@ -115,6 +115,71 @@ FILES = (
         ("draw",),
     ),
     Kept(
+        "asked", "cache.json", "record cache: its identity",
+        "its own digest (sealed); names that of all shards",
+        ("encode task", "tune"),
+    ),
+    Kept(
+        "asked", "shard-*.json", "record cache: a shard's marker",
+        "its own digest (sealed), the shard's number in it; derived anew by `encode`",
+        ("encode task", "tune"),
+    ),
+    Kept(
+        "asked", "*.npy", "record cache: ids, spans, kinds, segments, tasks",
+        "digests in the shard's marker; derived anew by `encode`",
+        ("encode task", "tune"),
+    ),
+    Kept(
+        "tuned", "*.*", "tuned model: weights, configuration, log",
+        "as a model's",
+        ("answer",),
+    ),
+    Kept(
+        "tuned", "[tv]*/*", "tuned model: tokenizers",
+        "as a model's",
+        ("answer",),
+    ),
+    Kept(
+        "tuned", "run/state*", "tuning: where it stands",
+        "as a training's",
+        ("tune on",),
+    ),
+    Kept(
+        "tuned", "run/log.jsonl", "tuning: log",
+        "as a training's",
+        ("tune on",),
+    ),
+    Kept(
+        "vq", "*.*", "trained image tokenizer",
+        "as a model's; written anew when its training is gone on with",
+        ("train-tokenizer ended",),
+    ),
+    Kept(
+        "vq", "run/**/state*", "training of a tokenizer and of its decoder: where it stands",
+        "as a training's",
+        ("train-tokenizer ended",),
+    ),
+    Kept(
+        "vq", "run/**/log.jsonl", "training of a tokenizer: logs",
+        "as a training's",
+        ("train-tokenizer ended",),
+    ),
+    Kept(
+        "kept", "*/*.npz", "`score`: features kept",
+        "checksums of zip, place of the shard in it; derived anew",
+        ("score",),
+    ),
+    Kept(
+        "kept", "*/*.json", "`score`: identity of features kept",
+        "compared with what is asked for; derived anew",
+        ("score",),
+    ),
+    Kept(
+        "kept", "reference.npz", "`score --save`: statistics",
+        "checksums of zip",
+        ("score kept",),
+    ),
+    Kept(
         "hf", "*.safetensors", "export: weights",
         "`SHA256SUMS`",
         ("import",),
@@ -182,6 +247,7 @@ FILES = (
     ),
 )  # fmt: skip
 MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
+    ("bank/index.faiss", "memory bank: approximate index of a large one", "digest in `bank.json`"),
     ("bank/bank.npz", "packed bank of a shipped model",
      "checksums of zip, lengths and types; the digests of its CLIP and tokenizers"),
     ("clip/*, features/*", "a CLIP, the feature network", "as a checkpoint's, a text tokenizer's"),
@@ -190,6 +256,10 @@ MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
     ("scaling-*/plan.json", "sweeps: which plan a folder is of", "its own digest (sealed)"),
     ("scaling-*/points/*.json", "sweeps: numbers of a point",
      "its own digest (sealed), the point's name and plan in it; derived anew"),
+    ("scaling-*/locks/*.lock", "sweeps: who trains a run",
+     "one that cannot be read is nobody's, and says so; it decides no number"),
+    ("lines-*.json, tried.jsonl", "mutation runs: lines that tests reach, outcomes of changes",
+     "their own digest (sealed), a digest a line; derived anew"),
     ("base-*.json, head-*.json", "`interleave`: rounds", "digest beside each"),
     ("model/run/state-*/files.json", "training: files of a state of many ranks",
      "its own digest; the state names that of the file"),
@@ -202,6 +272,8 @@ MORE = (  # files that no tree of the workshop holds: (pattern, what, check)
 )  # fmt: skip
 UNREAD = {  # written for people and other libraries, read by no command of ours
     "model": ("run/loss.csv", "run/loss.png"),
+    "tuned": ("run/loss.csv", "run/loss.png"),
+    "vq": ("run/loss.csv", "run/loss.png", "run/decoder/loss.csv", "run/decoder/loss.png"),
     "hf": (
         "README.md", "generation_config.json", "special_tokens_map.json", "tokenizer.json",
         "tokenizer_config.json",

@@ -147,11 +147,43 @@ def _text(workshop: Workshop) -> None:
     (workshop.now / "in" / "a.txt").unlink()
 
 
+def _maps(workshop: Workshop) -> None:
+    _text(workshop)
+    (workshop.now / "maps").mkdir()
+    (workshop.now / "maps" / "good.png").write_bytes(png(GOOD))
+
+
+def _pictures(workshop: Workshop) -> None:
+    (workshop.now / "in").mkdir()
+    for name in "bcde":
+        (workshop.now / "in" / f"{name}.png").write_bytes(png(GOOD))
+
+
+def _begun(workshop: Workshop) -> None:
+    _pictures(workshop)
+    (workshop.now / "made" / "run").mkdir(parents=True)
+
+
+def _home(workshop: Workshop) -> None:
+    workshop.clear("hf")
+    (workshop.now / "home" / "text").mkdir(parents=True)
+
+
 def _inside(*trees: str) -> Callable[[Workshop], None]:
     """Trees of the workshop, one of whose files gives way."""
     return lambda workshop: workshop.clear(*trees)
 
 
+def _outputs(*words: str) -> Line:
+    return Line("benchmarks.outputs", (*words, "--into", "results", "--reports", "out"))
+
+
+def _judged(workshop: Workshop) -> None:
+    (workshop.now / "good.jsonl").write_text('{"id": 1, "score": 2}\n{"id": 2, "score": 3}\n')
+
+
+_TUNED = ("--system", "tuned", *CPU)
+_ASKED = ("tokens", "tokens2", "bank", "model", "asked")
 _DRAW = cm3leon("draw", "a red star", "--system", "model", "--out", "x.png", *CPU)
 ENTRIES = (
     Entry("caption", "in.png", cm3leon("caption", "in.png", "--system", "scenes-xs", *CPU)),
@@ -160,6 +192,63 @@ ENTRIES = (
         cm3leon("infill", "in.png", "--box", "0", "0", "16", "16", "--caption", "a red star",
                 "--system", "scenes-xs", "--out", "x.png", *CPU),
     ),
+    Entry("edit", "in.png", cm3leon("edit", "in.png", "x", "--out", "x.png", *CPU)),
+    Entry("edit system", "tuned/config.json",
+          cm3leon("edit", "drawn/1.png", "x", "--out", "x.png", *_TUNED),
+          _inside("tuned", "drawn")),
+    Entry("answer", "in.png", cm3leon("answer", "in.png", "how many?", *CPU)),
+    Entry("answer system", "tuned/model.safetensors",
+          cm3leon("answer", "drawn/1.png", "how many?", *_TUNED), _inside("tuned", "drawn")),
+    Entry("draw condition", "in.png",
+          cm3leon("draw", "x", "--condition", "in.png", "--kind", "depth", "--out", "x.png", *CPU)),
+    Entry("retrieve bank", "bank/vectors.npy",
+          cm3leon("retrieve", "x", "--system", "model", "--bank", "bank", "--out", "made", *CPU),
+          _inside("tokens", "tokens2", "bank", "model")),
+    *(
+        Entry(f"score {side} {kind}", f"in.{kind}",
+              cm3leon("score", *(one.format(kind) for one in sides), "--metrics", "fid", *CPU),
+              _inside("drawn"))
+        for side, sides in (("images", ("in.{}", "drawn")), ("reference", ("drawn", "in.{}")))
+        for kind in ("zip", "tar", "npz", "npy")
+    ),
+    Entry("score picture", "drawn/1.png",
+          cm3leon("score", "drawn", "drawn2", "--metrics", "fid", *CPU), _inside("drawn", "drawn2"),
+          True),
+    Entry("score network", "in.pth",
+          cm3leon("score", "drawn", "drawn2", "--network", "inception-clean:in.pth", *CPU),
+          _inside("drawn", "drawn2")),
+    Entry("score cache", "kept",
+          cm3leon("score", "drawn", "drawn2", "--cache", "kept", "--metrics", "fid", *CPU),
+          _inside("drawn", "drawn2")),
+    Entry("train-tokenizer picture", "in/a.png",
+          cm3leon("train-tokenizer", "in", "made", "--resolution", "16", "--stride", "4", "--steps",
+                  "3", "--channels", "8", "--codes", "16", "--hold-out", "1", *CPU),
+          _pictures, True),
+    Entry("train-tokenizer archive", "in.zip",
+          cm3leon("train-tokenizer", "in.zip", "made", "--steps", "3", *CPU)),
+    Entry("train-tokenizer state", "made/run/state.json",
+          cm3leon("train-tokenizer", "in", "made", "--resolution", "16", "--stride", "4", "--steps",
+                  "3", "--channels", "8", "--codes", "16", "--hold-out", "1", *CPU),
+          _begun),
+    Entry("tune model", "model/config.json",
+          cm3leon("tune", "model", "asked", "--dry-run", *CPU), _inside(*_ASKED)),
+    Entry("tune cache", "asked/cache.json",
+          cm3leon("tune", "model", "asked", "--dry-run", *CPU), _inside(*_ASKED)),
+    Entry("tune held out", "asked/shard-00000.json",
+          cm3leon("tune", "model", "tokens", "--held-out", "asked", "--dry-run", *CPU),
+          _inside(*_ASKED)),
+    Entry("encode records", "in.jsonl", cm3leon("encode", "in.jsonl", "made", *CPU)),
+    Entry("encode task json", "in.json",
+          cm3leon("encode", "in.json", "made", "--task", "caption", "--pictures", "drawn", *CPU),
+          _inside("drawn")),
+    Entry("encode task parquet", "in.parquet",
+          cm3leon("encode", "in.parquet", "made", "--task", "edit", *CPU)),
+    Entry("encode task questions", "in/v2_OpenEnded_mscoco_val2014_questions.json",
+          cm3leon("encode", "in", "made", "--task", "answer", *CPU),
+          lambda workshop: (workshop.now / "in").mkdir()),
+    Entry("encode task conditions", "maps/a.png",
+          cm3leon("encode", "in", "made", "--task", "depth", "--conditions", "maps", *CPU), _maps,
+          True),
     Entry("encode picture", "in/a.png", cm3leon("encode", "in", "made", *CPU), _beside, True),
     Entry("encode caption", "in/a.txt", cm3leon("encode", "in", "made", *CPU), _text, True),
     Entry("train-text caption", "in/a.txt",
@@ -191,6 +280,19 @@ ENTRIES = (
     Entry("train state", "model/run/state.json",
           cm3leon("train", "tokens", "--out", "made", "--model", "tiny.json", "--fit-vocabulary",
                   "--decay-from", "model", "--decay", "1", *CPU), _inside("tokens", "model")),
+    Entry("train held out", "tokens2/cache.json",
+          cm3leon("train", "tokens", "--bank", "bank", "--held-out", "tokens2", "--model",
+                  "tiny.json", "--fit-vocabulary", "--steps", "1", "--batch", "1", "--out", "made",
+                  *CPU), _inside("tokens", "tokens2", "bank")),
+    Entry("train clip", "in.pt",
+          cm3leon("train", "tokens", "--bank", "bank", "--clip", "ViT-B-32:in.pt", "--model",
+                  "tiny.json", "--fit-vocabulary", "--steps", "1", "--batch", "1", "--out", "made",
+                  *CPU), _inside("tokens", "bank")),
+    Entry("export", "model/config.json", cm3leon("export", "model", "made"),
+          _inside("tokens", "tokens2", "bank", "model")),
+    Entry("import tokenizers", "home/text/tokenizer.json",
+          cm3leon("import", "hf", "made/m", "--tokenizers", "home"),
+          _home),
     Entry("import", "hf/config.json", cm3leon("import", "hf", "made/m"), _inside("hf")),
     Entry("import weights", "hf/model.safetensors", cm3leon("import", "hf", "made/m"),
           _inside("hf")),
@@ -215,11 +317,38 @@ ENTRIES = (
           _inside("coco", "drawn")),
     Entry("fid_coco program", "in.pt", _fid("--features", "inception-jit", "--weights", "in.pt",
                                             "--weights-sha256", "any"), _inside("coco", "drawn")),
+    Entry("rfid tokenizer", "vq/config.json", Line("benchmarks.rfid", (
+        "--tokenizer", "vq", "--data", "drawn", "--results", "results", "--reports", "out")),
+          _inside("vq", "drawn")),
+    Entry("codes", "vq/config.json",
+          Line("benchmarks.evaluate.codes", ("--weights", "vq")),
+          _inside("vq")),
+    Entry("outputs", "in.jsonl", _outputs("--results", "in.jsonl", "--kind", "judge")),
+    Entry("outputs beside", "in.jsonl",
+          _outputs("--results", "good.jsonl", "--kind", "judge", "--beside", "in.jsonl"), _judged),
+    Entry("outputs references", "in.json",
+          _outputs("--results", "coco/annotations/captions_val2014.json", "--references",
+                   "in.json"), _inside("coco")),
+    Entry("scaling plan", "in.json",
+          Line("benchmarks.scaling", ("--plan", "in.json", "--dry-run"))),
+    Entry("verify_fid statistics", "in.npz", Line("benchmarks.verify_fid", (
+        "--statistics", "in.npz", "in.npz", "--expected", "1", "--results", "results"))),
+    Entry("tasks system", "tuned/config.json",
+          Line("benchmarks.tasks", ("--system", "tuned", "--n", "2", "--results", "results",
+                                    "--reports", "out")), _inside("tuned")),
     Entry("rfid", "in/a.png", Line("benchmarks.rfid", (
         "--data", "in", "--results", "results", "--reports", "out")), _beside, True),
     Entry("tables", "results/fid_coco/scenes-xs/x.json", Line("cm3leon.reports.tables", (
         "--bench", "fid_coco", "--results", "results")), _inside("results")),
     Entry("compare", "in.json", Line("cm3leon.reports.compare", ("in.json", "in.json"))),
+    *(
+        Entry(f"cm3leon {command}", "results/fid_coco/scenes-xs/x.json",
+              cm3leon(command, *words, "--results", "results"), _inside("results"))
+        for command, words in (
+            ("compare", ("fid_coco/scenes-xs", "fid_coco/scenes-xs")),
+            ("dashboard", ("--out", "out")), ("report", ("--out", "out")),
+        )
+    ),
     Entry("regress", "in/base-000.json", Line("cm3leon.reports.regress", ("--perf", "in")),
           lambda workshop: (workshop.now / "in").mkdir()),
 )  # fmt: skip
@@ -259,9 +388,21 @@ def harmless(kind: str, entry: Entry) -> bool:
     """Whether such an input is right there."""
     text = entry.place.endswith((".txt", ".csv", ".tsv")) and kind in TEXTS
     made = kind in ("missing", "broken link")
-    return text or (made and entry.name in ("encode into", "encode tars", "tables"))
+    return text or (made and entry.name in OPTIONAL)
 
 
+OPTIONAL = (  # that a file is not there is fine
+    "encode into",
+    "encode tars",
+    "tables",
+    "cm3leon compare",
+    "cm3leon dashboard",
+    "cm3leon report",
+    "score cache",
+    "score picture",
+    "train-tokenizer picture",
+    "train-tokenizer state",
+)
 TEXTS = (
     "numbers", "null", "object", "HTML", "Git LFS", "long integer", "half a pair",
     "deep list", "deep object",

@@ -89,13 +89,26 @@ def options_of(kind: type, above: str = "") -> Iterator[Option]:
     hints = get_type_hints(kind, include_extras=True)
     for one in fields(kind):
         hint, name = hints[one.name], one.name.replace("_", "-")
-        parts = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
-        inner = next(filter(is_dataclass, parts), None)
-        if inner is not None:
+        if inner := inside(hint):
             flat = any(getattr(part, "name", None) == "" for part in get_args(hint))
             yield from options_of(inner, above if flat else f"{above}{name}.")
         elif not positional(hint):
             yield Option(f"--{above}{name}", one.name, hint, one.default)
+
+
+def walked(kind: type) -> Iterator[tuple[str, object]]:
+    """(name, type) of all fields, positional ones and those of dataclasses inside too."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if inner := inside(hint):
+            yield from walked(inner)
+        else:
+            yield name, hint
+
+
+def inside(hint) -> type | None:
+    """The dataclass of options that a type is, or wraps."""
+    parts = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
+    return next(filter(is_dataclass, parts), None)
 
 
 def positional(hint) -> bool:

@@ -62,6 +62,36 @@ def _pinned(results: str, cache: str, images: str) -> Line:
     ))  # fmt: skip
 
 
+def _tune(out: str, records: str, *more: str) -> Line:
+    return cm3leon(
+        "tune", "model", records, "--out", out, "--hold-out", "3", "--batch", "2", "--save-every",
+        "2", "--log-every", "1", "--eval-every", "4", "--warmup", "1", "--precision", "float32",
+        "--schedule", "wsd", "--threads", "1", *CPU, *more,
+    )  # fmt: skip
+
+
+def _questions(place: str, out: str) -> Line:
+    words = ("encode", f"scenes:stock/{place}", out, "--task", "answer", "--tokenizers", "model")
+    return cm3leon(*words, *CPU)
+
+
+def _tokenizer(out: str, seed: str, steps: str) -> Line:
+    return cm3leon(
+        "train-tokenizer", "drawn", out, "--resolution", "16", "--stride", "4", "--channels", "8",
+        "--codes", "16", "--batch", "2", "--hold-out", "2", "--steps", steps, "--seed", seed,
+        "--threads", "1", *CPU,
+    )  # fmt: skip
+
+
+def _score(images: str, cache: str) -> Line:
+    return cm3leon(
+        "score", images, "coco/val2014", "--metrics", "fid", "--cache", cache, "--save",
+        f"{cache}/reference.npz", *CPU,
+    )  # fmt: skip
+
+
+_TRAINED = ("tokens", "tokens2", "bank")  # what a training read
+_WHOLE = (*_TRAINED, "model")
 TREES: dict[str, tuple[tuple[str, ...], Line | str]] = {  # folder -> (what it needs, what makes it)
     "tars": ((), "tars"),
     "tars2": ((), "tars"),
@@ -79,6 +109,14 @@ TREES: dict[str, tuple[tuple[str, ...], Line | str]] = {  # folder -> (what it n
         ("tokens", "tokens2", "bank2"),
         _train("model2", "tokens2", "bank2", "tokens", "--steps", "4", "--seed", "1"),
     ),
+    "asked": (_WHOLE, _questions("train:0:8", "asked")),
+    "asked2": (_WHOLE, _questions("train:8:8", "asked2")),
+    "tuned": ((*_WHOLE, "asked"), _tune("tuned", "asked", "--steps", "4")),
+    "tuned2": ((*_WHOLE, "asked2"), _tune("tuned2", "asked2", "--steps", "4", "--seed", "1")),
+    "vq": (("drawn",), _tokenizer("vq", "0", "4")),
+    "vq2": (("drawn",), _tokenizer("vq2", "1", "4")),
+    "kept": (("drawn", "coco"), _score("drawn", "kept")),
+    "kept2": (("drawn2", "coco"), _score("drawn2", "kept2")),
     "hf": (("model", "tokens", "bank"), cm3leon("export", "model", "hf")),
     "hf2": (("model2", "tokens2", "bank2"), cm3leon("export", "model2", "hf2")),
     "results": ((), _fid("results", "pictures", "0.8")),
@@ -146,6 +184,18 @@ def all_of(*parts) -> Callable[[Path, Done], Iterable[str]]:
     return lambda now, done: (one for part in parts for one in part(now, done))
 
 
+def about_of(folder: str) -> Callable[[Path, Done], Iterable[str]]:
+    """A checkpoint's configuration and how it was made; no times."""
+
+    def result(now: Path, done: Done) -> Iterable[str]:
+        about = json.loads((now / folder / "config.json").read_bytes())
+        about["extra"].pop("seconds")
+        about.pop("about_sha256", None)
+        yield json.dumps(about, sort_keys=True)
+
+    return result
+
+
 def model_of(folder: str) -> Callable[[Path, Done], Iterable[str]]:
     """A trained model: weights, configuration, held-out losses; no times."""
 
@@ -153,10 +203,7 @@ def model_of(folder: str) -> Callable[[Path, Done], Iterable[str]]:
         yield from bytes_of(f"{folder}/model.safetensors", f"{folder}/text/*", f"{folder}/vq/*")(
             now, done
         )
-        about = json.loads((now / folder / "config.json").read_bytes())
-        about["extra"].pop("seconds")
-        about.pop("about_sha256", None)
-        yield json.dumps(about, sort_keys=True)
+        yield from about_of(folder)(now, done)
         for line in (now / folder / "log.jsonl").read_text().splitlines():
             timed = ("seconds", "tokens_per_s", "steps_per_s")
             yield LOGGED + str({k: v for k, v in json.loads(line).items() if k not in timed})
@@ -179,7 +226,6 @@ def said(now: Path, done: Done) -> Iterable[str]:
     yield done.out
 
 
-_MODEL = ("tokens", "tokens2", "bank")
 JOBS = {
     job.name: job
     for job in (
@@ -202,12 +248,12 @@ JOBS = {
             ("made",),
         ),
         Job(
-            "train", _train("model", "tokens", "bank", "tokens2", "--steps", "6"), _MODEL,
+            "train", _train("model", "tokens", "bank", "tokens2", "--steps", "6"), _TRAINED,
             model_of("model"), ("model",),
         ),
         Job(
             "train on", _train("model", "tokens", "bank", "tokens2", "--steps", "8"),
-            (*_MODEL, "model"), model_of("model"),
+            _WHOLE, model_of("model"),
         ),
         Job(
             "train branch",
@@ -215,7 +261,7 @@ JOBS = {
                 *_train("branch", "tokens", "bank", "tokens2").words, "--decay-from", "model@2",
                 "--decay", "2",
             ),
-            (*_MODEL, "model"), model_of("branch"),
+            _WHOLE, model_of("branch"),
         ),
         Job(
             "train-text",
@@ -224,22 +270,61 @@ JOBS = {
         ),
         Job(
             "draw", cm3leon("draw", PROMPT, "--system", "model", "--out", "made/x.png", *CPU),
-            (*_MODEL, "model"), bytes_of("made/x.png"), ("made",),
+            _WHOLE, bytes_of("made/x.png"), ("made",),
         ),
         Job(
             "draw bank",
             cm3leon(
                 "draw", PROMPT, "--system", "model", "--bank", "bank", "--out", "made/x.png", *CPU
             ),
-            (*_MODEL, "model"), bytes_of("made/x.png"),
+            _WHOLE, bytes_of("made/x.png"),
         ),
         Job(
-            "export", cm3leon("export", "model", "made"), (*_MODEL, "model"), bytes_of("made/**/*"),
+            "export", cm3leon("export", "model", "made"), _WHOLE, bytes_of("made/**/*"),
             ("made",), again=False,
         ),
         Job(
-            "import", cm3leon("import", "hf", "made/m"), (*_MODEL, "hf"), bytes_of("made/**/*"),
+            "import", cm3leon("import", "hf", "made/m"), (*_TRAINED, "hf"), bytes_of("made/**/*"),
             ("made",), again=False,
+        ),
+        Job(
+            "encode task", _questions("train:0:8", "asked"), _WHOLE,
+            all_of(bytes_of("asked/*.npy"), contents_of("asked/*.json")), ("asked",),
+        ),
+        Job(
+            "tune", _tune("tuned", "asked", "--steps", "6"), (*_WHOLE, "asked"),
+            model_of("tuned"), ("tuned",),
+        ),
+        Job(
+            "tune on", _tune("tuned", "asked", "--steps", "8"), (*_WHOLE, "asked", "tuned"),
+            model_of("tuned"),
+        ),
+        Job(
+            "answer",
+            cm3leon("answer", "drawn/1.png", "how many stars are there?", "--system", "tuned",
+                    *CPU),
+            (*_WHOLE, "tuned", "drawn"), said,
+        ),
+        Job(
+            "retrieve bank",
+            cm3leon("retrieve", PROMPT, "--system", "model", "--bank", "bank", "--out", "made",
+                    *CPU),
+            _WHOLE, all_of(said, bytes_of("made/*.png")), ("made",),
+        ),
+        Job(
+            "train-tokenizer", _tokenizer("vq", "0", "6"), ("drawn",),
+            all_of(bytes_of("vq/*.safetensors"), about_of("vq")), ("vq",),
+        ),
+        Job(
+            "train-tokenizer ended", _tokenizer("vq", "0", "4"), ("drawn", "vq"),
+            all_of(bytes_of("vq/*.safetensors"), about_of("vq")),
+        ),
+        Job(
+            "score", _score("drawn", "kept"), ("drawn", "coco", "kept"), said,
+        ),
+        Job(
+            "score kept", cm3leon("score", "drawn", "kept/reference.npz", "--metrics", "fid", *CPU),
+            ("drawn", "kept"), said,
         ),
         Job(
             "export-scenes",

@@ -41,7 +41,7 @@ class TrainTokenizer:
     """of the first level; 1, 2, 4, 8 times as many in the next ones"""
     reach: Literal["cell", "picture"] = "cell"
     """what a code depends on: its own square of pixels, or all of the picture (taming's encoder)"""
-    steps: Count = 9000
+    steps: Annotated[int, Range(3, 10**9)] = 9000
     """of the first two stages; the decoder's are four ninths of them"""
     batch: Batch = 8
     """pictures a step"""

@@ -32,7 +32,7 @@ class VQLossConfig:
     perceptual: float = 0.0  # weight of an optional perceptual distance
     commitment: float = 0.25
     decay: float = 0.98  # of the codebook's moving averages
-    plain_steps: int = 400  # auto-encoder without codes
+    plain_steps: int = 400  # the codebook starts in this step, from the vectors of those before
     freeze_step: int = 10**9  # from here only the decoder learns
     revive_every: int = 50  # steps between searches for unused codes
     revive_below: float = 0.02  # a code's moving count under which it is put back to work
@@ -43,8 +43,9 @@ class VQLossConfig:
             value = getattr(self, name)
             check(0 <= value < math.inf, f"vq_loss.{name}", "be finite, not negative", value)
         check(0 <= self.decay < 1, "vq_loss.decay", "lie in [0, 1)", self.decay)
-        for name in ("plain_steps", "revive_every"):
-            check(getattr(self, name) >= 1, f"vq_loss.{name}", "be at least 1", getattr(self, name))
+        for name, least in (("plain_steps", 2), ("revive_every", 1)):  # k-means needs vectors
+            value = getattr(self, name)
+            check(value >= least, f"vq_loss.{name}", f"be at least {least}", value)
         check(
             self.freeze_step > self.plain_steps,
             "vq_loss.freeze_step",

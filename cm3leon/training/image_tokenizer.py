@@ -46,8 +46,9 @@ class VQRecipe:
     def of_steps(cls, shape: VQConfig, train: TrainConfig) -> VQRecipe:
         """The proportions of the shipped recipe: of its steps a thirteenth without codes, from two
         thirds on the decoder alone, which then has four ninths more on the codes that are left.
+        Every stage has a step where there are three.
         """
-        plain = max(1, round(train.steps * 7 / 90))
+        plain = max(2, round(train.steps * 7 / 90))
         freeze = max(plain + 1, round(train.steps * 2 / 3))
         loss = VQLossConfig(plain_steps=plain, freeze_step=freeze, decay=0.99, revive_below=0.004)
         more = max(1, round(train.steps * 4 / 9))

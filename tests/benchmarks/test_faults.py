@@ -95,11 +95,24 @@ def test_bad_options_are_refused_and_one_that_is_taken_is_found(workshop, monkey
 @pytest.mark.parametrize(
     ("entry", "kind"),
     [("train model", "deep list"), ("caption", "PNG bomb"), ("caption", "endless"),
-     ("convert-tokenizer pt", "torch pickle"), ("encode tar", "pipe"), ("compare", "long integer")],
+     ("convert-tokenizer pt", "torch pickle"), ("encode tar", "pipe"), ("compare", "long integer"),
+     ("edit", "PNG bomb"), ("answer", "folder"), ("draw condition", "noise"),
+     ("score images zip", "pipe"), ("score reference npz", "npz bomb"),
+     ("score network", "torch pickle"), ("train-tokenizer archive", "loop"),
+     ("encode records", "deep list"), ("encode task json", "null"),
+     ("encode task parquet", "endless"), ("outputs", "half a pair"),
+     ("scaling plan", "long integer")],
 )  # fmt: skip
 def test_hostile_inputs_are_refused(workshop, entry, kind):
     row = hostile.given(workshop, ENTRIES[entry], kind)
     assert row.outcome == HELD and row.told.startswith("error: "), row
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_hostile_input_is_refused_or_named(workshop, entry):
+    rows = [hostile.given(workshop, ENTRIES[entry], kind) for kind in hostile.INPUTS]
+    assert not [row for row in rows if row.outcome != HELD]
 
 
 def test_a_program_that_runs_is_found(workshop, monkeypatch):
@@ -167,14 +180,14 @@ def test_what_a_refusal_is(done, outcome):
     assert refusal(done) == outcome
 
 
-@pytest.mark.parametrize("tree", ["tokens", "bank", "model", "hf", "prompts"])
+@pytest.mark.parametrize("tree", ["tokens", "bank", "model", "hf", "prompts", "asked"])
 def test_every_file_that_is_left_is_listed(workshop, tree):
     every_file_is_listed(workshop, tree)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("tree", ["results", "scored"])
-def test_every_file_of_a_benchmark_is_listed(workshop, tree):
+@pytest.mark.parametrize("tree", ["results", "scored", "tuned", "vq", "kept"])
+def test_every_file_of_longer_work_is_listed(workshop, tree):
     every_file_is_listed(workshop, tree)
 
 

@@ -105,9 +105,16 @@ def test_known_gaps_are_found_and_nothing_is_written(tree, tmp_path, monkeypatch
     # What was tried is not tried again; after its end nothing new is.
     monkeypatch.setattr(mutants.Subjects, "run", None)
     assert list(mutants.tried({PATH: changes}, tmp_path, root=tree)) == found
-    (tmp_path / "tried.jsonl").write_text(
-        "".join((tmp_path / "tried.jsonl").read_text().splitlines(True)[:3]) + '{"torn'
-    )
+    lines = (tmp_path / "tried.jsonl").read_text().splitlines(True)
+    lines[3] = lines[3].replace("survived", "killed")  # another outcome under the old digest
+    assert '"killed"' in lines[3]
+    (tmp_path / "tried.jsonl").write_text("".join(lines[:4]) + '{"torn')
+    (kept,) = tmp_path.glob("lines-*.json")
+    kept.write_text(kept.read_text().replace("test_clipped", "test_clipper"))
+    subjects = mutants.Subjects(tree, [PATH], tmp_path)
+    subjects._start()
+    assert subjects.reaching(PATH, changes[1])[0] == ["tests/test_thing.py::test_clipped"]
+    subjects.close()
     some = list(mutants.tried({PATH: changes}, tmp_path, time.monotonic() - 1, tree))
     assert some == found[:3]
 

@@ -114,26 +114,6 @@ def test_mistakes_get_one_line_and_exit_code_2(run, tmp_path, arguments, message
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("device", ["xpu", "meta", "cuda:7", "mtia:3", "cpu:1"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("draw", "x"),
-        ("caption", "a.png"),
-        ("infill", "a.png", "--box", "0", "0", "9", "9"),
-        ("infill", "--text", "a <mask>"),
-        ("encode", "scenes:stock/train:0:3", "c"),
-        ("train", "--dry-run"),
-    ],
-    ids=lambda words: " ".join(words[:2]),
-)
-def test_a_device_that_is_not_there(run, tmp_path, words, device):
-    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    code, out, err = run(*words, "--device", device)
-    assert (code, out, err) == (2, "", f"error: device {device!r} is not there; use 'cpu'\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
 def test_a_grid_that_is_too_large_is_refused_before_it_is_drawn(run, monkeypatch):
     monkeypatch.setattr("cm3leon.images.MOST_PIXELS", 32 * 32 * 3)
     monkeypatch.setattr("cm3leon.pipeline.System.draw", lambda *_: pytest.fail("drawn"))

@@ -12,10 +12,11 @@ from PIL import Image
 
 from cm3leon import checkpoint
 from cm3leon.cli.main import main
+from cm3leon.config import TrainConfig, VQConfig
 from cm3leon.images import crop_square, read_picture
 from cm3leon.tokenizers.folder import load_tokenizer
 from cm3leon.training import image_tokenizer
-from cm3leon.training.image_tokenizer import Crops, evaluate
+from cm3leon.training.image_tokenizer import Crops, VQRecipe, evaluate
 from cm3leon.world.scenes import scene
 
 OPTIONS = ["--resolution", "32", "--channels", "4", "--codes", "64", "--batch", "2", "--threads",
@@ -60,6 +61,14 @@ def test_a_folder_becomes_a_tokenizer(pictures, tmp_path, capsys, monkeypatch):
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_every_stage_has_a_step():
+    """k-means of no vectors at all ended in a traceback."""
+    for steps in range(3, 200):
+        train = TrainConfig(steps=steps, batch=2, rate=1e-3, warmup=1)
+        loss = VQRecipe.of_steps(VQConfig(), train).loss
+        assert 2 <= loss.plain_steps < loss.freeze_step <= steps
+
+
 def test_every_picture_is_shown_once_each_time_through_and_held_out_ones_never():
     reads = []
 
@@ -80,6 +89,7 @@ def test_every_picture_is_shown_once_each_time_through_and_held_out_ones_never()
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--steps", "2"], "steps must lie in [3, 1,000,000,000], got 2"),
         (["--stride", "6"], "stride must be 2, 4, 8 or 16, got 6"),
         (["--resolution", "20"], "vq.resolution must be a positive multiple of the stride 8"),
         (["--hold-out", "12"], "12 readable pictures, 12 of them held out; add pictures"),
