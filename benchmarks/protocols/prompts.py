@@ -68,7 +68,11 @@ def pick(count: int, seed: int, image_id) -> int:
 
 
 def checked_count(n: int | None, available: int, name: str) -> int:
-    """n itself, or all there are for None; UserError when it is below 1 or beyond `available`."""
+    """n itself, or all there are for None; UserError when it is below 1 or beyond `available`,
+    and when there are none.
+    """
+    if available < 1:
+        raise UserError(f"{name} has no picture with a caption; copy its annotations again")
     if n is None:
         n = available
     if n < 1:

@@ -143,6 +143,9 @@ FILES = {
         edited(lambda c: c["annotations"].append(c["annotations"][0])), (),
         "lists annotation 100 twice",
     ),
+    "no annotations at all": (
+        edited(lambda c: c["annotations"].clear()), (), "val2014 has no picture with a caption",
+    ),
     "captions torn": (torn_captions, (), "captions_val2014.json"),
     "a drawn picture broken": (
         drawn_elsewhere(one_broken), ("--images", "drawn", "--n", "12"), "3.png is damaged",

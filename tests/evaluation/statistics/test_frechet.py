@@ -215,7 +215,7 @@ GOOD = (np.zeros(2), np.eye(2), np.zeros(2), np.eye(2))
         (2, np.zeros(3), r"mu_b \[D\] and sigma_b \[D, D\] must fit, got \[3\] and \[2, 2\]"),
         (1, np.zeros((2, 3)), "must fit"),
         (1, np.array([[1, 0.5], [0.1, 1]]), "sigma_a must be symmetric"),
-        (3, -np.eye(2), "sigma_b must be positive semi-definite"),
+        (3, -np.eye(2), "sigma_b must be positive semi-definite, it has a negative variance"),
         (1, np.array([[1.0, 2], [2, 1]]), "sigma_a must be positive semi-definite"),
         (3, np.array([[1.0, 2], [2, 1]]), "sigma_b must be positive semi-definite"),
         (3, np.array([[0.0, 1], [1, 0]]), "sigma_b must be positive semi-definite"),
@@ -253,6 +253,8 @@ def test_bad_features(bad, message):
 
 
 def test_bad_moments_are_not_counted():
+    with pytest.raises(UserError, match=r"Moments\.dim must be at least 1, got 0"):
+        Moments(0)
     seen = Moments(3)
     with pytest.raises(UserError, match="at least 2 features, got 0"):
         seen.finish()
@@ -301,6 +303,8 @@ def test_influence_is_the_derivative_towards_one_more_row(rank):
         for row in b
     ]
     np.testing.assert_allclose(found - found[0], np.array(moved) - moved[0], atol=2e-3, rtol=1e-3)
+    lists = (one.tolist() for one in (mu_a, sigma_a, mu_b, sigma_b))
+    np.testing.assert_array_equal(influence(*lists)(b), found)
 
 
 def test_influence_towards_a_point_is_the_square_of_the_way():

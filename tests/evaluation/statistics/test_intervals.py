@@ -20,6 +20,7 @@ from cm3leon.evaluation.statistics.frechet import (
 )
 from cm3leon.evaluation.statistics.intervals import (
     binomial_interval,
+    bootstrap_draws,
     bootstrap_interval,
     extrapolated_frechet,
     frechet_at,
@@ -354,6 +355,11 @@ def test_defaults_are_a_thousand_resamples_at_95():
     assert bootstrap_interval(values) == bootstrap_interval(values, np.mean, 1000, 0, 0.95)
     real, fake = (gauss(seed, 60, 2) for seed in (0, 1))
     assert extrapolated_frechet(real, fake) == extrapolated_frechet(real, fake, 200, 0, 0.95)
+
+
+def test_two_rows_and_two_resamples_are_enough():
+    draws = bootstrap_draws([1.0, 3.0], resamples=2)
+    assert len(draws) == 2 and set(draws) <= {1.0, 2.0, 3.0}
 
 
 def test_levels_lie_inside_0_and_1():

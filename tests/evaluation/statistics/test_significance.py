@@ -73,6 +73,8 @@ def test_p_of_resamples_and_of_intervals():
         draws = np.random.default_rng(0).standard_normal(99) + shift
         assert bootstrap_p(draws) == bootstrap_p(-draws)
     assert bootstrap_p(np.array([0.0, 0.0, 1.0])) == 1.0  # a draw of 0 is on both sides
+    zeros = np.array([0.0] * 3 + [1.0] * 6)
+    assert bootstrap_p(zeros) == bootstrap_p(-zeros) == 0.8
     assert difference_p(1.96, 0.0, 3.92) == approx(0.05, abs=1e-4)
     assert difference_p(0.0, 0.0, 0.0) == 1.0 and difference_p(1.0, 1.0, 1.0) == 0.0
 
@@ -171,7 +173,8 @@ def test_an_effect_is_judged_by_its_way_from_no_effect():
     logs = np.log([1.5, 1.2, 1.875])
     assert effect_p(1.5, 1.2, 1.875, 1, True) == approx(difference_p(*logs))
     assert effect_p(3.0, 2.4, 3.75, 2, True) == approx(difference_p(*logs))
-    assert effect_p(1.5, 0.0, 3, 1, True) == 1.0  # no log of 0
+    assert effect_p(1.5, 0.0, 3, 1, True) == 1.0  # no log of 0, nor of less
+    assert effect_p(1.5, -0.5, 3, 1, True) == effect_p(-0.5, -1, 3, 1, True) == 1.0
 
 
 def test_the_smallest_ratio_is_the_same_whichever_way_it_is_turned():
