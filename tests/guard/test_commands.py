@@ -29,8 +29,10 @@ CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 PROGRAMS = ("cm3leon", "nox", "python", "pip", "pytest", "torchrun", "ruff")
 OURS = ("cm3leon", "nox", "python", "torchrun")  # whose options are this project's
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|md|c|json|yml|png|toml|safetensors)")
-WRITTEN = ("reports/out/", "results/", "model/", "bank/", "hf/", "tokens/", "prompts/", "asked/", "tuned/",
-           "vq/", "kept/")  # by runs  # fmt: skip
+WRITTEN = (  # by runs
+    "reports/out/", "results/", "model/", "bank/", "hf/", "tokens/", "prompts/", "asked/", "tuned/",
+    "vq/", "kept/",
+)  # fmt: skip
 
 
 class Parsed(BaseException):
