@@ -8,7 +8,7 @@
 
 Each change (verify/mutations.py) is made in a copy of the tree, and the tests that reach its lines
 run against it: the module's own test file, or where there is none those that import the module
-(`TESTS` names more), without tests marked slow or longer than 5 s, the quick ones first until 20 s
+(`TESTS` names more), without tests marked full or longer than 5 s, the quick ones first until 20 s
 are spent. A change that no test reaches has survived. The changes of a module are drawn by the
 seed, all alike; one that changes nothing that can be seen stands in verify/planted.py with the
 reason and is not drawn. What was tried is kept in .cache/mutants, by the content of module and
@@ -359,13 +359,13 @@ def related(tree: Path, path: str, tests: Mapping = TESTS) -> list[str]:
     if not found:
         module = ".".join(Path(path).with_suffix("").parts)
         files = sorted((tree / "tests").rglob("test_*.py"))
-        found = [one for one in files if module in imported(tree, one)]
+        found = [one for one in files if module in imported(one)]
     if not found:
         raise UserError(f"no test file below tests imports {path}; write one")
     return [str(one.relative_to(tree)) for one in found]
 
 
-def imported(tree: Path, file: Path) -> set[str]:
+def imported(file: Path) -> set[str]:
     """Dotted names of the modules that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

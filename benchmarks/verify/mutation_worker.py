@@ -55,7 +55,7 @@ def worker(once: bool) -> int:
 
     plugin = Plugin(traced, orders, answers, asked, once)
     options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "--color=no", "-m"]
-    options += ["not slow and not full", f"--basetemp={os.getcwd()}/../pytest"]
+    options += ["not full", f"--basetemp={os.getcwd()}/../pytest"]
     try:
         code = int(pytest.main([*options, *asked["tests"]], plugins=[plugin]))
     except BaseException as error:  # of a change that runs on import, or of the options

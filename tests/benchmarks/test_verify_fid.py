@@ -224,7 +224,7 @@ def test_mistakes_are_one_line(run, tmp_path):
     assert not list(tmp_path.glob("results/**/*.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_made_files_pass(tmp_path):
     """The whole list of checks that need nothing from elsewhere: half a minute."""
     found = list(random_weights.made_checks(tmp_path))

@@ -101,7 +101,7 @@ def coverage(draw, reference: Reference, repetitions: int) -> dict[str, tuple[fl
     "dim, tail, count", [(16, 0.0, 9), (16, 0.0, 33), (8, 0.3, 64), (4, 0.3, 250)]
 )
 def test_intervals_of_distances_are_as_wide_as_they_scatter(dim, tail, count):
-    """N from half of D to sixty times D; the slow test below has the repetitions for nominal."""
+    """N from half of D to sixty times D; the test below has the repetitions for nominal."""
     world = World(dim, tail)
     found = coverage(lambda seed: world.draw(seed, count), Reference(world.real), 80)
     for name, (covered, width) in found.items():
@@ -109,7 +109,7 @@ def test_intervals_of_distances_are_as_wide_as_they_scatter(dim, tail, count):
         assert 0.85 <= width <= 1.35, (name, width)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "dim, tail, count", [(128, 0.0, 64), (128, 0.0, 120), (16, 0.0, 64), (16, 0.2, 1000)]
 )
@@ -219,10 +219,12 @@ def test_halves_stand_for_the_whole(count):
     assert half_scale(count) ** 2 * (1 / half - 1 / count) == approx(1 / count)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n, d, sets, repetitions", [(60, 4, 1, 1000), (60, 3, 3, 250)])
+@pytest.mark.parametrize(
+    "n, d, sets, repetitions",
+    [pytest.param(60, 4, 1, 1000, marks=pytest.mark.full), (60, 3, 3, 250)],
+)
 def test_coverage_in_many_simulations(n, d, sets, repetitions):
-    """95 % intervals hold the expected distance in 92 to 98 % of 1,000 repetitions."""
+    """95 % intervals hold the expected distance in 92 to 98 % of the repetitions."""
     scale, shift = 1.1, 0.3
     real, values, intervals = gauss(9, n, d), [], []
     for index in range(repetitions):
