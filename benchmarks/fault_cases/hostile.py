@@ -381,14 +381,19 @@ def given(workshop: Workshop, entry: Entry, kind: str) -> Row:
 
 def left_out(said: str) -> bool:
     """Whether something is said to be left out."""
-    return ("not readable" in said and ", 0 not readable" not in said) or "unreadable" in said
+    some = "not readable" in said and ", 0 not readable" not in said
+    return (
+        some or "unreadable" in said or "cannot be read and are left out" in " ".join(said.split())
+    )
 
 
 def harmless(kind: str, entry: Entry) -> bool:
     """Whether such an input is right there."""
     text = entry.place.endswith((".txt", ".csv", ".tsv")) and kind in TEXTS
     made = kind in ("missing", "broken link")
-    return text or (made and entry.name in OPTIONAL)
+    folder = kind == "folder" and entry.name in FOLDERS
+    anew = kind == "loop" and entry.name == "encode into"  # as where it is missing
+    return text or folder or anew or (made and entry.name in OPTIONAL)
 
 
 OPTIONAL = (  # that a file is not there is fine
@@ -402,6 +407,14 @@ OPTIONAL = (  # that a file is not there is fine
     "score picture",
     "train-tokenizer picture",
     "train-tokenizer state",
+)
+FOLDERS = (  # in which one is looked into, or is no file of the kind that is read
+    "score picture",
+    "score cache",
+    "train-tokenizer picture",
+    "cm3leon compare",
+    "cm3leon dashboard",
+    "cm3leon report",
 )
 TEXTS = (
     "numbers", "null", "object", "HTML", "Git LFS", "long integer", "half a pair",

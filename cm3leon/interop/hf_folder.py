@@ -84,6 +84,7 @@ def export_hf(name: str | Path, out: str | Path, shard_bytes: int = SHARD_BYTES)
     with new_folder(out) as folder:
         for part in parts:
             copy_files(home / part, folder / part, PARTS[part])
+        text.save(folder / "text")  # its digest too, which may have been lost
         for file, content in files.items():
             (folder / file).write_text(content, encoding="utf-8")
         tensors = to_opt_state_dict(model)

@@ -76,6 +76,12 @@ def test_the_files_of_an_export(exported, model):
         assert said.stdout.count(": OK\n") == len(found) - 1
 
 
+def test_a_lost_digest_of_the_tokenizer_is_written_again(exported, model, tmp_path):
+    home = Path(shutil.copytree(model.parent, tmp_path / model.parent.name))
+    (home / "text" / "tokenizer.json.sha256").unlink()
+    assert contents(export_hf(home / model.name, tmp_path / "tiny")) == contents(exported)
+
+
 def test_transformers_loads_it(exported, model):
     transformers = pytest.importorskip("transformers")
     opt = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
