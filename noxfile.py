@@ -5,6 +5,7 @@ command.
 """
 
 import os
+import pathlib
 
 import nox
 
@@ -107,6 +108,13 @@ def train_baselines(session: nox.Session) -> None:
 
 
 @nox.session
+def gallery(session: nox.Session) -> None:
+    """docs/gallery.md: what each shipped model draws, by the commands that the page prints."""
+    install(session, "bench,report")
+    session.run("python", "-m", "baselines.gallery", *session.posargs, env=quiet())
+
+
+@nox.session
 def frechet_speed(session: nox.Session) -> None:
     """Our Fréchet distance timed against other packages' on the same inputs."""
     install(session, "bench,report")
@@ -168,6 +176,15 @@ def docs(session: nox.Session) -> None:
     """The documentation as pages in site/, warnings as errors; opens from a disk."""
     install(session, "dev")
     session.run("mkdocs", "build", *session.posargs, env=quiet() | {"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def notebooks(session: nox.Session) -> None:
+    """Run docs/notebooks/ by Jupyter and keep what they give; a test runs them without it."""
+    install(session, "bench,report")
+    session.install("nbclient", "ipykernel")
+    found = sorted(map(str, pathlib.Path("docs/notebooks").glob("*.ipynb")))
+    session.run("jupyter-execute", "--inplace", *found, env=quiet())
 
 
 @nox.session(venv_backend="none")

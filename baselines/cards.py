@@ -13,6 +13,7 @@ from baselines.train import SMALL
 from cm3leon.checkpoint import read_about
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, parse_json, write_atomic
+from cm3leon.interop.hf_card import Result, header
 from cm3leon.retrieval.packed import BANK, unpack
 from cm3leon.world.scenes import ABOUT_ONE, PLAIN, SEEN
 
@@ -96,7 +97,8 @@ def transformer_card(folder: Path, about: dict) -> str:
         if "held_out_image_alone" in last:
             facts |= document_facts(last)
     facts |= scores(folder.name)
-    title = f"# {folder.name}\n\nA decoder-only CM3 transformer of the embedded world."
+    head = header(folder.name, "text-to-image", "apache-2.0", results(folder.name))
+    title = f"{head}\n\n# {folder.name}\n\nA decoder-only CM3 transformer of the embedded world."
     body = [title, facts_table(facts)]
     if log:
         draw_losses(log, folder / "loss.png")
@@ -200,21 +202,45 @@ def document_facts(last: dict) -> dict[str, str]:
     return facts
 
 
-def scores(name: str) -> dict[str, str]:
-    """FID and composition of the newest default record; empty before there is one."""
-    from cm3leon.reports import extra, newest
+def records_of(name: str) -> list[dict]:
+    """The record of `fid_coco` that speaks for a model; none before there is one."""
+    from cm3leon.reports import newest
     from cm3leon.reports.readme import headline
     from cm3leon.reports.records.store import read_all
-    from cm3leon.reports.tables import number, span
 
     try:
-        records = headline(newest(read_all(bench="fid_coco")))
+        found = headline(newest(read_all(bench="fid_coco")))
     except ValueError:
-        return {}
+        return []
+    return [one for one in found if one["system"]["name"] == name]
+
+
+def results(name: str) -> list[Result]:
+    """The numbers of its record for the header of its card."""
+    from cm3leon.reports import extra
+
+    found = []
+    for record in records_of(name):
+        of = {"task": "text-to-image", "dataset": "cm3leon/scenes (coco)"}
+        of["split"] = record["protocol"].get("headline", "test")
+        fid = f"FID by the embedded world's network, n={record['n']:,}"
+        found.append(Result(**of, metric="fid_scenes", value=record["value"], name=fid))
+        for measure in ("overall", "position", "attribution"):
+            if one := extra(record, measure):
+                told = f"composition, {measure}: share of captions drawn right"
+                found.append(
+                    Result(**of, metric=f"composition_{measure}", value=one["value"], name=told)
+                )
+    return found
+
+
+def scores(name: str) -> dict[str, str]:
+    """FID and composition of its record in words."""
+    from cm3leon.reports import extra
+    from cm3leon.reports.tables import number, span
+
     found = {}
-    for record in records:
-        if record["system"]["name"] != name:
-            continue
+    for record in records_of(name):
         interval = record["interval"] or {}
         ends = span(record["value"], interval.get("low"), interval.get("high"))
         split = record["protocol"].get("headline", "test")

@@ -160,6 +160,8 @@ class Train:
     """cpu, cuda, or auto: CUDA where there is one"""
     threads: Threads | None = None
     """of the processor; the bytes of a CPU training hang on it"""
+    tensorboard: bool = False
+    """the log as TensorBoard's scalars too, in run/tensorboard of the model's folder"""
     dry_run: bool = False
     """check, print the estimate, train nothing"""
     gpus: Count | None = None
@@ -212,7 +214,8 @@ class Train:
 
     def trained(self, device: str, ranks: Alone) -> int:
         """The work of one of the processes."""
-        from cm3leon.training.pretraining import pretrain
+        from cm3leon.cli.tensorboard import followed
+        from cm3leon.training.pretraining import RUN, pretrain
 
         model = find_model_config(self.model)
         corpus = None
@@ -229,7 +232,8 @@ class Train:
             if ranks.first:
                 print("dry run: nothing was trained")
             return 0
-        done = pretrain(recipe, corpus, self.out, device, start, ranks)
+        with followed(self.out / RUN, self.tensorboard and ranks.first):
+            done = pretrain(recipe, corpus, self.out, device, start, ranks)
         if ranks.first:
             took = f"{done['step']} steps in {done['seconds']:.0f} s"
             print(f"{self.out}: {took}, training loss {done['loss']:.4f}")

@@ -68,6 +68,8 @@ class Tune:
     """cpu, cuda, or auto: CUDA where there is one"""
     threads: Threads | None = None
     """of the processor; the bytes of a CPU training hang on it"""
+    tensorboard: bool = False
+    """the log as TensorBoard's scalars too, in run/tensorboard of the model's folder"""
     dry_run: bool = False
     """check, print the estimate, train nothing"""
     training: Annotated[TuneChanges, tyro.conf.arg(name="")] = field(default_factory=TuneChanges)
@@ -97,6 +99,8 @@ class Tune:
 
     def trained(self, device: str, ranks: Alone) -> int:
         """The work of one of the processes."""
+        from cm3leon.cli.tensorboard import followed
+        from cm3leon.training.pretraining import RUN
         from cm3leon.training.tuning import tune
 
         records = self.opened()
@@ -108,7 +112,8 @@ class Tune:
             print(line)
         if self.dry_run:
             return 0
-        done = tune(recipe, records, self.out, device, ranks=ranks)
+        with followed(self.out / RUN, self.tensorboard and ranks.first):
+            done = tune(recipe, records, self.out, device, ranks=ranks)
         if ranks.first:
             took = f"{done['step']} steps in {done['seconds']:.0f} s"
             print(f"{self.out}: {took}, training loss {done['loss']:.4f}")

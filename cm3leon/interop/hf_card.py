@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from cm3leon.config import ModelConfig, VQConfig
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.sequence.positions import pair_places
@@ -15,6 +19,38 @@ tags:
 - text-to-image
 ---
 """
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number of a `model-index`: what was done, on which data, by which measure."""
+
+    task: str  # a pipeline of Hugging Face's, "text-to-image"
+    dataset: str
+    split: str
+    metric: str
+    value: float
+    name: str  # of the number, as a reader says it
+
+
+def header(name: str, pipeline: str, licence: str, results: Sequence[Result]) -> str:
+    """The hub's header of a model's card, with its numbers as `model-index` (the form of
+    https://github.com/huggingface/hub-docs/blob/main/modelcard.md); texts are quoted as JSON, which
+    YAML reads.
+    """
+    lines = ["---", f"license: {licence}", "library_name: cm3leon", f"pipeline_tag: {pipeline}"]
+    lines += ["tags:", "- cm3leon", f"- {pipeline}"]
+    if results:
+        lines += ["model-index:", f"- name: {json.dumps(name)}", "  results:"]
+    for one in results:
+        lines += [
+            f"  - task: {{type: {one.task}}}",
+            f"    dataset: {{type: {json.dumps(one.dataset)}, name: {json.dumps(one.dataset)}, "
+            f"split: {json.dumps(one.split)}}}",
+            f"    metrics: [{{type: {one.metric}, value: {one.value:.6g}, "
+            f"name: {json.dumps(one.name)}}}]",
+        ]
+    return "\n".join([*lines, "---"])
 
 
 def card(name: str, model: ModelConfig, vq: VQConfig, extra: dict, sha256: str) -> str:

@@ -5,8 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+
+from cm3leon.reports.dashboard import inline
+from tests.browser import Browser
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings_handlers.python")
@@ -29,10 +33,47 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+LINK = re.compile(r'<(?:a|img)\b[^>]*?\s(?:href|src)="([^"]+)"')
+IDS = re.compile(r'\sid="([^"]+)"')
+
+
+def test_every_link_leads_somewhere(site):
+    """Of all built pages, the navigation's too: the file is there, and so is the heading."""
+    pages = {path: path.read_text("utf-8") for path in site.rglob("*.html")}
+    ids = {path: set(IDS.findall(text)) for path, text in pages.items()}
+    lost = set()
+    for path, text in pages.items():
+        for link in map(unquote, LINK.findall(text)):
+            if re.match(r"[a-z]+:|//", link) or path.name == "404.html":
+                continue
+            name, _, heading = link.partition("#")
+            target = (path.parent / name).resolve() if name else path
+            target = target / "index.html" if target.is_dir() else target
+            if not target.is_file() or (heading and heading not in ids.get(target, {heading})):
+                lost.add((path.name, link))
+    assert len(pages) > 15 and not lost
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_no_page_is_wider_than_the_window(site, tmp_path, width, scheme):
+    binary = inline.browser()
+    if binary is None:
+        pytest.skip("no chromium on this machine")
+    wide = {}
+    with Browser(binary, tmp_path) as browser:
+        browser.window(width, scheme=scheme)
+        for path in sorted(site.rglob("*.html")):
+            browser.open(path)
+            found = browser.value("document.documentElement.scrollWidth")
+            if found > width:
+                wide[path.name] = found
+    assert wide == {}
+
+
 def test_every_page_is_built_and_loads_nothing_from_elsewhere(site):
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    assert pages <= {path.stem for path in site.glob("*.html")}
-    for path in site.glob("*.html"):
+    pages = {path.stem for kind in ("md", "ipynb") for path in (ROOT / "docs").rglob(f"*.{kind}")}
+    assert pages <= {path.stem for path in site.rglob("*.html")}
+    for path in site.rglob("*.html"):
         text = path.read_text("utf-8").replace('<link rel="canonical"', "<canonical")
         assert not LOADED.search(text), (path.name, LOADED.search(text)[0])
 

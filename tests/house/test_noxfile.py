@@ -81,7 +81,12 @@ def test_sessions_ask_for_extras_that_exist():
     ]
     assert calls
     asked = {extra for call in calls for extra in call.split(",")}
-    by_hand = {"diffusers", "transformers", "int8"}  # of systems and weights that are not ours
+    by_hand = {
+        "diffusers",
+        "transformers",
+        "int8",
+        "tensorboard",
+    }  # of systems and weights that are not ours
     assert asked == {"bench", "report", "dev"}
     assert set(PROJECT["optional-dependencies"]) == asked | by_hand
 
