@@ -184,7 +184,8 @@ def notebooks(session: nox.Session) -> None:
     install(session, "bench,report")
     session.install("nbclient", "ipykernel")
     found = sorted(map(str, pathlib.Path("docs/notebooks").glob("*.ipynb")))
-    session.run("jupyter-execute", "--inplace", *found, env=quiet())
+    noise = {"PYTHONWARNINGS": "ignore:IProgress not found"}  # of tqdm, which finds no widgets
+    session.run("jupyter-execute", "--inplace", *found, env=quiet() | noise)
 
 
 @nox.session(venv_backend="none")

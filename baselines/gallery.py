@@ -27,7 +27,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "gallery.md"
 SPLIT = "natural"  # of the captions
 SCENES = ("scenes", "stock", "test")  # folder, dialect and split of the pictures that are given
 MAPS = ("segmentation", "depth", "edges", "scribble")
-GAP, ZOOM, COLOURS = 2, 2, 64  # pixels between pictures, times larger, of a PNG
+GAP, ZOOM, COLOURS = 2, 2, 64  # pixels between pictures; times larger, of one alone; of a PNG
 HEAD = """# Gallery
 
 What each shipped model draws: the first {count} captions of `{split}`, which no training has seen,
@@ -144,7 +144,8 @@ def strip(paths: list[Path], out: Path) -> Path:
     shown = [read_picture(path) for path in paths]
     bar = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)
     parts = [part for one in shown for part in (bar, one)][1:]
-    large = np.concatenate(parts, axis=1).repeat(ZOOM, 0).repeat(ZOOM, 1)
+    zoom = ZOOM if len(shown) == 1 else 1
+    large = np.concatenate(parts, axis=1).repeat(zoom, 0).repeat(zoom, 1)
     data = io.BytesIO()
     Image.fromarray(large).quantize(COLOURS).save(data, "PNG", optimize=True)
     return write_atomic(out, data.getvalue())
@@ -152,16 +153,16 @@ def strip(paths: list[Path], out: Path) -> Path:
 
 def table(samples: list[Sample], prefix: str, folder: Path) -> str:
     """The rows of a model as Markdown; their pictures go into a folder."""
-    rows = ["| given | made | |", "|---|---|---|"]
+    rows = ["| given, and made | |", "|---|---|"]
     for number, one in enumerate(samples, 1):
         cells = []
         for part, paths in (("given", one.given), ("made", [one.drawn] if one.drawn else [])):
             name = f"{prefix}-{number}-{part}.png"
             if paths:
                 strip(paths, folder / name)
-            cells.append(f"![{part}]({folder.name}/{name})" if paths else "")
+                cells.append(f"![{part}]({folder.name}/{name})")
         told = "<br>".join([*(word.replace("|", "/") for word in one.words), f"`{one.command}`"])
-        rows.append(f"| {' | '.join(cells)} | {told} |")
+        rows.append(f"| {'<br>'.join(cells)} | {told} |")
     return "\n".join(rows)
 
 
