@@ -95,10 +95,14 @@ NAME = "ablate_positions"
 BENCH = core.Bench("ablate_positions", 1, "nats", "lower", protocol={}, measure=measure)
 
 
-def report(_: Options, record: dict) -> None:
-    """Every number with its interval."""
-    for name, value in record["extra"].items():
-        print(f"{name:48} " + " ".join(f"{part:.4f}" for part in value))
+def report(options: Options, record: dict) -> None:
+    """The table on the terminal and as files."""
+    from cm3leon.reports.benches.positions import positions_table
+    from cm3leon.reports.tables import write_all
+
+    table = positions_table(record)
+    print(f"\n{table.to_text()}")
+    write_all(table, core.report_folder(options.reports, NAME), "positions")
 
 
 main = core.command(Options, NAME, ablate_positions, report)

@@ -25,6 +25,7 @@ from cm3leon.reports import (
     read_published,
 )
 from cm3leon.reports.benches.equal_compute import compute_table
+from cm3leon.reports.benches.positions import positions_table
 from cm3leon.reports.benches.splits import arms_of, documents_of, splits_table
 from cm3leon.reports.benches.tasks import tasks_table
 from cm3leon.reports.records.store import (
@@ -112,9 +113,9 @@ def headline(records: Sequence[Mapping]) -> list[Mapping]:
     return [kept[name] for name in SHOWN if name in kept]
 
 
-def block(records: Sequence[Mapping], twins: Mapping | None = None) -> str:
-    """Markdown of the tables, the first system's in detail; `twins` is the record of the newest
-    comparison at equal compute.
+def block(records: Sequence[Mapping], twins: Sequence[Mapping] = ()) -> str:
+    """Markdown of the tables, the first system's in detail; `twins` are records of comparisons at
+    equal compute.
     """
     main = records[0]
     head = f"`fid_coco`, version {main['version']}."
@@ -126,8 +127,7 @@ def block(records: Sequence[Mapping], twins: Mapping | None = None) -> str:
     tables = [fid_table(records, read_published()), splits_table(main), scale_table(main)]
     if main_arm(main) is None:
         tables.append(composition_table(main))
-    if twins is not None:
-        tables.append(compute_table(twins))
+    tables += map(compute_table, twins)
     shown = [table.to_markdown().strip() for table in tables if table is not None]
     return "\n\n".join([head, *shown])
 
@@ -186,6 +186,14 @@ def tasks_block(records: Sequence[Mapping]) -> str:
     return tasks_table(ranked(ours)[-1]).to_markdown()
 
 
+def positions_block(records: Sequence[Mapping]) -> str:
+    """Markdown of the run of `ablate_positions` that speaks."""
+    ours = [one for one in speaking(records) if one["bench"] == "ablate_positions"]
+    if not ours:
+        raise NothingThere("no record of ablate_positions; run nox -s ablate_positions")
+    return positions_table(ranked(ours)[-1]).to_markdown()
+
+
 def share(record: Mapping, key: str) -> str:
     """A share with two decimals; a dash where the record has none."""
     entry = extra(record, key)
@@ -207,9 +215,13 @@ def page(text: str, records: Sequence[Mapping]) -> str:
             return short_block(shown[0])
         if found[2] == "tasks":
             return tasks_block(records)
+        if found[2] == "positions":
+            return positions_block(records)
         if found[2] == "results":
-            return block(shown, ranked(twins)[-1] if twins else None)
-        raise UserError(f"no block {found[2]!r} to write; known are short, results, tasks")
+            return block(shown, twins)
+        raise UserError(
+            f"no block {found[2]!r} to write; known are short, results, tasks, positions"
+        )
 
     text = MARKED.sub(lambda one: f"{one[1]}{made(one).strip()}\n{one[4]}", text)
     return NUMBER.sub(lambda one: f"{one[1]}{number(one[2], records)}{one[4]}", text)

@@ -118,7 +118,7 @@ def test_readme_and_report_show_it(options, tmp_path):
     table = compute_table(record)
     assert len(table.rows) == 6 and len(table.headers) == 10
     assert table.rows[0][4].startswith("0.") and table.rows[0][5].startswith("0.300")
-    assert "What retrieval brings" in block([splits_record()], record)
+    assert "What retrieval brings" in block([splits_record()], [record])
     assert "What retrieval brings" not in block([splits_record()])
     runs = Run(splits_record(), "results/a.json"), Run(record, "results/b.json")
     document = build(Inputs(runs, read_published()))
