@@ -9,6 +9,7 @@ from cm3leon.reports import extra, main_arm
 from cm3leon.reports.benches.decoding import verdicts, verdicts_table
 from cm3leon.reports.benches.fid import beside_table
 from cm3leon.reports.benches.latency import latency_tables
+from cm3leon.reports.benches.positions import positions_table
 from cm3leon.reports.benches.pretraining import pretraining_tables
 from cm3leon.reports.benches.retrieval import retrieval_tables
 from cm3leon.reports.benches.splits import choice_table, splits_tables
@@ -33,6 +34,7 @@ def detail_tables(record: Mapping) -> dict:
         ],
         "ablate_retrieval": lambda: list(retrieval_tables(record, {"rows": []}).values()),
         "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
+        "ablate_positions": lambda: [positions_table(record)],
         "choose_decoding": lambda: [choice_table(record)],
         "latency": lambda: list(latency_tables(record, {"rows": []}).values()),
     }

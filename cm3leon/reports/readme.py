@@ -53,7 +53,7 @@ MEASURED = 2  # version of fid_coco that the code measures; a test holds it agai
 SHOWN = (
     "scenes-s",
     "scenes-s-plain",
-    "scenes-s-plain+flops",
+    "scenes-s-2250",
     "scenes-xs",
 )
 
@@ -64,6 +64,7 @@ TASKS_OF = ("tasks", "scenes-s-tuned")
 DECODING = ("ablate_decoding", "scenes-s")
 LATENCY = ("latency", "cm3leon")
 RATIO = "{value:.2f} [{low:.2f}, {high:.2f}]"
+MORE = "{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is written
     "entity-unseen": (*FID, "tail.documents2.entity_unseen", "{value:.3f}"),
     "entity-unseen-one": (*FID, "tail.documents1.entity_unseen", "{value:.3f}"),
@@ -72,6 +73,12 @@ NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is 
     "test-fid-ratio": (*FID, "test.documents2.fid_over_documents0", RATIO),
     "natural-fid-ratio": (*FID, "natural.documents2.fid_over_documents0", RATIO),
     "test-overall": (*FID, "test.documents2.overall", "{value:.2f}"),
+    **{
+        f"{kind}-{split}-{key}": ("equal_compute", system, f"{kind}.{split}.{measure}", form)
+        for kind, system in (("queries", "scenes-s"), ("flops", "scenes-s-2250"))
+        for split in ("natural", "tail")
+        for key, measure, form in (("fid", "fid_ratio", RATIO), ("all", "overall", MORE))
+    },
     "best-weight": (*DECODING, "guidance.scenes-s.best_weight", "{value:g}"),
     "best-weight-xs": (*DECODING, "guidance.scenes-xs.best_weight", "{value:g}"),
     "mixed-gain": (*DECODING, "pool.mixed.gain", RATIO),
