@@ -137,13 +137,13 @@ def test_the_image_tokenizer_learns_on_what_training_may_show(asked, monkeypatch
 
     monkeypatch.setattr(tokenizers, "sign_scene", sign)
 
-    def keep(training, loss, batch, config, run, *, evaluate, about):
+    def keep(training, problem, config, run):
         asked.clear()
         for step in (1, 2):
-            pictures = batch(step)
+            pictures = problem.batch(step)
             assert pictures.shape == (config.batch, 3, 64, 64)
             assert pictures.min() >= -1 and pictures.max() <= 1
-        value, _ = loss(training, batch(1), 3)
+        value, _ = problem.loss(training, problem.batch(1), 3)
         assert torch.isfinite(value)
         allowed = {("stock", split) for split in ("train", "study", "bank")}
         assert {address[:2] for address in asked} == allowed
@@ -152,7 +152,7 @@ def test_the_image_tokenizer_learns_on_what_training_may_show(asked, monkeypatch
         assert all(PLAIN <= index < SEEN for index in others)
         assert {address[:2] for address in signs} == {("stock", "train")}
         asked.clear()
-        assert set(evaluate(training)) == {"psnr", "codes_used"}
+        assert set(problem.evaluate(training)) == {"psnr", "codes_used"}
         assert {address[:2] for address in asked} == {("stock", "val")}
         run.mkdir()
         (run / "log.jsonl").write_bytes(b"{}\n")

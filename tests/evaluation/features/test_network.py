@@ -140,9 +140,9 @@ def test_it_learns_on_scenes_of_train_alone(monkeypatch, tmp_path):
         asked.append((dialect, split, index))
         return scene_of(dialect, split, index)
 
-    def keep(network, loss, batch, config, run, **more):
+    def keep(network, problem, config, run):
         for step in (1, 2, config.steps):
-            value, _ = loss(network, batch(step), step)
+            value, _ = problem.loss(network, problem.batch(step), step)
             assert torch.isfinite(value)
         (run / "log.jsonl").write_bytes(b"{}\n")
         return {"seconds": 1.5}
