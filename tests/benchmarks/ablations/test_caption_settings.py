@@ -19,8 +19,8 @@ ASKED = shown("val", 12)
 
 def writer(captions, filled):
     return SimpleNamespace(
-        caption=lambda images, seeds, decode, beam: captions,
-        infill_text=lambda gapped, images, seeds, decode, beam: filled,
+        caption=lambda images, seeds, how: captions,
+        infill_text=lambda gapped, images, seeds, how: filled,
     )
 
 
