@@ -332,24 +332,38 @@ def tell_skipped(skipped: Sequence[tuple[str, str]], where: str) -> None:
 
 @dataclass(frozen=True)
 class Index:
-    """Make a memory bank of an encoded source: `cm3leon index CACHE BANK`."""
+    """Make a memory bank of an encoded source: `cm3leon index CACHE BANK`.
+
+    Given several times at once, on any machines, the processes share the work. Given again it finds
+    the bank made.
+    """
 
     cache: tyro.conf.Positional[Path]
     """what `cm3leon encode` made"""
     out: tyro.conf.Positional[Path]
     """folder of the bank; made if it is not there"""
+    index: Literal["auto", "exact", "ivf", "ivfpq"] = "auto"
+    """exact: every vector is compared; ivf: those of the nearest lists; ivfpq: their codes, and the
+    vectors of the best again (tens of bytes a document in memory); auto: exact, or ivf"""
     exact: Whole = 1_000_000
-    """documents up to which search is exact; above, an inverted file is trained"""
+    """of auto: documents up to which search is exact"""
+    code_bytes: Count = 64
+    """of ivfpq: bytes of a document's code, at most"""
 
     def run(self) -> int:
         """Build, save, say how large it is and how well it finds."""
         from cm3leon.data.token_cache import TokenCache
-        from cm3leon.retrieval.bank import MemoryBank
+        from cm3leon.retrieval.parts import Parts
 
         with alive("index"):
-            bank = MemoryBank.of_cache(TokenCache(self.cache), exact=self.exact)
-            bank.save(self.out)
-        how = "exact search" if bank.index is None else f"recall@10 {bank.recall:.3f}"
+            cache, kind = TokenCache(self.cache), self.index
+            if kind == "auto":
+                kind = "exact" if len(cache) <= self.exact else "ivf"
+            bank = Parts(cache, self.out, kind, self.code_bytes).make()
+        how = "exact search"
+        if bank.index is not None:
+            how = f"{kind}, {bank.index.nprobe} of {bank.index.nlist} lists searched, "
+            how += f"recall@10 {bank.recall:.3f}"
         print(f"{len(bank)} documents of width {bank.width} in {self.out}, {how}")
         return 0
 

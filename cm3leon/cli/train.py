@@ -162,6 +162,9 @@ class Train:
     """of the processor; the bytes of a CPU training hang on it"""
     tensorboard: bool = False
     """the log as TensorBoard's scalars too, in run/tensorboard of the model's folder"""
+    find_neighbours: bool = False
+    """find the documents of all queries and stop; given to several processes, they share the work,
+    and the training of the same options begins at once"""
     dry_run: bool = False
     """check, print the estimate, train nothing"""
     gpus: Count | None = None
@@ -187,6 +190,8 @@ class Train:
             raise UserError(
                 f"--gpus {self.gpus} is a question of --dry-run; train on them by torchrun"
             )
+        if self.find_neighbours and (self.bank is None or self.dry_run):
+            raise UserError("--find-neighbours needs a --bank, and no --dry-run")
         if self.cache is None and (self.bank or self.held_out):
             raise UserError("--bank and --held-out need the token cache to learn from; give it")
 
@@ -231,6 +236,10 @@ class Train:
         if self.dry_run:
             if ranks.first:
                 print("dry run: nothing was trained")
+            return 0
+        if self.find_neighbours:
+            corpus.neighbours(recipe, self.out / RUN, device)
+            print(f"the documents of {len(corpus.cache):,} queries lie in {self.out / RUN}")
             return 0
         with followed(self.out / RUN, self.tensorboard and ranks.first):
             done = pretrain(recipe, corpus, self.out, device, start, ranks)

@@ -28,6 +28,7 @@ BEAT_S = 10.0  # between signs of life
 SILENT_S = (
     180.0  # without one a holder of another machine counts as dead; NFS shows times 60 s late
 )
+FOLDER = ".locks"  # where they lie, in the folder that is worked in; gone when nobody does
 LOOK_S = 0.5  # between looks at what others make
 SETTLE_S = 1.0  # after which two machines that took over at once see the same file
 _watched: dict[Path, tuple[tuple, float]] = {}  # lock -> how it looked, since when
@@ -123,6 +124,19 @@ def _piece(number: int, path: Path, made: Callable, make: Callable) -> str:
             return "ours"
     say(f"shard {number} was taken over by {holder(path)}, and is left to it")
     return "held"
+
+
+def once(path: Path, done: Callable[[], bool], work: Callable[[], object]) -> None:
+    """Do a piece of work unless it is done, under its lock: of several processes one does it, and
+    all return when it is done.
+    """
+    while True:
+        with held(path) as lock:
+            if lock is not None:
+                if not done():
+                    work()
+                return
+        time.sleep(LOOK_S)
 
 
 def tidy(folder: Path) -> None:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from cm3leon.tokenizers.vq import VQ
 
 ABOUT = "cache.json"
-LOCKS = ".locks"  # of the folder; gone when nobody works in it
 LAG_S = 90.0  # for which a file of another machine may show late
 
 
@@ -83,7 +82,7 @@ def build(
             with progress(total, name, done, unit) as bar, alive(name):
                 others = _share(source, folder, todo, make, bar.update)
                 _finish_once(folder, about, others)
-        locks.tidy(folder / LOCKS)
+        locks.tidy(folder / locks.FOLDER)
 
 
 def _share(
@@ -200,7 +199,7 @@ def _said(folder: Path, number: int) -> bytes | None:
 
 
 def _lock(folder: Path, number: int) -> Path:
-    return folder / LOCKS / f"shard-{number:05d}.lock"
+    return folder / locks.FOLDER / f"shard-{number:05d}.lock"
 
 
 def _array(folder: Path, part: str, number: int) -> Path:
@@ -271,13 +270,11 @@ def _claim(folder: Path, about: dict) -> dict:
 
 def _finish_once(folder: Path, about: dict, others: Collection[int]) -> None:
     """`_finish` by one of the processes; who made all by itself looks at all."""
-    while True:
-        with locks.held(folder / LOCKS / "finish.lock") as lock:
-            if lock is not None:
-                if not others or _stored(folder, about["format"])["source"]["sha256"] is None:
-                    _finish(folder, about, others)
-                return
-        time.sleep(locks.LOOK_S)
+
+    def done() -> bool:
+        return bool(others) and _stored(folder, about["format"])["source"]["sha256"] is not None
+
+    locks.once(folder / locks.FOLDER / "finish.lock", done, partial(_finish, folder, about, others))
 
 
 def _seen(folder: Path, number: int, patience_s: float) -> dict:
@@ -324,7 +321,7 @@ def _freed(folder: Path, about: dict, alone: Callable[[], bool]) -> Iterator[Non
     except UserError:
         numbers = range(about["shards"])
         if alone() and not any(_marker(folder, number).exists() for number in numbers):
-            locks.tidy(folder / LOCKS)
+            locks.tidy(folder / locks.FOLDER)
             for number in numbers:
                 for path in folder.glob(_array(Path(), "*", number).name):
                     path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ Axes: N documents, T tokens, K codes of a picture, D width of a CLIP vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,13 +101,21 @@ class TokenCache:
         """Ids of all documents, in order."""
         return [name for shard in self.shards for name in shard["done"]["ids"]]
 
-    def vectors(self, part: str) -> np.ndarray:
-        """The "image_vectors" or "text_vectors" (of first captions) of all documents, [N, D].
+    def vectors(self, part: str, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """The "image_vectors" or "text_vectors" (of first captions) of all documents, or of some
+        in rising order: float32 [N, D].
 
         Raises UserError when the cache was encoded without a CLIP.
         """
         self._check_vectors()
-        return np.concatenate([shard[part] for shard in self.shards])
+        if rows is None:
+            return np.concatenate([shard[part] for shard in self.shards])
+        rows, width = np.asarray(rows, np.int64), self.shards[0][part].shape[1]
+        found = [np.empty((0, width), np.float32)]
+        numbers = np.searchsorted(self.starts, rows, "right") - 1
+        for number in np.unique(numbers):
+            found.append(self.shards[number][part][rows[numbers == number] - self.starts[number]])
+        return np.concatenate(found)
 
     def vector_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(image vectors, text vectors) of one shard after the other, for what is too large at
@@ -125,6 +133,29 @@ class TokenCache:
             raise UserError(f"document must lie in 0..{len(self) - 1}, got {index}")
         number = int(np.searchsorted(self.starts, index, "right")) - 1
         return self.shards[number], index - int(self.starts[number])
+
+
+class Some:
+    """Consecutive documents of a cache, as far as queries need them."""
+
+    def __init__(self, cache: TokenCache, rows: range):
+        self.cache, self.rows, self.about = cache, rows, cache.about
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """As `TokenCache.ids`."""
+        return self.cache.ids[self.rows.start : self.rows.stop]
+
+    def text(self, index: int) -> np.ndarray:
+        """As `TokenCache.text`."""
+        return self.cache.text(self.rows[index])
+
+    def vectors(self, part: str) -> np.ndarray:
+        """As `TokenCache.vectors`."""
+        return self.cache.vectors(part, self.rows)
 
 
 def read_about(folder: Path) -> dict:

@@ -1,9 +1,9 @@
 """The memory bank: one unit vector a document, searched by inner product.
 
 A document's vector is the normalised mean of its normalised text and image vectors (A25). Search is
-exact up to `EXACT` documents and by an inverted file above, whose recall against exact search is
+exact up to `EXACT` documents and by an index above (`index`), whose recall against exact search is
 measured when it is built and stored. On disk: `vectors.npy` (memory-mapped), `ids.json`,
-`bank.json`, and `index.faiss` where there is one.
+`bank.json`, and `index.faiss` where there is one; `parts` makes them of caches of any size.
 
 Axes: Q queries, N documents, D width of a vector, K results.
 """
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cm3leon import seeds
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, parse_json, sha256_file, write_atomic
 from cm3leon.identity import check_file, read_sealed, seal
+from cm3leon.retrieval import index as indexes
 
 if TYPE_CHECKING:
     from cm3leon.clip import Clip
@@ -30,7 +30,6 @@ EXACT = 1_000_000  # documents up to which every vector is compared
 FORMAT = 2
 BATCH = 256
 LENGTH_TOLERANCE = 1e-3
-RECALL_QUERIES, RECALL_AT, RECALL_WANTED = 1000, 10, 0.95
 ABOUT, VECTORS, IDS, INDEX = "bank.json", "vectors.npy", "ids.json", "index.faiss"
 FIELDS = {"clip_sha256": str, "source": dict, "count": int, "width": int, "files": dict}
 
@@ -39,10 +38,18 @@ class MemoryBank:
     """Unit vectors [N,D] with the ids of their documents; rows are numbered 0..N-1.
 
     `clip_sha256` names the weights that made the vectors, `source` says what the documents are.
-    Raises UserError for no documents, ids that repeat and vectors that are not unit float32.
+    Raises UserError for no documents, ids that repeat and vectors that are not unit float32, unless
+    they were `checked`.
     """
 
-    def __init__(self, vectors_ND: np.ndarray, ids: Sequence[str], clip_sha256: str, source: dict):
+    def __init__(
+        self,
+        vectors_ND: np.ndarray,
+        ids: Sequence[str],
+        clip_sha256: str,
+        source: dict,
+        checked: bool = False,
+    ):
         if not len(vectors_ND):
             raise UserError("a memory bank needs at least one document, got none")
         if vectors_ND.ndim != 2 or len(ids) != len(vectors_ND):
@@ -50,14 +57,15 @@ class MemoryBank:
                 f"a memory bank needs one vector an id, got {list(vectors_ND.shape)} vectors "
                 f"and {len(ids)} ids"
             )
-        check_vectors(vectors_ND, vectors_ND.shape[1], "vectors of the bank")
+        if not checked:
+            check_vectors(vectors_ND, vectors_ND.shape[1], "vectors of the bank")
         self.vectors, self.ids = vectors_ND, list(ids)
         self.clip_sha256, self.source = clip_sha256, source
         self.row_of = {name: row for row, name in enumerate(self.ids)}
         if len(self.row_of) < len(self.ids):
             twice = next(name for row, name in enumerate(self.ids) if self.row_of[name] != row)
             raise UserError(f"id {twice!r} stands twice in the bank; ids must differ")
-        self.index = None  # an inverted file, where exact search would be too slow
+        self.index = None  # of faiss, where exact search would be too slow
         self.recall: float | None = None  # of the index at 10 against exact search
         self.cache: Path | None = None  # where the documents lie, as far as it is known
 
@@ -130,7 +138,7 @@ class MemoryBank:
             shape = list(queries_QD.shape)
             raise UserError(f"queries must be vectors [Q, {self.width}], got {shape}")
         if self.index is not None:
-            return self.index.search(queries_QD, count)
+            return indexes.search(self.index, self.vectors, queries_QD, count)
         return self.search_exact(queries_QD, count)
 
     def search_exact(self, vectors_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,36 +147,31 @@ class MemoryBank:
 
         return faiss.knn(vectors_QD, self.vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
 
-    def train_index(self, wanted: float = RECALL_WANTED) -> None:
-        """Build the inverted file: about 4 sqrt(N) lists, and as many of them searched as the
-        wanted recall needs, measured on documents of the bank against exact search.
+    def train_index(
+        self,
+        wanted: float = indexes.RECALL_WANTED,
+        kind: str = "ivf",
+        code_bytes: int = indexes.CODE_BYTES,
+    ) -> None:
+        """Build an index of a kind (`index.KINDS`), and have as many of its lists searched as the
+        wanted recall needs.
         """
-        import faiss
-
-        lists = max(1, min(int(4 * len(self) ** 0.5), len(self) // 40))
-        generator = seeds.generator(0, "inverted-file", len(self))
-        taught = np.sort(generator.permutation(len(self))[: 64 * lists])
-        coarse = faiss.IndexFlatIP(self.width)
-        index = faiss.IndexIVFFlat(coarse, self.width, lists, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.ascontiguousarray(self.vectors[taught]))
-        for start in range(0, len(self), 2**16):
-            index.add(np.ascontiguousarray(self.vectors[start : start + 2**16]))
-        asked = np.sort(generator.permutation(len(self))[:RECALL_QUERIES])
-        queries_QD = np.ascontiguousarray(self.vectors[asked])
-        count = min(RECALL_AT, len(self))
-        _, truth = self.search_exact(queries_QD, count)
-        index.nprobe = min(8, lists)
-        self.recall = recall(index.search(queries_QD, count)[1], truth)
-        while self.recall < wanted and index.nprobe < lists:
-            index.nprobe = min(2 * index.nprobe, lists)
-            self.recall = recall(index.search(queries_QD, count)[1], truth)
-        self.index = index
+        sample_ND = self.vectors[indexes.sample(len(self), kind)]
+        self.index = indexes.train(sample_ND, len(self), kind, code_bytes)
+        indexes.add(self.index, self.vectors)
+        self.recall = indexes.tune(self.index, self.vectors, wanted)
 
     def save(self, folder: str | Path) -> None:
         """Write the bank; `bank.json`, which names the digests of the rest, comes last."""
-        folder = Path(folder)
-        with atomic_file(folder / VECTORS) as file:
+        with atomic_file(Path(folder) / VECTORS) as file:
             np.save(file, self.vectors, allow_pickle=False)
+        self.save_beside(folder)
+
+    def save_beside(self, folder: str | Path, made: str | None = None) -> None:
+        """Write all but the vectors, which lie in the folder; `made` names what was made of what
+        (`parts`).
+        """
+        folder = Path(folder)
         write_atomic(folder / IDS, json.dumps(self.ids))
         files = [VECTORS, IDS]
         about = {
@@ -178,6 +181,7 @@ class MemoryBank:
             "count": len(self),
             "width": self.width,
             "cache": None if self.cache is None else str(self.cache),
+            "made": made,
         }
         if self.index is not None:
             import faiss
@@ -198,7 +202,8 @@ class MemoryBank:
             check_file(folder / name, digest, way_out(folder))
         vectors_ND = np.load(folder / VECTORS, mmap_mode="r")
         ids = parse_json((folder / IDS).read_bytes(), folder / IDS)
-        bank = cls(vectors_ND, ids, about["clip_sha256"], about["source"])
+        told = about["clip_sha256"], about["source"]
+        bank = cls(vectors_ND, ids, *told, checked=True)  # when it was written: its digest fits
         if INDEX in about["files"]:
             import faiss
 
@@ -258,12 +263,6 @@ def check_vectors(vectors_ND: np.ndarray, width: int, name: str) -> None:
             raise UserError(
                 f"{name} must have length 1, row {start + wrong[0]} has {lengths_N[wrong[0]]:.4g}"
             )
-
-
-def recall(found_QK: np.ndarray, truth_QK: np.ndarray) -> float:
-    """Share of the true neighbours that were found."""
-    pairs = zip(found_QK, truth_QK, strict=True)
-    return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in pairs]))
 
 
 def _batches(items: Iterable, size: int) -> Iterable[list]:

@@ -21,7 +21,7 @@ from cm3leon.sequence.documents import Document
 
 if TYPE_CHECKING:
     from cm3leon.clip import Clip
-    from cm3leon.data.token_cache import TokenCache
+    from cm3leon.data.token_cache import Some, TokenCache
     from cm3leon.retrieval.bank import MemoryBank
     from cm3leon.tokenizers.text import TextTokenizer
 
@@ -81,7 +81,7 @@ def check_shares(shares: Shares) -> None:
 
 
 def find_neighbours(
-    queries: TokenCache,
+    queries: TokenCache | Some,
     bank: MemoryBank,
     clip: Clip,
     text: TextTokenizer,

@@ -6,18 +6,18 @@ Axes: N queries or documents of the bank, K documents kept, S documents found fo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cm3leon.config import RetrievalConfig, to_dict
-from cm3leon.data import shards
+from cm3leon.data import locks, shards
 from cm3leon.data import token_cache as caches
-from cm3leon.data.token_cache import TokenCache
+from cm3leon.data.token_cache import Some, TokenCache
 from cm3leon.errors import UserError
 from cm3leon.files import sha256_bytes
 from cm3leon.identity import read_array, write_array
@@ -25,10 +25,14 @@ from cm3leon.progress import alive
 from cm3leon.retrieval import bank as banks
 from cm3leon.retrieval.bank import MemoryBank
 from cm3leon.retrieval.neighbours import find_neighbours
+from cm3leon.seeds import derive
 
 if TYPE_CHECKING:
     from cm3leon.clip import Clip
     from cm3leon.tokenizers.text import TextTokenizer
+
+
+PART = 2**20  # queries whose documents are found at once, by one process
 
 
 class Place(NamedTuple):
@@ -59,20 +63,37 @@ class TrainingBank:
         return without(open_bank(self.place, self.documents), self.left_out)
 
     def rows(self, queries: TokenCache, config: RetrievalConfig, seed: int) -> np.ndarray:
-        """Documents found for each of the queries, best first: int64 [N, S]."""
+        """Documents found for each of the queries, best first: int64 [N, S].
+
+        Found in parts, beside other processes that look for the same.
+        """
         index = None if self.place.index is None else banks.read_about(self.place.index)
         what = [queries.about, self.documents.about, index, list(self.left_out)]
         what += [to_dict(config), seed]
-        path = self.folder / f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}.npy"
-        if (rows_NS := read_array(path)) is None:  # not there, or damaged: found again
+        name = f"neighbours-{sha256_bytes(json.dumps(what).encode())[:12]}"
+        spans = [range(at, min(at + PART, len(queries))) for at in range(0, len(queries), PART)]
+        tails = [f"-{number:05d}" for number in range(len(spans))] if len(spans) > 1 else [""]
+        paths = [self.folder / f"{name}{tail}.npy" for tail in tails]
+
+        def there(number: int) -> bool:
+            return read_array(paths[number]) is not None
+
+        def found(number: int) -> Callable[[], None]:
+            own = seed if not number else derive(seed, "part", number)
+            part = Some(queries, spans[number])
+            bank, kept_K = self.searched
+            found_NS = find_neighbours(part, bank, self.clip, self.text, config, own)
+            return partial(write_array, paths[number], kept_K[found_NS])
+
+        todo = [number for number in range(len(paths)) if not there(number)]  # or damaged
+        if todo:
             self.clip.model.to(self.device)
+            folder = self.folder / locks.FOLDER
             with alive("documents of every query"):
-                bank, kept_K = self.searched
-                found_NS = find_neighbours(queries, bank, self.clip, self.text, config, seed)
-            rows_NS = kept_K[found_NS]
+                locks.share(todo, lambda at: folder / f"{paths[at].stem}.lock", there, found)
             self.clip.model.to("cpu")
-            write_array(path, rows_NS)
-        return rows_NS
+            locks.tidy(folder)
+        return np.concatenate([read_array(path) for path in paths])
 
 
 def find_bank(folder: Path, queries: TokenCache) -> Place:

@@ -90,7 +90,7 @@ def test_two_of_three_are_killed_and_every_document_is_there_once(alone, tmp_pat
     for path in work.folder.glob(
         ".*"
     ):  # unfinished files of the dead: the next writer removes them
-        assert path.name.endswith(files.TEMPORARY) or path.name == shards.LOCKS
+        assert path.name.endswith(files.TEMPORARY) or path.name == locks.FOLDER
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert contents(work.folder) == alone
     written = work.told.read_text().splitlines()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cm3leon import seeds
 from cm3leon.errors import UserError
 from cm3leon.identity import seal
-from cm3leon.retrieval.bank import MemoryBank, check_vectors, document_vectors, recall
+from cm3leon.retrieval.bank import MemoryBank, check_vectors, document_vectors
+from cm3leon.retrieval.index import recall
 
 
 def units(count: int, width: int, seed: int = 0) -> np.ndarray:
