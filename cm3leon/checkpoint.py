@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # of several files
+MAPPED_BYTES = 2**30  # of a file of weights above which it is mapped
 SHARD_BYTES = 5 * 10**9  # of a file of weights, at the most, unless one tensor alone is larger
 CONFIG = "config.json"
 STATE = "state.json"
@@ -362,21 +363,26 @@ def write_tensors(
 def read_tensors(
     path: Path, sha256: str, way_out: str = "copy or train it again"
 ) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file; UserError, which ends in `way_out`, of another digest."""
+    """Tensors of a safetensors file; UserError, which ends in `way_out`, of another digest.
+
+    Those of a file above `MAPPED_BYTES` stay in it until they are used: weights of many gigabytes
+    are never all in memory beside the model that they are copied into.
+    """
     import safetensors
-    from safetensors.torch import load as parse
+    from safetensors.torch import load, load_file
 
     try:
-        data = read_file(path)
+        large = path.stat().st_size > MAPPED_BYTES
+        data = None if large else read_file(path)
+        found = sha256_file(path) if large else sha256_bytes(data)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {way_out}") from None
-    found = sha256_bytes(data)
     if found != sha256:
         raise UserError(
             f"{path} has digest {found[:12]}, its description names {sha256[:12]}; {way_out}"
         )
     try:
-        return parse(data)
+        return load_file(path) if large else load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise UserError(f"{path} is no safetensors file: {error}") from None
 

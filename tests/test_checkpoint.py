@@ -46,6 +46,22 @@ def test_what_goes_in_comes_out(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_large_files_stay_where_they_lie(folder, monkeypatch):
+    _, read, _ = checkpoint.load(folder, "layers")
+    monkeypatch.setattr(checkpoint, "MAPPED_BYTES", 0)
+    _, mapped, _ = checkpoint.load(folder, "layers")
+    assert read.keys() == mapped.keys()
+    assert all(torch.equal(value, mapped[name]) for name, value in read.items())
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match="its description names"):
+        checkpoint.load(folder, "layers")
+    path.unlink()
+    with pytest.raises(UserError, match="cannot read"):
+        checkpoint.load(folder, "layers")
+
+
 def test_a_dataclass_comes_back(tmp_path):
     checkpoint.save(tmp_path, "transformer", scenes_xs(), {"a": torch.ones(1)})
     config, _, extra = checkpoint.load(tmp_path, "transformer")

@@ -8,9 +8,9 @@
 
 A step is forward, backward, clipping and update on rows of captions of different lengths, with and
 without documents. The share is 6 N D over the peak of square products of the same type, measured in
-the same run; N leaves out the position table. Every contestant is a process of its own and they
-take turns, so that a disturbance falls on all. Timings are the machine's: compare inside one
-record. Cost on two cores: about six minutes, --quick one.
+the same run; N leaves out the position table. On a GPU `mfu` is 6 N D over the maker's peak. Every
+contestant is a process of its own and they take turns, so that a disturbance falls on all. Timings
+are the machine's: compare inside one record. Cost on two cores: about six minutes, --quick one.
 """
 
 from __future__ import annotations
@@ -183,6 +183,8 @@ def timed(options, peaks: dict, size: str, dtype: str, optimizer: str, documents
         "tokens_per_s": ours.tokens_per_s,
         "peak_share": 6 * ours.parameters * ours.tokens_per_s / peaks[dtype],
     }
+    if (maker := maker_peak(options.device)) is not None and dtype == "bfloat16":
+        found["mfu"] = 6 * ours.parameters * ours.tokens_per_s / maker
     for other in others:
         ratios = [
             (theirs / other.tokens) / (own / ours.tokens)
@@ -190,6 +192,20 @@ def timed(options, peaks: dict, size: str, dtype: str, optimizer: str, documents
         ]
         found[f"over_{other.name}"] = statistics.median(ratios)
     return found
+
+
+def maker_peak(device: str) -> float | None:
+    """FLOP/s of dense bfloat16 products, as the maker of a GPU prints them (of the SXM form); None
+    for one that is not known.
+    """
+    import torch
+
+    from cm3leon.training.estimate import PEAKS
+
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device).lower()
+    return next((flops for kind, (flops, _) in PEAKS.items() if kind in name), None)
 
 
 class Timed:

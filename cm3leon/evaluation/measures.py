@@ -176,6 +176,7 @@ MEASURES = (
     Measure("peak_memory_gib", "peak memory", "GiB", LOWER),
     Measure("gain_over_*", "times as fast as", "ratio", HIGHER),
     Measure("over_*", "times as fast as", "ratio", HIGHER),
+    Measure("mfu", "6 N D over the maker's peak (MFU)", "share", HIGHER),
     Measure("peak_share", "share of the processor's peak", "share", HIGHER),
     Measure("rounds", "rounds", "", NONE),
     Measure("load_of_others", "load of other processes", "cores", NONE),

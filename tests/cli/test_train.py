@@ -75,6 +75,17 @@ def test_a_model_without_documents(run, place):
     assert (code, out) == (0, "alone.png\n")
 
 
+def test_documents_found_beforehand_are_those_of_the_training(run, place, monkeypatch):
+    command = [*TRAIN, *NEAR, "--steps", "2", "--out", "beforehand"]
+    code, out, _ = run(*command, "--find-neighbours")
+    (found,) = (place / "beforehand" / "run").iterdir()
+    assert code == 0 and out.endswith("queries lie in beforehand/run\n")
+    assert found.name.startswith("neighbours-") and not (place / "beforehand/config.json").exists()
+    monkeypatch.setattr("cm3leon.retrieval.training_bank.find_neighbours", None)
+    assert run(*command)[0] == 0
+    assert (place / "beforehand" / "config.json").exists()
+
+
 def test_the_bank_is_a_cache_too_and_settings_reach_the_model(run, place):
     options = ["--bank", "cache", *NEAR[2:], "--documents", "0.5", "0.5", "--out", "shares"]
     more = ["--objective.document-weight", "0.1", "--retrieval.by", "text", "--tokens", "1000"]
@@ -116,6 +127,7 @@ MISTAKES = {
     "give --steps 8 or --tokens": [*TRAIN, "--tokens", "9", "--out", "x"],
     "threads must lie in [1, 1,024], got 0": [*TRAIN, "--threads", "0", "--out", "x"],
     "training.rate must lie in (0, 1e+18], got -1.0": [*TRAIN, "--rate", "-1", "--out", "x"],
+    "--find-neighbours needs a --bank": [*TRAIN, "--out", "x", "--find-neighbours"],
     "--bank and --held-out need the token cache": ["train", "--bank", "bank", "--dry-run"],
     "cache holds what is trained on": [*TRAIN, "--held-out", "cache", "--out", "x"],
     "home/text exists; name a new folder": ["train-text", "cc", "--out", "home/text"],
