@@ -10,8 +10,10 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
@@ -103,7 +105,8 @@ def guarded(command: Callable[[], int]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command()
+        with interrupts_end_at_once():
+            return command()
     except UserError as error:
         return failed(error)
     except OSError as error:
@@ -120,6 +123,35 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def interrupts_end_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process, as a kill may at any time: an exception raised while compiled code
+    of a library waits for a call back would end in its abort. Processes of ours are ended first,
+    by the exception.
+    """
+    found = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or found is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, found)
+
+
+def interrupted(*_) -> None:
+    """What a signal does: one line and exit code 130, or KeyboardInterrupt where others wait."""
+    processes = sys.modules.get("multiprocessing")
+    if processes and processes.active_children():
+        raise KeyboardInterrupt
+    with contextlib.suppress(Exception):  # the signal may have come while it was written to
+        sys.stdout.flush()
+        os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def out_of_memory(error: Exception) -> bool:

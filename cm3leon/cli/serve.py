@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,6 +35,8 @@ class Serve:
 
         with Server(self._models(), self.port) as server, alive(""):
             print(f"open {server.url} in a browser; Ctrl-C ends it", flush=True)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 server.serve_forever()
             except KeyboardInterrupt:

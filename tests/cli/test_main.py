@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one-line errors, files, and no slow imports."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -169,6 +170,32 @@ def test_interrupted(run, monkeypatch):
     monkeypatch.setattr("cm3leon.loading.load_system", stop)
     code, _, err = run("draw", "x")
     assert (code, err) == (130, "interrupted\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from cm3leon.cli.main import guarded
+def command():
+    print("begun")
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:  # as compiled code that cannot pass it on
+        return 7
+sys.exit(guarded(command))
+"""
+
+
+def test_an_interrupt_is_no_exception_inside_a_command():
+    done = subprocess_run("-c", INTERRUPTED)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "begun\n", "interrupted\n")
+
+
+def test_an_interrupt_ends_processes_of_ours_first(monkeypatch, capsys):
+    monkeypatch.setattr("multiprocessing.active_children", lambda: ["a worker"])
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.guarded(lambda: os.kill(os.getpid(), signal.SIGINT)) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_console_exit_codes(home):
