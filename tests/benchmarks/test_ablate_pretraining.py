@@ -41,6 +41,7 @@ def options(home, small, tmp_path, monkeypatch):  # noqa: F811
     return bench.Options(seeds=(0, 1), n=4, steps=10, weights=home, **places)
 
 
+@pytest.mark.full
 def test_a_whole_run_is_kept_and_compared(options):
     with pytest.raises(core.NothingMeasured, match="1 of 6 runs are done and kept"):
         bench.ablate_pretraining(replace(options, minutes=1e-9))
