@@ -115,6 +115,7 @@ NEEDS: dict[str, Need] = {
     "ablate_pretraining": Need(shipped=("features", *RETRIEVAL)),
     "ablate_positions": Need(shipped=("features", *RETRIEVAL)),
     "train_speed": Need(),
+    "bank_speed": Need(),
     "faults": Need(),
     "mutants": Need((*BENCH, "hypothesis", "pytest"), "bench,report,dev"),
     "train_speed --peers": Need(FOREIGN, "bench,report,transformers"),

@@ -84,7 +84,7 @@ def test_what_is_lost_by_a_kill(monkeypatch, tmp_path, case):
 
 def test_bad_options_are_refused_and_one_that_is_taken_is_found(workshop, monkeypatch):
     line = next(one for one in command_lines() if one.name == "index")
-    (exact,) = options_of(line.kind)
+    exact = next(one for one in options_of(line.kind) if one.name == "exact")
     for text in ("-1", "nan", "9" * 5000, "many"):
         assert refused(workshop, line, exact, ("--exact", text)).outcome == HELD
     for module in {sys.modules["cm3leon.cli.main"], cm3leon.cli.main, cm3leon.options}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import shlex
@@ -51,7 +52,9 @@ def ask(server):
         line.sock = ours
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | headers
-        line.request(method, path, data, {k.replace("_", "-"): v for k, v in headers.items() if v})
+        named = {k.replace("_", "-"): v for k, v in headers.items() if v}
+        with contextlib.suppress(BrokenPipeError):  # answered before all was sent
+            line.request(method, path, data, named)
         answer = line.getresponse()
         text = answer.read().decode()
         line.close()
