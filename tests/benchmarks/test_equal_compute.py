@@ -123,7 +123,7 @@ def test_readme_and_report_show_it(options, tmp_path):
     runs = Run(splits_record(), "results/a.json"), Run(record, "results/b.json")
     document = build(Inputs(runs, read_published()))
     labels = {getattr(part, "label", "") for one in document.sections for part in one.blocks}
-    assert "table-equal-compute" in labels
+    assert "table-equal-compute-scenes-s" in labels
 
 
 def test_what_is_refused(options, tmp_path):

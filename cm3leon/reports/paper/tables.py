@@ -223,7 +223,7 @@ def splits_grid(run: Run) -> Grid:
 
 def compute_grid(run: Run) -> Grid:
     """The retrieval-augmented model against its twin without documents."""
-    return table_of(compute_table(run.record), run, "table-equal-compute")
+    return table_of(compute_table(run.record), run, f"table-equal-compute-{run.system}")
 
 
 def composed(group: Sequence[Run]) -> list[Run]:
