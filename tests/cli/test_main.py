@@ -175,6 +175,7 @@ def test_interrupted(run, monkeypatch):
 INTERRUPTED = """
 import os, signal, sys
 from cm3leon.cli.main import guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 def command():
     print("begun")
     try:
@@ -190,12 +191,19 @@ def test_an_interrupt_is_no_exception_inside_a_command():
     assert (done.returncode, done.stdout, done.stderr) == (130, "begun\n", "interrupted\n")
 
 
-def test_an_interrupt_ends_processes_of_ours_first(monkeypatch, capsys):
+@pytest.fixture
+def interruptible():
+    """SIGINT as Python starts with it, whatever the shell says."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_processes_of_ours_first(interruptible, monkeypatch, capsys):
     monkeypatch.setattr("multiprocessing.active_children", lambda: ["a worker"])
-    before = signal.getsignal(signal.SIGINT)
     assert cli.guarded(lambda: os.kill(os.getpid(), signal.SIGINT)) == 130
     assert capsys.readouterr().err == "interrupted\n"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_console_exit_codes(home):
