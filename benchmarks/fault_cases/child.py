@@ -158,6 +158,7 @@ def _child(line, place: Path, words: Path, fresh: bool, memory: int | None) -> N
             for handle in (1, 2)
         )
         code = _called(line)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is over
     except BaseException:  # as an interpreter does
         traceback.print_exc()
     finally:

@@ -126,10 +126,10 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 @contextlib.contextmanager
-def interrupts_end_at_once() -> Iterator[None]:
+def interrupts_end_at_once(back: bool = True) -> Iterator[None]:
     """Ctrl-C ends the process, as a kill may at any time: an exception raised while compiled code
     of a library waits for a call back would end in its abort. Processes of ours are ended first,
-    by the exception.
+    by the exception. Without `back` it is so to the end of the process.
     """
     found = signal.getsignal(signal.SIGINT)
     main = threading.current_thread() is threading.main_thread()
@@ -140,7 +140,8 @@ def interrupts_end_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, found)
+        if back:
+            signal.signal(signal.SIGINT, found)
 
 
 def interrupted(*_) -> None:
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(version())
         return 0
-    with alive("at work"):
+    with interrupts_end_at_once(back=argv is not None), alive("at work"):
         return guarded(lambda: parsed(words).run())
 
 

@@ -360,9 +360,10 @@ class Tars:
         """The samples of one tar in its order."""
         yield from self.lost if shard == 0 else ()
         path, name = self.paths[shard], readable(self.names[shard])
-        stem, sample, seen = _without_ending(name), None, set()
+        stem, sample, seen, empty = _without_ending(name), None, set(), True
         try:
             for member, data in members(path):
+                empty = False
                 key, kind = key_and_kind(readable(member))
                 if isinstance(data, str):
                     yield Skipped(f"{stem}/{key}.{kind}", data)
@@ -378,6 +379,8 @@ class Tars:
             return
         if sample is not None:
             yield from sample.parts(f"{stem}/{sample.key}", sample.key in seen)
+        if empty:
+            yield Skipped(name, "no file in this tar")
         if not ends_well(path):
             yield Skipped(name, "torn tar: no mark of its end")
 

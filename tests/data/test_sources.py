@@ -245,6 +245,14 @@ REPEATED = {  # members of a tar, picture by number: (ids and captions taken, id
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("content", [bytes(4096), write_tar])
+def test_a_tar_that_holds_nothing_is_named(tmp_path, content):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content) if isinstance(content, bytes) else content(path, [])
+    (found,) = everything(Tars([path]))
+    assert (found.id, found.reason) == ("a.tar", "no file in this tar")
+
+
 @pytest.mark.parametrize("case", REPEATED)
 def test_every_member_of_a_tar_is_taken_or_named(tmp_path, case):
     members, taken, skipped = REPEATED[case]
