@@ -3,8 +3,8 @@
 import json
 import math
 import os
-import resource
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -20,7 +20,6 @@ from cm3leon.config import TrainConfig
 from cm3leon.errors import UserError
 from cm3leon.training.loop import (
     Problem,
-    keep_memory,
     learning_rate,
     precision,
     steps_for_tokens,
@@ -419,24 +418,23 @@ def test_a_step_is_of_the_sum_of_its_parts(tmp_path):
     assert int(whole.seen) == int(parted.seen) == 24 * 8
 
 
-def faults_of_a_step(told) -> None:
-    """Page faults of a large tensor where four like it came and went."""
-    keep_memory(torch.device("cpu"))
-    for _ in range(4):
-        torch.ones(2**24).add_(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+FAULTS_OF_A_STEP = """
+import resource, torch
+from cm3leon.training.loop import keep_memory
+keep_memory(torch.device("cpu"))
+for _ in range(4):
     torch.ones(2**24).add_(1)
-    told.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24).add_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of the C library of Linux")
 def test_memory_of_a_step_is_kept_for_the_next():
-    """In a process of its own: freed tensors come back without a page fault."""
-    context = forking()
-    found, told = context.Pipe(duplex=False)
-    child = context.Process(target=faults_of_a_step, args=(told,))
-    child.start()
-    told.close()  # so that a child that says nothing is no wait
-    faults = found.recv()
-    child.join()
+    """In a new process (a fork has its parent's heap): freed tensors come without a page fault."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS_OF_A_STEP], capture_output=True, text=True, check=True
+    )
+    faults = int(done.stdout)
     assert faults < 1000  # of the 16,384 pages
