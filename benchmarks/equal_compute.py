@@ -1,12 +1,15 @@
 """What does retrieval bring, all else equal? A model beside its twin trained without documents.
 
-    nox -s equal_compute            scenes-s and scenes-s-plain, from their newest fid_coco records
+    nox -s equal_compute            scenes-s and its twin scenes-s-plain at equal queries
+    nox -s equal_compute -- --system scenes-s-2250 --queries None --flops scenes-s-plain
 
-Nothing is drawn: run `nox -s fid_coco -- --system NAME` for each of the three first. The twin was
-trained on the same queries in the same order; one of its checkpoints has taken as many queries, the
-other as many FLOPs. FID, composition and the entities drawn right, of each split of `fid_coco`, are
-paired over captions. The value is FID on `natural` over that of the twin at equal FLOPs: below 1
-retrieval helps. One training seed stands behind each, so an interval says nothing of retraining.
+Nothing is drawn: run `nox -s fid_coco -- --system NAME` for each model first. The twin was trained
+on the same queries in the same order. At equal FLOPs either model may be a shorter training:
+`scenes-s-2250` is `scenes-s` at the FLOPs of `scenes-s-plain` (`nox -s train_baselines -- --parts
+scenes-s --steps 2250 --name scenes-s-2250`; not shipped). FID, composition and the entities drawn
+right, of each split of `fid_coco`, are paired over captions. The value is FID on `natural` over
+that of the twin, at equal FLOPs where that was asked for: below 1 retrieval helps. One training
+seed stands behind each, so an interval says nothing of retraining.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Options:
     """the model with documents, as fid_coco calls it"""
     queries: str | None = "scenes-s-plain"
     """the twin at equal query tokens; None leaves the comparison out"""
-    flops: str | None = "scenes-s-plain+flops"
+    flops: str | None = None
     """the twin at equal FLOPs; None leaves the comparison out"""
     resamples: Resamples = 1000
     """bootstrap resamples of the intervals of shares"""

@@ -29,6 +29,19 @@ OFFLINE = {  # for the processes a test starts, whose sockets are their own
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium; the test is skipped where there is none."""
+    from cm3leon.reports.dashboard import inline
+    from tests.browser import Browser
+
+    binary = inline.browser()
+    if binary is None:
+        pytest.skip("no chromium on this machine")
+    with Browser(binary, tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
 class NetworkUsed(RuntimeError):
     """A test asked for something outside this machine."""
 

@@ -68,7 +68,7 @@ SYSTEMS: dict[str, Callable] = {
     "scenes-s": ours("scenes-s"),
     "scenes-s-tuned": ours("scenes-s-tuned"),
     "scenes-s-plain": ours("scenes-s-plain"),
-    "scenes-s-2250": ours("scenes-s-2250"),  # not shipped: `--parts scenes-s --steps 2250`
+    "scenes-s-2250": ours("scenes-s-2250"),  # of `equal_compute`; not shipped
     "scenes-m": ours("scenes-m"),
     "noise": Noise,
 }

@@ -28,7 +28,7 @@ from cm3leon.engine import cpu_sample
 from cm3leon.engine.rule import step_of
 from cm3leon.errors import UserError
 from cm3leon.model.kv_cache import Cache
-from cm3leon.model.transformer import Transformer
+from cm3leon.model.transformer import Transformer, places_read
 from cm3leon.sequence.documents import Vocabulary
 
 # Told of image codes as they are drawn: whose and at which places, as a `Writer` is told, and the
@@ -332,7 +332,7 @@ class Rows:
         """Read ragged rows, ids over places [2, T]; the logits after each."""
         ids_RT, lengths_R = pad([ids for ids, _ in rows], 0)
         places_RT, _ = pad([places for _, places in rows], 0)
-        self.counters["prefill_tokens"] += ids_RT.numel()
+        self.counters["prefill_tokens"] += places_read(lengths_R)
         self.counters["forward_calls"] += 1
         return read(ids_RT.to(self.device), lengths_R, cache, *self.ids, places_RT)
 

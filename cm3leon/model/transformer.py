@@ -465,6 +465,12 @@ def pieces(lengths: Sequence[int], most: int) -> list[tuple[slice, int]]:
     return found
 
 
+def places_read(lengths_B: Tensor) -> int:
+    """Tokens that reading prompts of these lengths takes, padding included."""
+    parts = pieces(lengths_B.tolist(), PROMPT_TOKENS_AT_ONCE)
+    return sum((rows.stop - rows.start) * longest for rows, longest in parts)
+
+
 def check_range(name: str, values: Tensor, size: int) -> None:
     """Raise UserError unless all values lie in [0, size); one small read from the device."""
     if values.is_meta or torch.compiler.is_compiling() or not values.numel():

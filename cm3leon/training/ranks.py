@@ -89,12 +89,13 @@ class Group:
     def trouble(self) -> str | None:
         """Which other rank failed or died; None while all is well."""
         for rank in (other for other in self.peers if other != self.rank):
+            gone = self._gone(rank)  # asked first: who left before now has said why
             if self._ask("check", [f"failed/{rank}"]):
                 return f"rank {rank} stopped: {self._ask('get', f'failed/{rank}').decode()}"
             if self._ask("check", [f"finished/{rank}"]):
                 continue
-            if (reason := self._gone(rank)) is not None:
-                return reason
+            if gone is not None:
+                return gone
             host, _ = self.peers[rank]
             if host != socket.gethostname() and self._silent(rank):
                 return f"rank {rank} on {host} gave no sign for {SILENT_S:.0f} s; {AGAIN}"

@@ -57,7 +57,11 @@ def save(folder, name: str, documents, shift: float, right: float, **changes) ->
 def options(tmp_path):
     def make(**changes):
         return Options(
-            **({"results": tmp_path / "r", "reports": tmp_path / "o", "resamples": 60} | changes)
+            **(
+                {"results": tmp_path / "r", "reports": tmp_path / "o", "resamples": 60}
+                | {"flops": "scenes-s-plain+flops"}
+                | changes
+            )
         )
 
     return make

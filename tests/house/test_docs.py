@@ -9,9 +9,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from cm3leon.reports.dashboard import inline
-from tests.browser import Browser
-
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings_handlers.python")
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,18 +52,14 @@ def test_every_link_leads_somewhere(site):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_no_page_is_wider_than_the_window(site, tmp_path, width, scheme):
-    binary = inline.browser()
-    if binary is None:
-        pytest.skip("no chromium on this machine")
+def test_no_page_is_wider_than_the_window(site, browser, width, scheme):
     wide = {}
-    with Browser(binary, tmp_path) as browser:
-        browser.window(width, scheme=scheme)
-        for path in sorted(site.rglob("*.html")):
-            browser.open(path)
-            found = browser.value("document.documentElement.scrollWidth")
-            if found > width:
-                wide[path.name] = found
+    browser.window(width, scheme=scheme)
+    for path in sorted(site.rglob("*.html")):
+        browser.open(path)
+        found = browser.value("document.documentElement.scrollWidth")
+        if found > width:
+            wide[path.name] = found
     assert wide == {}
 
 

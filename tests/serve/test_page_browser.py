@@ -7,24 +7,13 @@ import threading
 import pytest
 
 from cm3leon.loading import load_system
-from cm3leon.reports.dashboard import inline
 from cm3leon.serve.request import Models, read_picture
 from cm3leon.serve.server import Server
-from tests.browser import Browser
 from tests.world_model import write_world_model
 
 DONE = "new Promise(d => { const t = setInterval(() => busy || (clearInterval(t), d()), 20); })"
 WIDE = """[...document.querySelectorAll("main *")].filter(one => one.offsetParent &&
   one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    binary = inline.browser()
-    if binary is None:
-        pytest.skip("no chromium on this machine")
-    with Browser(binary, tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,22 @@ def test_alone_nothing_is_awaited():
     assert ALONE.total("x", 5) == 5 and ALONE.first and ALONE.failed("x")
 
 
+def test_who_left_before_it_was_looked_for_has_said_why(monkeypatch):
+    """Rank 1 sees rank 2 die, says so and leaves, all while rank 0 looks at it."""
+    import torch.distributed as dist
+
+    store, here = dist.HashStore(), socket.gethostname()
+    group = Group(0, 3, store, {rank: (here, 100 + rank) for rank in range(3)})
+
+    def alive(process):
+        if process == 101:
+            store.set("failed/1", "rank 2 died")
+        return False
+
+    monkeypatch.setattr(ranks, "alive", alive)
+    assert group.trouble() == "rank 1 stopped: rank 2 died"
+
+
 @pytest.mark.parametrize("given", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "2"}])
 def test_without_torchrun_nothing_changes(monkeypatch, given):
     for name in ranks.NEEDED:

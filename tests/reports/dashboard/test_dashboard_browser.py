@@ -19,15 +19,6 @@ from tests.reports.dashboard.test_page import NASTY, made
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    binary = inline.browser()
-    if binary is None:
-        pytest.skip("no chromium on this machine")
-    with Browser(binary, tmp_path_factory.mktemp("profile")) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
 def opened(browser, tmp_path_factory):
     """The browser with the page of `some()`, and the runs."""
     folder = tmp_path_factory.mktemp("page")
