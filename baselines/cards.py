@@ -67,7 +67,6 @@ def minutes(seconds: float) -> str:
 def transformer_card(folder: Path, about: dict) -> str:
     """Card of a transformer, with its loss curve and samples."""
     from cm3leon.config import ModelConfig, from_dict
-    from cm3leon.model.transformer import parameter_count
     from cm3leon.reports.curves import draw_losses
 
     extra, log = about["extra"], read_log(folder)
@@ -75,14 +74,14 @@ def transformer_card(folder: Path, about: dict) -> str:
     tokens = sum_tokens(log)
     held = [record for record in log if "held_out_loss" in record]
     facts = {
-        "parameters": f"{parameter_count(model):,}, stored in bfloat16",
+        "parameters": f"{model.parameters:,}, stored in bfloat16",
         "network": f"{model.layers} layers x {model.width}, {model.heads} heads, "
         f"context {model.context}",
         **(tuned_facts(extra) if "tasks" in extra else data_facts(extra)),
         "training": settings(extra["train"]),
         **({"second leg": settings(extra["again"])} if "again" in extra else {}),
         "tokens seen": f"{tokens / 1e6:.1f}M",
-        "compute": f"{6 * parameter_count(model) * tokens:.2g} FLOPs (6 N D)",
+        "compute": f"{6 * model.parameters * tokens:.2g} FLOPs (6 N D)",
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,

@@ -31,7 +31,6 @@ All were trained on the embedded world, and on nothing else. A caption in other 
 def row(name: str) -> list[str]:
     """A model as cells of the table."""
     from cm3leon.config import ModelConfig, from_dict
-    from cm3leon.model.transformer import parameter_count
 
     folder = baselines_folder() / "scenes" / name
     about = read_about(folder)
@@ -42,7 +41,7 @@ def row(name: str) -> list[str]:
     return [
         f"`{name}`",
         f"`baselines/scenes/{name}/README.md`",
-        f"{parameter_count(model) / 1e6:.1f}M, {model.layers} x {model.width}",
+        f"{model.parameters / 1e6:.1f}M, {model.layers} x {model.width}",
         f"{tokens / 1e6:.1f}M",
         str(documents),
         found.get("fid_scenes", "-"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Integral, Real
 
 from cm3leon.errors import UserError
@@ -17,6 +17,9 @@ def check(condition: bool, name: str, rule: str, value) -> None:
     """Raise `name must rule, got value` unless the condition holds."""
     if not condition:
         raise UserError(f"{name} must {rule}, got {value!r}")
+
+
+SPECIALS = 4  # <pad> <eos> <break> <eom>
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class VocabularyConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             check(value >= 1, f"vocabulary.{field.name}", "be at least 1", value)
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding: all ids, padded up to a multiple of `multiple`."""
+        ids = self.text_size + self.image_size + self.sentinels + SPECIALS
+        return -(-ids // self.multiple) * self.multiple
 
 
 POSITIONS = ("row", "anchored", "grid")
@@ -81,6 +90,32 @@ class ModelConfig:
             "not be negative",
             self.position_std,
         )
+
+    @property
+    def parameters(self) -> int:
+        """Of the network; a tied head is counted once."""
+        tables = self.vocabulary.size * (1 if self.tied else 2) + self.position_vectors
+        return tables * self.width + 12 * self.layers * self.width**2
+
+    @property
+    def position_vectors(self) -> int:
+        """Learned position vectors: one a place, or those that the places of a grid are sums of."""
+        if self.positions != "grid":
+            return self.places
+        return self.position_text + 2 * self.position_grid + 2 * (self.position_pairs + 1)
+
+    @property
+    def places(self) -> int:
+        """Rows of the position table: places that a token can have."""
+        if self.positions == "row":
+            return self.context
+        # Behind the last pair one more: of the <break> or <eos> that ends it.
+        return self.position_pairs * self.pair_places + 1
+
+    @property
+    def pair_places(self) -> int:
+        """Places of one text and one picture."""
+        return self.position_text + self.position_grid**2
 
 
 def cm3leon_350m() -> ModelConfig:
@@ -457,10 +492,10 @@ def from_dict(kind, values: dict):
             raise UserError(f"{name} must be of type {field.type}, got {value!r}")
     if kind is ModelConfig and "vocabulary" in values:
         values["vocabulary"] = from_dict(VocabularyConfig, values["vocabulary"])
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{kind.__name__}: {error}") from None
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if lacking := [name for name in needed if name not in values]:
+        raise UserError(f"{kind.__name__} lacks {', '.join(map(repr, lacking))}")
+    return kind(**values)
 
 
 def _fits(value, wanted: str) -> bool:

@@ -17,7 +17,7 @@ from cm3leon.decoding.images import generate_images
 from cm3leon.decoding.loop import Decoder
 from cm3leon.engine.rule import step_of
 from cm3leon.evaluation.statistics.frechet import frechet_distance, moments
-from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.model.transformer import Transformer
 from cm3leon.retrieval.bank import MemoryBank
 from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import generator, torch_generator
@@ -125,7 +125,7 @@ def test_draw_pictures(benchmark, model):
     decoder = Decoder(model, VOCABULARY, DecodeConfig(guidance=3.0))
     generate_images(replace(decoder, counters=counters), prompts, free, uniforms)
     tokens = counters["prefill_tokens"] + counters["step_tokens"]
-    counters["flops"] = 2 * parameter_count(SIZE) * tokens
+    counters["flops"] = 2 * SIZE.parameters * tokens
     benchmark.extra_info.update(counters)
     drawing = decoder, prompts, free, uniforms
     benchmark.pedantic(generate_images, drawing, rounds=3, warmup_rounds=1)

@@ -19,7 +19,6 @@ from cm3leon.checkpoint import read_json
 from cm3leon.config import MODELS, ModelConfig, check, from_dict
 from cm3leon.errors import UserError
 from cm3leon.evaluation.statistics.scaling import CHINCHILLA, names
-from cm3leon.model.transformer import parameter_count
 from cm3leon.training.estimate import row_tokens
 
 ARMS = ("plain", "documents")  # without retrieved documents, and with as in `scenes-xs`
@@ -122,7 +121,7 @@ class Run:
     @property
     def parameters(self) -> int:
         """N: all of them."""
-        return parameter_count(self.model)
+        return self.model.parameters
 
     @property
     def blocks(self) -> int:

@@ -51,9 +51,8 @@ class Subject:
 
     def weights_bytes(self, dtype: str) -> int:
         """Bytes of all weights; int8 ones are made from bfloat16."""
-        from cm3leon.model.transformer import parameter_count
 
-        return parameter_count(self.config) * STATE_BYTES[dtype]
+        return self.config.parameters * STATE_BYTES[dtype]
 
     def cache_bytes(self, dtype: str, rows: int, tokens: int) -> int:
         """Bytes of keys and values."""

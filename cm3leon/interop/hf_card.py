@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from cm3leon.config import ModelConfig, VQConfig
 from cm3leon.sequence.documents import Vocabulary
-from cm3leon.sequence.positions import pair_places
 
 HEAD = """---
 library_name: transformers
@@ -55,11 +54,10 @@ def header(name: str, pipeline: str, licence: str, results: Sequence[Result]) ->
 
 def card(name: str, model: ModelConfig, vq: VQConfig, extra: dict, sha256: str) -> str:
     """The card in Markdown, with the hub's header; `extra` as the checkpoint has it."""
-    from cm3leon.model.transformer import parameter_count
 
     vocabulary = Vocabulary.from_config(model.vocabulary)
     facts = {
-        "parameters": f"{parameter_count(model):,}, {'tied' if model.tied else 'untied'} head",
+        "parameters": f"{model.parameters:,}, {'tied' if model.tied else 'untied'} head",
         "network": f"{model.layers} layers x {model.width}, {model.heads} heads, context "
         f"{model.context}; no biases, LayerNorm without parameters, ReLU",
         "pictures": f"{vq.resolution} x {vq.resolution} pixels, {vq.grid**2} tokens of "
@@ -120,7 +118,7 @@ the image tokenizer in `vq/`: `cm3leon import FOLDER models/{name}`, then
 
 def positions(model: ModelConfig) -> str:
     """Which `position_ids` OPT must be given, and what an import makes of a grid."""
-    each, text = pair_places(model), model.position_text
+    each, text = model.pair_places, model.position_text
     about = f"""
 Tokens do not stand at their index in the row, so give `position_ids`: `<eos>` is at 0; token i of
 the text of pair p (documents first, from 0) at {each} p + 1 + i, what ends it behind it; code k of

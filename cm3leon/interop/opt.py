@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from cm3leon.config import ModelConfig, VocabularyConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.sequence.documents import Vocabulary
-from cm3leon.sequence.positions import table_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +80,7 @@ def to_opt_config(config: ModelConfig) -> dict:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "ffn_dim": 4 * config.width,
-        "max_position_embeddings": table_rows(config),
+        "max_position_embeddings": config.places,
         "tie_word_embeddings": config.tied,
         "dropout": 0.0,
         "attention_dropout": 0.0,
@@ -168,10 +167,10 @@ def _with_ids(
             raise UserError(f"config.json has a torn {OURS!r} block; export the model again")
         own = written_out(from_dict(ModelConfig, ours["config"]))
         silent = {key: getattr(own, key) for key in SILENT}
-        if table_rows(own) != config.context:
+        if own.places != config.context:
             raise UserError(
                 f"config.json says max_position_embeddings = {config.context}, its {OURS!r} block "
-                f"means {table_rows(own)}; export the model again"
+                f"means {own.places}; export the model again"
             )
         config = replace(config, **silent)
         if config != own:
@@ -235,7 +234,7 @@ def opt_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of OPT, the head included."""
     width, ids = config.width, Vocabulary.from_config(config.vocabulary).size
     shapes = {"embed_tokens.weight": (ids, width)}
-    shapes["embed_positions.weight"] = (table_rows(config) + ROWS, width)
+    shapes["embed_positions.weight"] = (config.places + ROWS, width)
     for index in range(config.layers):
         layer = f"layers.{index}."
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):

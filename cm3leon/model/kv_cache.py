@@ -14,7 +14,6 @@ from torch import Tensor
 from cm3leon.config import ModelConfig
 from cm3leon.errors import UserError
 from cm3leon.model.attention import causal
-from cm3leon.sequence.positions import table_rows
 
 SLACK = 4  # idle slots before the longest row are given up above this part of its length: 1/4
 
@@ -56,7 +55,7 @@ class Cache:
         self.kv = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths_B = torch.zeros(batch, dtype=torch.int64, device=device)
         self.next_B = torch.zeros_like(self.lengths_B)
-        self.last_place = table_rows(config) - 1  # where rows that have ended may wait
+        self.last_place = config.places - 1  # where rows that have ended may wait
         self.table: tuple | None = None  # of places, and the weights it was made from
         self.longest = 0  # max of lengths_B, kept here so that no step waits for the device
         self.even = True  # all rows are equally long: nothing to mask

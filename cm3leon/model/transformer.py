@@ -19,40 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cm3leon.config import ModelConfig, VocabularyConfig
+from cm3leon.config import ModelConfig
 from cm3leon.errors import UserError
 from cm3leon.model.attention import Rows, join_heads, split_heads
 from cm3leon.model.cross_entropy import head_loss
 from cm3leon.model.kv_cache import Cache
 from cm3leon.seeds import torch_generator
-from cm3leon.sequence.positions import table_rows
 
 IGNORE = -100  # a target that carries no loss
-SPECIALS = 4  # <pad> <eos> <break> <eom>
 LOGITS_AT_ONCE = 2**26  # float32 logits held by the loss: 256 MiB
 PROMPT_TOKENS_AT_ONCE = 2**12  # prompts are read in pieces of whole rows: less memory, warm caches
 Attend = Callable[[Tensor, int], Tensor]  # queries, keys, values [.., 3 D], heads -> [.., D]
 Advance = Callable[[Tensor, Cache], Tensor]  # embedded tokens [B, D], used up -> logits [B, V]
-
-
-def vocabulary_size(config: VocabularyConfig) -> int:
-    """Rows of the embedding: all ids, padded up to a multiple of `config.multiple`."""
-    ids = config.text_size + config.image_size + config.sentinels + SPECIALS
-    return -(-ids // config.multiple) * config.multiple
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Parameters of `Transformer(config)`; a tied head is counted once."""
-    tables = vocabulary_size(config.vocabulary) * (1 if config.tied else 2)
-    tables += position_vectors(config)
-    return tables * config.width + 12 * config.layers * config.width**2
-
-
-def position_vectors(config: ModelConfig) -> int:
-    """Learned position vectors: one a place, or those that the places of a grid are sums of."""
-    if config.positions != "grid":
-        return table_rows(config)
-    return config.position_text + 2 * config.position_grid + 2 * (config.position_pairs + 1)
 
 
 class Linear(nn.Linear):
@@ -105,9 +83,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # True: training keeps no activations inside blocks, makes them anew
-        self.vocabulary_size = vocabulary_size(config.vocabulary)
+        self.vocabulary_size = config.vocabulary.size
         self.token_embedding = Embedding(self.vocabulary_size, config.width)
-        self.position_embedding = Embedding(position_vectors(config), config.width)
+        self.position_embedding = Embedding(config.position_vectors, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.head = None if config.tied else Linear(config.width, self.vocabulary_size)
         self.initialise(generator)
@@ -227,7 +205,7 @@ class Transformer(nn.Module):
         return table_VD[start:end]
 
     def position_table(self) -> Tensor:
-        """The vectors of all places, [P, D] (`positions.table_rows`)."""
+        """The vectors of all places, [P, D] (`ModelConfig.places`)."""
         vectors, config = self.position_embedding.weight, self.config
         if config.positions != "grid":
             return vectors
@@ -239,7 +217,7 @@ class Transformer(nn.Module):
         text_TD, row_GD, column_GD, of_text_SD, of_picture_SD = vectors.split(sizes)
         cell_ND = (row_GD[:, None] + column_GD).flatten(0, 1)
         parts = [of_text_SD[:, None] + text_TD, of_picture_SD[:, None] + cell_ND]
-        return torch.cat(parts, dim=1).flatten(0, 1)[: table_rows(config)]
+        return torch.cat(parts, dim=1).flatten(0, 1)[: config.places]
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` rows of up to `capacity` tokens, on this model's device."""
@@ -395,7 +373,7 @@ class Transformer(nn.Module):
                 f"positions of shape {list(positions_BT.shape)} do not match ids of shape "
                 f"{list(ids_BT.shape)}"
             )
-        check_range("positions", positions_BT, table_rows(self.config))
+        check_range("positions", positions_BT, self.config.places)
 
     def _check(self, ids_BT: Tensor) -> None:
         if ids_BT.ndim != 2 or ids_BT.dtype.is_floating_point or not ids_BT.shape[1]:

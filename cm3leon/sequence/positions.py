@@ -26,19 +26,6 @@ from cm3leon.errors import UserError
 from cm3leon.sequence.documents import Vocabulary
 
 
-def table_rows(config: ModelConfig) -> int:
-    """Rows of the position table: places that a token can have."""
-    if config.positions == "row":
-        return config.context
-    # Behind the last pair one more: of the <break> or <eos> that ends it.
-    return config.position_pairs * pair_places(config) + 1
-
-
-def pair_places(config: ModelConfig) -> int:
-    """Places of one text and one picture."""
-    return config.position_text + config.position_grid**2
-
-
 def place(
     ids: np.ndarray,
     vocabulary: Vocabulary,
@@ -63,7 +50,7 @@ def text_room(place: int, config: ModelConfig) -> int:
     """
     if config.positions == "row":
         return config.context - place
-    return max(0, config.position_text - place % pair_places(config))
+    return max(0, config.position_text - place % config.pair_places)
 
 
 def place_prompt(
@@ -109,7 +96,7 @@ class _Row:
 
     def _segments(self, end: int) -> None:
         """Places of the row up to `end`: each <break> and <eos> follows the segment before it."""
-        ids, each = self.ids, pair_places(self.config)
+        ids, each = self.ids, self.config.pair_places
         stops = np.flatnonzero(
             (ids[:end] == self.vocabulary.break_) | (ids[:end] == self.vocabulary.eos)
         )
@@ -140,10 +127,10 @@ class _Row:
         ids = self.ids[start:stop]
         if self.vocabulary.is_image(ids).any():
             return True
-        if len(ids) != 1 or not self.vocabulary.is_mask(ids[0]):
+        if not len(ids) or not self.vocabulary.is_mask(ids).all():
             return False
         for at, end in self.tail:  # what it hides has come, or has begun
-            if self.ids[at] == ids[0] and end > at + 1:
+            if self.ids[at] in ids and end > at + 1:
                 return bool(self.vocabulary.is_image(self.ids[at + 1]))
         follows = self.ids[stop + 1 : stop + 2]
         return before == "text" and not self.vocabulary.is_image(follows).any()
@@ -199,5 +186,5 @@ class _Row:
             first = self.stands.get(int(self.ids[at]), 0)
             self.places[at] = first
             self.places[at + 1 : end] = np.minimum(
-                first + np.arange(end - at - 1), table_rows(self.config) - 1
+                first + np.arange(end - at - 1), self.config.places - 1
             )

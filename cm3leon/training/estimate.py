@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from cm3leon.config import ModelConfig, PaperRecipe, TrainConfig
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import LOGITS_AT_ONCE, parameter_count, vocabulary_size
+from cm3leon.model.transformer import LOGITS_AT_ONCE
 from cm3leon.training.batches import PIECE_TOKENS
 from cm3leon.training.loop import steps_for_tokens
 
@@ -109,7 +109,7 @@ class Estimate:
     @property
     def parameters(self) -> int:
         """N of the paper's accounting: all of them."""
-        return parameter_count(self.model)
+        return self.model.parameters
 
     @property
     def tokens(self) -> float:
@@ -124,7 +124,7 @@ class Estimate:
     def lines(self) -> list[str]:
         """The numbers as text."""
         model, train = self.model, self.train
-        ids = vocabulary_size(model.vocabulary)
+        ids = model.vocabulary.size
         at_once = f", in {self.accumulate} pieces" if self.accumulate > 1 else ""
         seen = train.steps * train.batch
         falls = f", falling in the last {train.decay:,}" if train.decay else ""
@@ -220,7 +220,7 @@ class Plan:
         kept = tokens * model.width * 4 * model.layers + of_block
         if not self.recompute:
             kept = of_block * model.layers
-        ids = vocabulary_size(model.vocabulary)
+        ids = model.vocabulary.size
         logits = min(tokens * ids, LOGITS_AT_ONCE)
         of_head = logits * size + tokens * model.width * (4 + size)
         if self.gpus == 1:  # else it is told with what is gathered

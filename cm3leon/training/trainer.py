@@ -22,7 +22,7 @@ from cm3leon import checkpoint
 from cm3leon.config import ModelConfig, TrainConfig, from_dict, to_dict
 from cm3leon.errors import UserError
 from cm3leon.files import atomic_file, sha256_file, write_atomic
-from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.model.transformer import Transformer
 from cm3leon.reports.curves import write_curves
 from cm3leon.sequence.documents import Vocabulary
 from cm3leon.training.batches import split, token_loss
@@ -83,7 +83,7 @@ def fit(
         parts=partial(split, count=pieces) if pieces > 1 else None,
         evaluate=ranks.measured(source.evaluate),
         about={"model": to_dict(model.config), **source.about},
-        flops_per_token=6.0 * parameter_count(model.config),
+        flops_per_token=6.0 * model.config.parameters,
         device_flops=ranks.size * peak_flops(str(device)),
     )
     done = train(model, problem, config, run, start=start, ranks=ranks)
@@ -138,7 +138,7 @@ def write_model(
         made["cost"] = {
             "queries": config.steps * config.batch,
             "tokens": done["tokens"],
-            "flops": 6 * parameter_count(model.config) * done["tokens"],
+            "flops": 6 * model.config.parameters * done["tokens"],
         }
     if ranks.size > 1:
         made["ranks"] = ranks.size

@@ -27,7 +27,7 @@ from cm3leon.decoding.config import DecodeConfig
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder
 from cm3leon.loading import load_system
-from cm3leon.model.transformer import Transformer, parameter_count
+from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
 from cm3leon.tokenizers.text import TextTokenizer
 from cm3leon.tokenizers.vq import VQ
@@ -376,7 +376,7 @@ def test_budgets_are_branches_of_one_stable_part(home, small, tmp_path, monkeypa
     extra = checkpoint.read_about(home / "short")["extra"]
     assert extra["train"]["steps"] == 3 and extra["train"]["decay"] == 1
     assert extra["cost"]["queries"] == 3 * 4 and 0.4 < extra["cost"]["tokens"] / tokens < 0.8
-    assert extra["cost"]["flops"] == 6 * parameter_count(TINY.model) * extra["cost"]["tokens"]
+    assert extra["cost"]["flops"] == 6 * TINY.model.parameters * extra["cost"]["tokens"]
     assert ends("one", "long", tokens=1.45 * tokens) == ends("two", "long", steps=8)
     assert checkpoint.read_about(home / "long")["extra"]["train"]["steps"] == 8
     log = [json.loads(line) for line in (home / "long" / "log.jsonl").read_text().splitlines()]

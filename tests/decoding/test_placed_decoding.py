@@ -34,7 +34,7 @@ from cm3leon.sequence.documents import (
     build_sample,
     build_unconditional_prompt,
 )
-from cm3leon.sequence.positions import place, table_rows
+from cm3leon.sequence.positions import place
 
 CODES, KINDS = 9, ("row", "anchored", "grid")
 CONFIGS = {
@@ -189,7 +189,7 @@ def test_a_grid_that_was_changed_in_place_is_seen():
 
 def test_idle_rows_wait_at_the_last_place():
     cache = MODELS["grid"].cache(1, 40)
-    last = table_rows(CONFIGS["grid"]) - 1
+    last = CONFIGS["grid"].places - 1
     ids, at = torch.tensor([[1]]), torch.tensor([[last]])
     MODELS["grid"].prefill(ids, torch.tensor([1]), cache, positions_BT=at)
     for _ in range(3):

@@ -25,7 +25,6 @@ from cm3leon.interop.opt import (
 )
 from cm3leon.model.transformer import Transformer
 from cm3leon.seeds import torch_generator
-from cm3leon.sequence.positions import table_rows
 
 TINY = ModelConfig(
     "tiny", layers=2, width=32, heads=4, context=24, vocabulary=VocabularyConfig(30, 20, 6, 16)
@@ -79,7 +78,7 @@ def test_transformers_computes_the_same_logits(kind, config, seed):
     opt.load_state_dict(to_opt_state_dict(model))
     draws, shape = torch_generator(seed, "ids"), (3, config.context)
     ids_BT = torch.randint(0, model.vocabulary_size, shape, generator=draws)
-    places_BT = torch.randint(0, table_rows(config), shape, generator=draws)
+    places_BT = torch.randint(0, config.places, shape, generator=draws)
     with torch.no_grad():
         wanted, found = model(ids_BT, places_BT), opt(ids_BT, position_ids=places_BT).logits
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
@@ -105,7 +104,7 @@ def test_every_preset_has_a_config(name):
     del values["cm3leon"]  # a plain OPT, whose ids we are told
     again = from_opt_config(values, config.vocabulary, name)
     silent = {key: getattr(config, key) for key in ("init_std", "position_std", "position_grid")}
-    indices = replace(config, positions="row", context=table_rows(config))
+    indices = replace(config, positions="row", context=config.places)
     assert replace(again, **silent) == indices
 
 

@@ -18,7 +18,7 @@ from cm3leon import config as configs
 from cm3leon.config import ModelConfig, VocabularyConfig
 from cm3leon.errors import UserError
 from cm3leon.model import transformer
-from cm3leon.model.transformer import IGNORE, Transformer, parameter_count, vocabulary_size
+from cm3leon.model.transformer import IGNORE, Transformer
 from cm3leon.seeds import torch_generator
 from cm3leon.sequence.documents import Vocabulary
 
@@ -62,13 +62,13 @@ def test_parameter_counts_are_table_3s(name, tied, millions):
     config = replace(configs.MODELS[name](), tied=tied)
     with torch.device("meta"):
         counted = sum(weight.numel() for weight in Transformer(config).parameters())
-    assert counted == parameter_count(config)
+    assert counted == config.parameters
     assert counted / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
 @given(st.tuples(*[st.integers(1, 600)] * 4))
 def test_the_vocabulary_has_one_size(sizes):
-    assert vocabulary_size(VocabularyConfig(*sizes)) == Vocabulary(*sizes).size
+    assert VocabularyConfig(*sizes).size == Vocabulary(*sizes).size
 
 
 def test_initial_weights():
@@ -94,7 +94,7 @@ def expected_first_loss(config: ModelConfig) -> float:
     """
     token, position = CUT * config.init_std, CUT * config.position_std
     own = config.width * token**2 / math.hypot(token, position)
-    others = (vocabulary_size(config.vocabulary) - 1) * math.exp(config.width * token**2 / 2)
+    others = (config.vocabulary.size - 1) * math.exp(config.width * token**2 / 2)
     return math.log(math.exp(own) + others)
 
 
@@ -273,7 +273,7 @@ def opt(model):
         weights[layer + "fc2.weight"] = block.down.weight
     opt = transformers.OPTForCausalLM(settings_).eval()
     opt.model.decoder.load_state_dict({name: part.detach() for name, part in weights.items()})
-    assert sum(part.numel() for part in opt.parameters()) == parameter_count(TINY) + 2 * 32
+    assert sum(part.numel() for part in opt.parameters()) == TINY.parameters + 2 * 32
     return opt
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cm3leon.config import MODELS, ModelConfig, TrainConfig, VocabularyConfig, paper_recipe
 from cm3leon.errors import UserError
-from cm3leon.model.transformer import parameter_count
 from cm3leon.training.estimate import Estimate, Plan, find_gpu, pieces_of, schedule
 
 
@@ -110,7 +109,7 @@ class Measured:
     def plan(self, size: int) -> Plan:
         """What so many processes should take."""
         estimate = Estimate(self.model, self.train, 128.0)
-        assert parameter_count(self.model) == estimate.parameters
+        assert self.model.parameters == estimate.parameters
         return Plan(estimate, size, 1e12, 1e12, recompute=self.recompute, half=False, fused=False)
 
     def __call__(self) -> int:

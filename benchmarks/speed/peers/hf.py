@@ -27,11 +27,9 @@ def make_opt(subject: Subject, dtype: str, device: str):
     import torch
     from transformers import OPTConfig, OPTForCausalLM
 
-    from cm3leon.model.transformer import vocabulary_size
-
     width = subject.config.width
     config = OPTConfig(
-        vocab_size=vocabulary_size(subject.config.vocabulary), hidden_size=width,
+        vocab_size=subject.config.vocabulary.size, hidden_size=width,
         num_hidden_layers=subject.config.layers, ffn_dim=4 * width,
         num_attention_heads=subject.config.heads, word_embed_proj_dim=width,
         max_position_embeddings=PROMPT + subject.tokens + 8, enable_bias=False,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cm3leon.config import ModelConfig, from_dict
 from cm3leon.errors import UserError
 from cm3leon.reports import extra, key_of, leading, main_arm
 from cm3leon.reports.paper.model import PUBLISHED_NAME, Part, Parts, numeral, plain
@@ -198,15 +199,13 @@ def logged(model: Model, key: str, decimals: int = 3) -> Part | None:
 
 
 def parameters(model: Model) -> Part:
-    """How many parameters a model has, in millions: 12 L d^2 + (vocabulary + context) d."""
-    config = model.about["config"]
-    words = config["vocabulary"]
-    ids = words["text_size"] + words["image_size"] + words["sentinels"] + 4
-    ids = -(-ids // words["multiple"]) * words["multiple"]
-    width = config["width"]
-    total = config["layers"] * 12 * width**2 + (ids + config["context"]) * width
-    how = "12 layers width^2 + (vocabulary + context) width"
+    """How many parameters a model has, in millions."""
     path = f"{model.folder}/config.json"
+    try:
+        total = from_dict(ModelConfig, model.about["config"]).parameters
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    how = "12 layers width^2 + (vocabulary + position vectors) width"
     return numeral(total, path, "/config", shown=f"{total / 1e6:.1f}M", how=how)
 
 

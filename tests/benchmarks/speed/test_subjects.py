@@ -11,12 +11,11 @@ from benchmarks.speed.subjects import Drawing, find_subject, make_model
 from cm3leon.engine.rule import find
 from cm3leon.errors import UserError
 from cm3leon.loading import model_names
-from cm3leon.model.transformer import parameter_count, vocabulary_size
 
 
 def test_shapes_are_those_of_the_peers():
     found = find_subject("12x512x8")
-    assert vocabulary_size(found.config.vocabulary) == 4608
+    assert found.config.vocabulary.size == 4608
     assert (found.config.layers, found.config.width, found.config.heads) == (12, 512, 8)
     assert (found.tokens, found.folder, find_subject("12x512x8", 40).tokens) == (256, None, 40)
     assert (found.shape.blocks, found.shape.head) == (12 * 12 * 512**2, 4076)
@@ -24,9 +23,9 @@ def test_shapes_are_those_of_the_peers():
 
 def test_sizes_of_the_paper_and_shipped_ones():
     seven = find_subject("7b")
-    assert seven.tokens == 1024 and parameter_count(seven.config) == 6_727_663_616
+    assert seven.tokens == 1024 and seven.config.parameters == 6_727_663_616
     # 13.5 GB of bfloat16; the floor of 3.3 s an image is this over 4.2 TB/s, 1,024 times
-    assert seven.weights_bytes("bfloat16") == 2 * parameter_count(seven.config)
+    assert seven.weights_bytes("bfloat16") == 2 * seven.config.parameters
     assert seven.cache_bytes("bfloat16", 2, 1056) == 2 * 32 * 4096 * 2 * 1056 * 2
     for name in model_names():
         assert find_subject(name).folder.name == name and find_subject(name).tokens == 64

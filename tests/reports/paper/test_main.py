@@ -96,7 +96,14 @@ def baselines(folder: Path) -> Path:
         words_of = {"text_size": 512, "image_size": 1024, "sentinels": 16, "multiple": 64}
         about = {
             "kind": "transformer",
-            "config": {"layers": 6, "width": width, "context": 512, "vocabulary": words_of},
+            "config": {
+                "name": name,
+                "layers": 6,
+                "width": width,
+                "heads": 8,
+                "context": 512,
+                "vocabulary": words_of,
+            },
             "extra": {"seconds": 4306, "train": {"steps": 100}}
             | {"objective": {"rate": 0.5, "p_full": 0.5}}
             | ({"start": start} if start else {}),
