@@ -10,7 +10,7 @@ from pathlib import Path
 
 from baselines.recipes import cpu_recipe
 from baselines.train import SMALL
-from cm3leon.checkpoint import read_about
+from cm3leon.checkpoint import read_about, total_cost
 from cm3leon.errors import UserError
 from cm3leon.files import baselines_folder, parse_json, write_atomic
 from cm3leon.interop.hf_card import Result, header
@@ -71,7 +71,7 @@ def transformer_card(folder: Path, about: dict) -> str:
 
     extra, log = about["extra"], read_log(folder)
     model = from_dict(ModelConfig, about["config"])
-    tokens = sum_tokens(log)
+    cost = total_cost(extra)
     held = [record for record in log if "held_out_loss" in record]
     facts = {
         "parameters": f"{model.parameters:,}, stored in bfloat16",
@@ -80,8 +80,8 @@ def transformer_card(folder: Path, about: dict) -> str:
         **(tuned_facts(extra) if "tasks" in extra else data_facts(extra)),
         "training": settings(extra["train"]),
         **({"second leg": settings(extra["again"])} if "again" in extra else {}),
-        "tokens seen": f"{tokens / 1e6:.1f}M",
-        "compute": f"{6 * model.parameters * tokens:.2g} FLOPs (6 N D)",
+        "tokens seen": f"{cost['tokens'] / 1e6:.1f}M",
+        "compute": f"{cost['flops']:.2g} FLOPs (6 N D)",
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
@@ -115,9 +115,11 @@ def retrain(part: str, sha256: str, extra: dict | None = None) -> str:
     """The command that makes the weights again, at the commit whose recipe made them."""
     command = f"nox -s train_baselines -- --parts {part} --fresh"
     extra = extra or {}
-    if (steps := extra.get("train", {}).get("steps")) and part in SMALL:
-        own = cpu_recipe(part).train.steps
-        command += f" --steps {steps}" if steps != own else ""
+    if part in SMALL and "train" in extra:
+        own, steps = cpu_recipe(part).train, extra["train"]["steps"]
+        if "before" in extra:  # as long in one go
+            steps += extra["before"]["queries"] // own.batch
+        command += f" --steps {steps}" if steps != own.steps else ""
     if "tasks" in extra:
         rows = round(extra["cost"]["queries"], -3)
         command = f"python -m baselines.tune_tasks --model {extra['start']} --rows {rows}"
@@ -132,7 +134,10 @@ def retrain(part: str, sha256: str, extra: dict | None = None) -> str:
 
 def data_facts(extra: dict) -> dict[str, str]:
     """What it was trained on, and which documents stood before the samples."""
-    facts = {"goes on from": f"`{extra['start']}`"} if "start" in extra else {}
+    facts = {}
+    if "start" in extra:
+        seen = extra.get("before", {}).get("tokens", 0) / 1e6
+        facts = {"goes on from": f"`{extra['start']}`, which had seen {seen:.1f}M tokens"}
     parts = ", ".join(f"{part['count']:,} of `{part['split']}`" for part in queries_of(extra))
     facts |= {
         "data": f"scenes of `stock`: {parts}, one of five captions each; none about entities that "
@@ -249,16 +254,6 @@ def scores(name: str) -> dict[str, str]:
         if overall := extra(record, "overall"):
             found["composition, overall"] = f"{overall['value']:.3f}"
     return found
-
-
-def sum_tokens(log: list[dict]) -> float:
-    """Tokens seen: speed times time of every log window."""
-    total, before = 0.0, 0
-    for record in log:
-        steps = record["step"] - before
-        total += record.get("tokens_per_s", 0.0) * steps / max(record["steps_per_s"], 1e-9)
-        before = record["step"]
-    return total
 
 
 def draw_samples(name: str, path: Path) -> None:

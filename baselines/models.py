@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from baselines.cards import read_log, results, sum_tokens
-from cm3leon.checkpoint import read_about
+from baselines.cards import results
+from cm3leon.checkpoint import read_about, total_cost
 from cm3leon.files import baselines_folder, write_atomic
 from cm3leon.loading import model_names
 
@@ -36,7 +36,7 @@ def row(name: str) -> list[str]:
     about = read_about(folder)
     model, extra = from_dict(ModelConfig, about["config"]), about["extra"]
     found = {one.metric: f"{one.value:.3g}" for one in results(name)}
-    tokens = sum_tokens(read_log(folder)) or extra.get("cost", {}).get("tokens", 0)
+    tokens = total_cost(extra)["tokens"]
     documents = extra.get("retrieval", {}).get("documents", 0)
     return [
         f"`{name}`",

@@ -6,7 +6,7 @@ Token caches and neighbours are made when they are missing; a run continues wher
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from baselines.recipes import DRAWN_AT, DRAWN_WITH, Part, Recipe
 from cm3leon import seeds
-from cm3leon.checkpoint import digest
+from cm3leon.checkpoint import digest, read_about, total_cost
 from cm3leon.clip import Clip, load_clip
 from cm3leon.config import to_dict
 from cm3leon.data.sources import Scenes
@@ -134,6 +134,8 @@ def train_transformer(recipe: Recipe, out: Path, run: Path, device: str) -> None
     extra = source.about
     if recipe.retrieves:
         extra |= {"retrieval": to_dict(DRAWN_WITH), "decode": to_dict(DRAWN_AT)}
+    if recipe.start:
+        extra["before"] = total_cost(read_about(out / recipe.start)["extra"])
     write_model(model, recipe.train, out / recipe.name, done, extra)
 
 
@@ -160,13 +162,22 @@ def in_bursts(rows_NS: np.ndarray, part: Part, share: float, seed: int) -> np.nd
         return rows_NS
     rows_NS, known = rows_NS.copy(), {one.name: at for at, one in enumerate(entities())}
     generator = seeds.generator(seed, "bursts", part.split, part.first)
-    for row in range(len(rows_NS)):
-        found = scene("stock", part.split, part.first + row)
-        names = [thing[4] for thing in found.plan.things if thing[4]]
+    for row, (name, here) in enumerate(asked_for(part)[: len(rows_NS)]):
         others = generator.permutation(ABOUT_ONE)
-        if names and generator.random() < share:
-            here = PLACES.index(found.place)
+        if name and generator.random() < share:
             chosen = [here, *(other for other in others.tolist() if other != here)]
-            about = PLAIN + ABOUT_ONE * known[names[0]]
+            about = PLAIN + ABOUT_ONE * known[name]
             rows_NS[row] = about + np.array(chosen[: rows_NS.shape[1]])
     return rows_NS
+
+
+@cache
+def asked_for(part: Part) -> tuple[tuple[str | None, int], ...]:
+    """Of each scene of a part the first entity, if any, and its place's number; kept, as making the
+    scenes takes minutes and a sweep's trainings read the same.
+    """
+    scenes = (scene("stock", part.split, part.first + row) for row in range(part.count))
+    return tuple(
+        (next((thing[4] for thing in one.plan.things if thing[4]), None), PLACES.index(one.place))
+        for one in scenes
+    )

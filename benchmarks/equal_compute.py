@@ -30,7 +30,6 @@ from cm3leon.reports.compare import samples_of
 from cm3leon.reports.records.store import largest_n, read_files, weight
 
 MEASURES = ("overall", "position", "attribution", "entity", "entity_unseen")
-COSTS = ("queries", "tokens", "flops")
 
 
 @dataclass(frozen=True)
@@ -227,14 +226,13 @@ def costs(name: str) -> dict[str, float]:
     """Queries, tokens and FLOPs (6ND) of a model's training, as its config.json tells them; nothing
     for a system that does not say.
     """
-    from cm3leon.checkpoint import read_about
+    from cm3leon.checkpoint import read_about, total_cost
     from cm3leon.loading import find_model
 
     try:
-        found = read_about(find_model(name))["extra"].get("cost", {})
+        return total_cost(read_about(find_model(name))["extra"])
     except UserError:  # no model of ours, or not here any more
         return {}
-    return {key: float(found[key]) for key in COSTS if key in found}
 
 
 def report(options: Options, record: dict) -> None:

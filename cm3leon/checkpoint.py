@@ -157,6 +157,14 @@ def read_about(folder: str | Path) -> dict:
     return about
 
 
+def total_cost(extra: Mapping) -> dict[str, float]:
+    """Queries, tokens and FLOPs of a model's training, with those of the training of the same kind
+    that it goes on from; nothing for a model that does not say.
+    """
+    before = extra.get("before", {})
+    return {key: float(value + before.get(key, 0)) for key, value in extra.get("cost", {}).items()}
+
+
 def digest(folder: str | Path) -> str:
     """SHA-256 (hex) that names a checkpoint's weights: of their file, or the index of several."""
     path = Path(folder) / WEIGHTS

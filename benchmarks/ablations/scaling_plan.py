@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from baselines.recipes import Part, Recipe, cpu_recipe, plain_twin, with_budget
+from baselines.recipes import ABOUT_ENTITIES, Part, Recipe, cpu_recipe, plain_twin, with_budget
 from cm3leon.checkpoint import read_json
 from cm3leon.config import MODELS, ModelConfig, check, from_dict
 from cm3leon.errors import UserError
@@ -43,6 +43,7 @@ class Plan:
     seeds: tuple[int, ...] = (1,)  # how many for each size; one number for all
     batch: int = 16
     queries: int = 32_768  # scenes of `train` that are encoded, read again when they are over
+    entities: bool = False  # with the scenes about entities that shipped recipes mix in
     ratio: tuple[float, ...] = (0.0, 1e9)
     draw: int = 0  # captions of each split drawn by each point
 
@@ -65,6 +66,12 @@ class Plan:
         check(len(self.seeds) in (1, len(self.sizes)) and min(self.seeds, default=0) >= 1,
               "plan.seeds", "be a count, or one for each size", self.seeds)  # fmt: skip
         self._check_runs()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What all trainings read."""
+        plain = Part("train", 0, self.queries)
+        return (plain, ABOUT_ENTITIES) if self.entities else (plain,)
 
     def _check_runs(self) -> None:
         """Raise UserError for equal runs, too small budgets and too few points."""
@@ -179,8 +186,7 @@ class Run:
             log_every=max(1, first // 10),
         )  # fmt: skip
         whole = replace(
-            self._recipe, model=self.model, train=train, name=self.name,
-            queries=(Part("train", 0, self.plan.queries),),
+            self._recipe, model=self.model, train=train, name=self.name, queries=self.plan.parts
         )  # fmt: skip
         return with_budget(whole, self.steps(budget))
 
@@ -189,6 +195,20 @@ QUICK = Plan("quick", ("32x1", "32x2", "48x1"), (4e10, 8e10, 1.6e11), batch=8, q
 DEFAULT = Plan(
     "default", ("32x1", "48x2", "64x2", "80x2", "88x3"), (3e11, 6e11, 1.2e12), draw=16
 )  # fmt: skip
+# Budgets lie as far apart as rows with and without documents: a row of documents has read as many
+# queries as the plain one a budget below, so that arms meet at equal FLOPs and at equal queries.
+ROWS_APART = 2.75
+SMALL = Plan(
+    "small",
+    ("32x1", "48x2", "64x2", "80x2", "96x3"),
+    tuple(4e12 / ROWS_APART**k for k in reversed(range(5))),
+    ARMS,
+    seeds=(3,),
+    queries=98_304,
+    entities=True,
+    ratio=(0.6, 400.0),
+    draw=64,
+)
 FULL = Plan(
     "full",
     ("32x1", "48x2", "64x2", "96x3", "128x4", "192x5", "256x6", "320x8"),
@@ -197,10 +217,11 @@ FULL = Plan(
     seeds=(3, 3, 3, 3, 3, 2, 2, 2),
     batch=24,
     queries=98_304,
+    entities=True,
     ratio=(1.0, 400.0),
     draw=64,
 )
-PLANS = {plan.name: plan for plan in (QUICK, DEFAULT, FULL)}
+PLANS = {plan.name: plan for plan in (QUICK, DEFAULT, SMALL, FULL)}
 
 
 def find_plan(name: str) -> Plan:

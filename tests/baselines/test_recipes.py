@@ -355,6 +355,10 @@ def test_a_second_stage_names_where_it_began(home, small, tmp_path):
     extra = checkpoint.read_about(home / names[1])["extra"]
     assert extra["start"] == names[0]
     assert extra["start_sha256"] == checkpoint.digest(home / names[0])
+    first = checkpoint.read_about(home / names[0])["extra"]
+    assert extra["before"] == first["cost"] == checkpoint.total_cost(first)
+    both = checkpoint.total_cost(extra)
+    assert both == {key: first["cost"][key] + extra["cost"][key] for key in both} and len(both) == 3
 
 
 def test_budgets_are_branches_of_one_stable_part(home, small, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The sweep in miniature: plans, every run once, resumed as unbroken, refusals, tables, figures."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -99,6 +100,18 @@ def test_a_sweep_that_was_cut_ends_as_an_unbroken_one(options, trained, tmp_path
     assert {path.stem for path in scaling_plots(record, tmp_path / "figures")} == {
         "curves", "compute",
     }  # fmt: skip
+
+
+def test_arms_of_the_small_ladder_meet_at_equal_queries():
+    """With documents a budget reads the queries that the one below reads without (S3 of LOG.md)."""
+    found = {(run.size, run.arm): run for run in scaling_plan.SMALL.runs if run.seed == 0}
+    for size in scaling_plan.SMALL.sizes:
+        plain, documents = (found[size, arm] for arm in scaling_plan.ARMS)
+        assert len(plain.budgets) >= 2 and plain.budgets == documents.budgets
+        for below, above in itertools.pairwise(plain.budgets):
+            assert documents.steps(above) == pytest.approx(plain.steps(below), rel=0.03)
+        names = [part.split for part in documents.recipe(above).queries]
+        assert names == ["train", "study"]
 
 
 def test_of_two_workers_each_run_has_one(options, trained, capsys):
