@@ -72,7 +72,7 @@ class Options:
     threads: Threads = 1
     """of the processor"""
     runs: Path = Path(".runs")
-    """token caches, and in scaling-PLAN/ states and points"""
+    """token caches, and in scaling/ states and points of all plans"""
     weights: Path = field(default_factory=lambda: baselines_folder() / "scenes")
     """folder with text/, vq/, clip/ and bank/"""
     results: Path = core.RESULTS
@@ -112,19 +112,19 @@ def measure(
     options: Options, plan, system: Subject, protocol: dict, phases: core.Phases
 ) -> core.Measurement:
     """All points, the laws of each arm, and of retrieval where both arms are there."""
+    from benchmarks.ablations.scaling_arms import differences
     from benchmarks.ablations.scaling_fits import gains, laws
     from benchmarks.ablations.scaling_points import Points
 
     made_of = {"made_of": system.config}
-    points = Points(options.runs / f"scaling-{plan.name}", plan, made_of)
-    points.begin()
+    points = Points(options.runs / "scaling", plan, made_of)
     with phases("train and measure"):
         found = every_point(options, points)
     extra, lacking, by_arm = {}, [], {}
     for run, numbers in found:
         for at, (budget, one) in enumerate(zip(run.budgets, numbers, strict=True)):
             told = one | {"budget": budget}
-            by_arm.setdefault(run.arm, []).append(told)
+            by_arm.setdefault(run.arm, []).append(told | {"size": run.size, "seed": run.seed})
             plain = {key: value for key, value in told.items() if key != "device"}
             extra |= {f"{run.size}.{run.arm}.{run.seed}.{at}.{k}": v for k, v in plain.items()}
     with phases("fit"):
@@ -133,7 +133,12 @@ def measure(
             extra |= {f"{arm}.{key}": value for key, value in numbers.items()}
             lacking += [f"{arm}, {reason}" for reason in why]
         if len(by_arm) == 2:
-            extra |= gains(by_arm["plain"], by_arm["documents"])
+            both = by_arm["plain"], by_arm["documents"]
+            extra |= differences(*both)
+            try:
+                extra |= gains(*both)
+            except UserError as error:
+                lacking.append(f"laws with retrieval: {error}")
     value, low, high = extra[f"{plan.arms[0]}.loss_exponent"]
     every = [one for some in by_arm.values() for one in some]
     return core.Measurement(
@@ -161,7 +166,7 @@ def every_point(options: Options, points) -> list[tuple]:
     for run in points.plan.runs:
         if None not in points.of(run):
             continue
-        with held(points.folder / "locks" / f"{run.name}.lock") as ours:
+        with held(points.lock(run)) as ours:
             if not ours:
                 continue
             worker = worker or worker_of(options, points)
@@ -182,7 +187,7 @@ def check_whole(points, found: Sequence[tuple]) -> None:
         return
     others = []
     for run, numbers in found:
-        path = points.folder / "locks" / f"{run.name}.lock"
+        path = points.lock(run)
         if None in numbers and (who := holder(path)):
             others.append(f"{run.name} is held by {who} ({path}: remove it if that is gone)")
     raise core.NothingMeasured(

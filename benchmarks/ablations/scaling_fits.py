@@ -32,14 +32,12 @@ def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str]]:
     columns, seen_M = columns_of(points), np.array([one[LOSS] for one in points])
     law = scaling.fit(scaling.CHINCHILLA, columns, seen_M)
     draws = scaling.bootstrap(law, columns, seen_M, resamples)
-    found = {
-        f"chinchilla_{name}": (law[name], *scaling.interval(draws[name], LEVEL)) for name in draws
-    }
+    found = {f"chinchilla_{name}": around(law[name], draws[name]) for name in draws}
     total_R = draws["alpha"] + draws["beta"]
     a, _ = scaling.compute_exponents(law)
     gamma_R = draws["alpha"] * draws["beta"] / total_R
-    found["loss_exponent"] = (a * law["alpha"], *scaling.interval(gamma_R, LEVEL))
-    found["size_exponent"] = (a, *scaling.interval(draws["beta"] / total_R, LEVEL))
+    found["loss_exponent"] = around(a * law["alpha"], gamma_R)
+    found["size_exponent"] = around(a, draws["beta"] / total_R)
     lacking = []
     for name, more in (("left out", left_out), ("isoFLOP", iso_flop), ("selection", selected)):
         try:
@@ -47,6 +45,14 @@ def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str]]:
         except UserError as error:
             lacking.append(f"{name}: {error}")
     return found, lacking
+
+
+def around(value: float, draws_R: np.ndarray) -> tuple[float, float, float]:
+    """A value with the percentile interval of its resamples, widened to the value where all of them
+    lie on one side of it, as those of a fit may.
+    """
+    low, high = scaling.interval(draws_R, LEVEL)
+    return value, min(low, value), max(high, value)
 
 
 def left_out(points, columns: Mapping, seen_M: np.ndarray) -> dict:

@@ -32,8 +32,8 @@ SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,2})")
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a sweep. `ratio` are the fewest and the most tokens a parameter: budgets of a
-    size beyond them are left out.
+    """All runs of a sweep. `ratio` are the fewest and the most tokens a parameter, `most` the most
+    FLOPs of each size: budgets of a size beyond them are left out.
     """
 
     name: str
@@ -45,10 +45,11 @@ class Plan:
     queries: int = 32_768  # scenes of `train` that are encoded, read again when they are over
     entities: bool = False  # with the scenes about entities that shipped recipes mix in
     ratio: tuple[float, ...] = (0.0, 1e9)
+    most: tuple[float, ...] = ()
     draw: int = 0  # captions of each split drawn by each point
 
     def __post_init__(self):
-        for field in ("sizes", "budgets", "arms", "seeds", "ratio"):
+        for field in ("sizes", "budgets", "arms", "seeds", "ratio", "most"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         check(bool(re.fullmatch(r"[a-z0-9-]{1,40}", self.name)), "plan.name", "be a-z, 0-9, -",
               self.name)  # fmt: skip
@@ -65,6 +66,8 @@ class Plan:
         check(len(self.ratio) == 2, "plan.ratio", "be two numbers", self.ratio)
         check(len(self.seeds) in (1, len(self.sizes)) and min(self.seeds, default=0) >= 1,
               "plan.seeds", "be a count, or one for each size", self.seeds)  # fmt: skip
+        check(len(self.most) in (0, len(self.sizes)), "plan.most",
+              "be empty, or a number for each size", self.most)  # fmt: skip
         self._check_runs()
 
     @property
@@ -142,10 +145,11 @@ class Run:
 
     @property
     def budgets(self) -> list[float]:
-        """Those of the plan whose tokens a parameter lie in its ratio, the smallest first."""
-        low, high = self.plan.ratio
-        ratio = 6.0 * self.parameters**2
-        return sorted(one for one in self.plan.budgets if low <= one / ratio <= high)
+        """Those of the plan that its ratio and the size's most allow, the smallest first."""
+        low, high = (6.0 * self.parameters**2 * ratio for ratio in self.plan.ratio)
+        if self.plan.most:
+            high = min(high, self.plan.most[self.plan.sizes.index(self.size)])
+        return sorted(one for one in self.plan.budgets if low <= one <= high)
 
     @property
     def flops(self) -> float:
@@ -200,13 +204,14 @@ DEFAULT = Plan(
 ROWS_APART = 2.75
 SMALL = Plan(
     "small",
-    ("32x1", "48x2", "64x2", "80x2", "96x3"),
-    tuple(4e12 / ROWS_APART**k for k in reversed(range(5))),
+    ("32x1", "48x2", "64x2", "80x2", "96x3", "128x4"),
+    tuple(4e12 / ROWS_APART**k for k in range(4, -3, -1)),
     ARMS,
     seeds=(3,),
     queries=98_304,
     entities=True,
     ratio=(0.6, 400.0),
+    most=(*5 * (4e12,), 4e13),
     draw=64,
 )
 FULL = Plan(

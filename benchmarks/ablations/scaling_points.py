@@ -1,20 +1,25 @@
-"""The store of a scaling sweep: one sealed file a point, there as soon as it is measured.
+"""The store of scaling sweeps: one sealed file a point, there as soon as it is measured.
 
-<folder>/plan.json             which plan's points these are
 <folder>/points/<point>.json   numbers of a branch; <point>-drawn-<n>.json those of its drawings
 <folder>/locks/<run>.lock      who trains a run
 <folder>/trained/<run>/        states of its training
+
+A run's name here ends in a digest of what it is trained by, so that all plans share a folder: a
+larger plan goes on from what a smaller one trained.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from benchmarks.ablations.scaling_plan import Plan, Run, described
+from benchmarks.ablations.scaling_plan import Plan, Run
+from cm3leon.config import to_dict
 from cm3leon.errors import UserError, note
-from cm3leon.files import write_atomic, write_new
+from cm3leon.files import sha256_bytes, write_atomic
 from cm3leon.identity import seal, unseal
 
 
@@ -27,23 +32,21 @@ class Points:
     made_of: dict
     damaged: list[str] = field(default_factory=list)  # files that were measured again
 
-    def begin(self) -> None:
-        """Name the plan of a new folder; raises UserError for one of another plan."""
-        path, own = self.folder / "plan.json", {"plan": described(self.plan)} | self.made_of
-        if write_new(path, seal(own)):
-            return
-        found = unseal(path, f"remove {path}: its points say their plan too")
-        if found != own:
-            before, now = ({**one.get("plan", {}), **one} for one in (found, own))
-            other = next(k for k in now if k != "plan" and before.get(k) != now[k])
-            raise UserError(
-                f"{self.folder} holds points of another plan: {other} is "
-                f"{before.get(other)!r} there, {now[other]!r} here; name another --runs"
-            )
+    def run_name(self, run: Run) -> str:
+        """Of a run's states and lock."""
+        return f"{run.name}-{stable_digest(run, json.dumps(self.made_of, sort_keys=True))}"
+
+    def lock(self, run: Run) -> Path:
+        """Whoever trains a run holds it."""
+        return self.folder / "locks" / f"{self.run_name(run)}.lock"
+
+    def states(self, run: Run) -> Path:
+        """The folder of a run's training."""
+        return self.folder / "trained" / self.run_name(run)
 
     def name(self, run: Run, budget: float) -> str:
         """Of a point."""
-        return f"{run.name}-{budget:.6g}"
+        return f"{self.run_name(run)}-{budget:.6g}"
 
     def numbers(self, name: str) -> dict | None:
         """What a point measured; None where it is not yet, or its file is damaged (a note)."""
@@ -52,7 +55,7 @@ class Points:
             return None
         try:
             found = unseal(path, "it is measured again")
-            if (found["point"], found["plan"]) != (name, described(self.plan)):
+            if found["point"] != name:
                 raise UserError(f"{path} is another point's; it is measured again")
         except (UserError, KeyError) as error:
             note(str(error))
@@ -63,7 +66,7 @@ class Points:
 
     def keep(self, name: str, numbers: dict) -> dict:
         """Write what a point measured."""
-        content = {"point": name, "plan": described(self.plan), "numbers": numbers}
+        content = {"point": name, "numbers": numbers}
         write_atomic(self.folder / "points" / f"{name}.json", seal(content))
         return numbers
 
@@ -89,3 +92,10 @@ class Points:
     def drawn(self, name: str) -> str:
         """The name under which the drawings of a point are measured."""
         return f"{name}-drawn-{self.plan.draw}"
+
+
+@cache
+def stable_digest(run: Run, made_of: str) -> str:
+    """Of the training that all budgets of a run share, and of what it reads: 8 digits."""
+    told = json.dumps(to_dict(run.recipe(run.budgets[0])), sort_keys=True)
+    return sha256_bytes(f"{told}\n{made_of}".encode())[:8]

@@ -52,7 +52,7 @@ class Worker:
         """The branch of a budget, and what its training returned; goes on where it stopped."""
         recipe = self.shop.fit(run.recipe(budget))
         model = self.shop.model(recipe).to(self.device)
-        folder = self.points.folder / "trained" / run.name
+        folder = self.points.states(run)
         where, done = fit_in_stages(model, self.source(run, recipe), recipe.train, folder)
         return Trained(recipe, model.to("cpu"), where), done
 

@@ -43,7 +43,7 @@ def trained(monkeypatch) -> list[tuple]:
 
 def kept(options) -> dict:
     """Numbers of all points, timings aside."""
-    files = (options.runs / "scaling-tiny" / "points").glob("*.json")
+    files = (options.runs / "scaling" / "points").glob("*.json")
     found = {path.name: json.loads(path.read_text())["content"]["numbers"] for path in files}
     for numbers in found.values():
         numbers.pop("seconds", None)
@@ -82,7 +82,7 @@ def test_a_sweep_that_was_cut_ends_as_an_unbroken_one(options, trained, tmp_path
     bench.scaling(other)
     assert trained == []  # what is measured is not trained again
 
-    torn = next((other.runs / "scaling-tiny" / "points").glob("8x1-plain-0-1e+09.json"))
+    torn = next((other.runs / "scaling" / "points").glob("8x1-plain-0-????????-1e+09.json"))
     torn.write_bytes(torn.read_bytes()[:-40])
     mended, _ = bench.scaling(other)
     assert trained == [("8x1-plain-0", 1e9)] and kept(other) == whole
@@ -114,8 +114,55 @@ def test_arms_of_the_small_ladder_meet_at_equal_queries():
         assert names == ["train", "study"]
 
 
+class Formula:
+    """Measures points by a law instead of training them."""
+
+    def __init__(self, options, points):
+        self.points = points
+
+    def point(self, run, budget):
+        tokens = budget / (6 * run.parameters)
+        loss = 0.5 + 30 / run.parameters**0.5 + 40 / tokens**0.5 + run.seed / 100
+        more = {"documents": 0.25, "plain": 0.0}[run.arm]
+        steps = run.steps(budget)
+        numbers = {"parameters": run.parameters, "blocks": run.blocks, "steps": steps}
+        numbers |= {"tokens": tokens, "flops": budget, "seconds": 1.0, "device": "none"}
+        numbers |= {"queries": steps * run.plan.batch, "held_out_loss": loss + more}
+        numbers |= dict.fromkeys(("held_out_image", "held_out_text"), loss + more)
+        numbers["held_out_tail_image"] = loss - more * (1 + run.seed / 10)
+        self.points.measured(self.points.name(run, budget), lambda: numbers)
+
+
+@pytest.mark.parametrize("sizes", [("8x1", "16x1"), ("8x1", "16x1", "24x1", "32x1")])
+def test_both_arms_are_compared(sizes, options, tmp_path, monkeypatch):
+    """Where each seed has both, what documents change stands in the record, table and figure."""
+    budgets = tuple(6e9 * scaling_plan.ROWS_APART**k for k in (0, 1, 2))
+    both = replace(TINY, sizes=sizes, arms=scaling_plan.ARMS, seeds=(2,), budgets=budgets)
+    monkeypatch.setitem(scaling_plan.PLANS, "tiny", both)
+    monkeypatch.setattr(bench, "worker_of", Formula)
+    record, _ = bench.scaling(options)
+    for meeting in ("equal_flops.all", "equal_flops.8x1"):
+        changes = record["extra"][f"{meeting}.held_out_image_minus_plain"]
+        assert changes["value"] == pytest.approx(0.25)
+        changes = record["extra"][f"{meeting}.held_out_tail_image_minus_plain"]
+        assert changes["value"] == pytest.approx(-0.25 * 1.05) and changes["low"] < -0.25
+    assert any(name.startswith("equal_queries.8x1.") for name in record["extra"])
+    laws = any(name.startswith("retrieval_") for name in record["extra"])
+    assert laws == (len(sizes) > 2)  # of two sizes none can be left out, which is said
+    assert laws or any(text.startswith("laws with retrieval: ") for text in record["warnings"])
+    table = scaling_tables(record)["arms"]
+    assert [row[:2] for row in table.rows][:2] == [
+        ("equal FLOPs", "8x1"), ("equal FLOPs", "16x1"),
+    ]  # fmt: skip
+    assert table.rows[-1][:2] == ("equal queries", "slope over ln N")
+    stems = {path.stem for path in scaling_plots(record, tmp_path / "figures")}
+    assert "gains" in stems
+
+
 def test_of_two_workers_each_run_has_one(options, trained, capsys):
-    lock = options.runs / "scaling-tiny" / "locks" / "8x1-plain-0.lock"
+    made_of = {"made_of": bench.Subject(options.weights).config}
+    run = next(run for run in TINY.runs if run.name == "8x1-plain-0")
+    lock = Points(options.runs / "scaling", TINY, made_of).lock(run)
     with held(lock) as ours:
         assert ours
         with pytest.raises(core.NothingMeasured, match=r"3 of 6 points .* 8x1-plain-0 is held by"):
@@ -126,13 +173,19 @@ def test_of_two_workers_each_run_has_one(options, trained, capsys):
     assert len(trained) == 6 and {name for name, _ in trained[3:]} == {"8x1-plain-0"}
 
 
-def test_a_folder_of_another_plan_is_refused(tmp_path):
-    Points(tmp_path, TINY, {"made_of": {"vq": "a"}}).begin()
-    Points(tmp_path, replace(TINY, draw=8), {"made_of": {"vq": "a"}}).begin()  # draws, no training
-    with pytest.raises(UserError, match="holds points of another plan: batch is 4 there, 3 here"):
-        Points(tmp_path, replace(TINY, batch=3), {"made_of": {"vq": "a"}}).begin()
-    with pytest.raises(UserError, match="another plan: made_of is"):
-        Points(tmp_path, TINY, {"made_of": {"vq": "b"}}).begin()
+def test_plans_share_what_they_train(options, trained, monkeypatch):
+    """A larger plan goes on from a smaller one's stable part; another training has other names."""
+    bench.scaling(options)
+    trained.clear()
+    wider = replace(TINY, budgets=(*TINY.budgets, 6e9))
+    monkeypatch.setitem(scaling_plan.PLANS, "tiny", wider)
+    bench.scaling(options)
+    assert {budget for _, budget in trained} == {6e9} and len(trained) == 2
+    made_of = {"made_of": bench.Subject(options.weights).config}
+    own, others = (Points(options.runs / "scaling", TINY, one) for one in (made_of, {"vq": "b"}))
+    run, other = TINY.runs[0], replace(TINY, batch=3).runs[0]
+    assert None not in own.of(run)
+    assert own.of(other) == others.of(run) == [None] * 3  # another batch, another tokenizer
 
 
 @pytest.mark.parametrize("name", scaling_plan.PLANS)
@@ -177,6 +230,8 @@ def test_the_full_plan_is_the_ladder():
         ({"sizes": ("8",)}, "plan.sizes must be like 64x2"),
         ({"draw": 3}, "plan.draw must be 0 or at least 4"),
         ({"seeds": (1, 2, 3)}, "plan.seeds must be a count"),
+        ({"most": (1e9,)}, "plan.most must be empty, or a number for each size"),
+        ({"most": (1e9, 1e9)}, "plain has 2 points; a fit needs at least 6"),
         ({"ratio": (1e8, 1e9)}, "plain has 0 points; a fit needs at least 6"),
         ({"arms": ()}, "no arm has 0 points"),
     ],
@@ -196,4 +251,4 @@ def test_a_plan_of_ones_own(tmp_path, capsys):
     assert bench.main(["--plan", str(path), "--dry-run"]) == 2
     assert "Plan has no field 'budget'" in capsys.readouterr().err
     assert bench.main(["--plan", "none", "--dry-run"]) == 2
-    assert "no plan 'none'; name quick, default, full" in capsys.readouterr().err
+    assert "no plan 'none'; name quick, default, small, full" in capsys.readouterr().err

@@ -6,6 +6,7 @@ Numbers of a point are `SIZE.ARM.SEED.BUDGET.measure`, those of a law `ARM.measu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cm3leon.reports import extra
@@ -27,6 +28,24 @@ LAW = {
 }
 
 
+MEETINGS = {"equal_flops": "equal FLOPs", "equal_queries": "equal queries"}
+CHANGES = {  # of the arm with documents against the other, and how many decimals
+    "held_out_image_minus_plain": ("pictures, nats", 3),
+    "held_out_tail_image_minus_plain": ("entities' pictures, nats", 3),
+    "held_out_text_minus_plain": ("texts, nats", 3),
+    "natural.fid_over_plain": ("FID natural, x", 2),
+    "tail.fid_over_plain": ("FID tail, x", 2),
+    "natural.composition_minus_plain": ("composition natural", 3),
+    "tail.composition_minus_plain": ("composition tail", 3),
+    "tail.entity_minus_plain": ("entities tail", 3),
+}
+OVER_SIZES = {
+    "all": "mean of sizes",
+    "all.first": "mean of sizes, least budgets",
+    "slope": "slope over ln N",
+}
+
+
 def points_of(record: Mapping) -> list[dict]:
     """Every point: its size, arm, seed and numbers, small ones first."""
     found: dict[tuple, dict] = {}
@@ -41,8 +60,11 @@ def points_of(record: Mapping) -> list[dict]:
 
 
 def scaling_tables(record: Mapping) -> dict[str, Table]:
-    """File stem -> table: laws and points."""
-    return {"laws": laws_table(record), "points": points_table(record)}
+    """File stem -> table: laws, what documents change where both arms are there, and points."""
+    found = {"laws": laws_table(record)}
+    if any(name.startswith(tuple(MEETINGS)) for name in record["extra"]):
+        found["arms"] = arms_table(record)
+    return found | {"points": points_table(record)}
 
 
 def laws_table(record: Mapping) -> Table:
@@ -59,6 +81,31 @@ def laws_table(record: Mapping) -> Table:
         caption="Scaling laws of the held-out loss (95% intervals, points resampled)",
         notes=("N: all parameters, D: all tokens read, C: 6ND", *record["warnings"]),
         numbers=frozenset(range(1, 1 + len(arms))),
+    )
+
+
+def arms_table(record: Mapping) -> Table:
+    """With documents minus without: a row for each size, and over sizes."""
+    shown = {
+        key: about
+        for key, about in CHANGES.items()
+        if any(name.endswith(f".{key}") for name in record["extra"])
+    }
+    rows, sizes = [], {size: size for size in record["protocol"]["sizes"]}
+    for meeting, title in MEETINGS.items():
+        for key, name in (sizes | OVER_SIZES).items():
+            cells = [cell(record, f"{meeting}.{key}.{end}", n) for end, (_, n) in shown.items()]
+            if any(one != "-" for one in cells):
+                rows.append((title, name, *cells))
+    return Table(
+        headers=("at", "size", *(title for title, _ in shown.values())),
+        rows=tuple(rows),
+        caption="With retrieved documents against without (mean of training seeds, 95% intervals)",
+        notes=(
+            "of each size its largest budget; drawings with two documents against none",
+            "FID as a ratio, below 1 where documents help; losses and shares as differences",
+        ),
+        numbers=frozenset(range(2, 2 + len(shown))),
     )
 
 
@@ -90,7 +137,8 @@ def points_table(record: Mapping) -> Table:
 
 def scaling_plots(record: Mapping, folder: Path | str) -> list[Path]:
     """`curves` (loss by size), `isoflop` where a budget has three sizes, `compute` (loss against
-    FLOPs with and without documents), each as .svg and .png.
+    FLOPs with and without documents), `gains` (what documents change at equal FLOPs) where both
+    arms are there, each as .svg and .png.
     """
     points, paths = points_of(record), []
     arms = record["protocol"]["arms"]
@@ -115,7 +163,43 @@ def scaling_plots(record: Mapping, folder: Path | str) -> list[Path]:
             compute(axes, record, [point for point in points if point["arm"] == arm], arm, place)
         _style(axes)
 
-    return paths + saved(both, (4.8, 3.4), folder, "compute")
+    paths += saved(both, (4.8, 3.4), folder, "compute")
+    if len(arms) == 2:
+        paths += saved(partial(gains, points), (8.4, 3.2), folder, "gains")
+    return paths
+
+
+def gains(points: Sequence[Mapping], figure) -> None:
+    """What documents change of both losses at equal FLOPs: the seeds, and a line of their means for
+    each size.
+    """
+    every = figure.subplots(1, 2, sharex=True)
+    for axes, measure, title in zip(
+        every, ("held_out_image", "held_out_tail_image"), ("pictures", "entities' pictures"),
+        strict=True,
+    ):  # fmt: skip
+        for place, (size, some) in enumerate(_groups(points, "size").items()):
+            seeds = {(one["arm"], one["seed"], one["budget"]): one[measure] for one in some}
+            met = [
+                key[1:] for key in seeds if key[0] == "documents" and ("plain", *key[1:]) in seeds
+            ]
+            changes: dict[float, list[float]] = {}
+            for seed, budget in sorted(met, key=lambda one: one[1]):
+                change = seeds["documents", seed, budget] - seeds["plain", seed, budget]
+                changes.setdefault(budget, []).append(change)
+            colour = COLOURS[place % len(COLOURS)]
+            means = [sum(one) / len(one) for one in changes.values()]
+            axes.plot(list(changes), means, marker="o", ms=4, color=colour, label=size)
+            for budget, each in changes.items():
+                axes.plot([budget] * len(each), each, lw=0, marker=".", ms=3, color=colour)
+        axes.axhline(0, color="#888888", lw=0.8)
+        axes.set_title(title, fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xlabel("FLOPs of the training (6ND)")
+        axes.grid(color="#dddddd", lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    every[0].set_ylabel("with documents - without, nats a token")
+    every[1].legend(frameon=False, fontsize=7)
 
 
 def curves(axes, points: Sequence[Mapping]) -> None:
