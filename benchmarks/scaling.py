@@ -113,14 +113,14 @@ def measure(
 ) -> core.Measurement:
     """All points, the laws of each arm, and of retrieval where both arms are there."""
     from benchmarks.ablations.scaling_arms import differences
-    from benchmarks.ablations.scaling_fits import gains, laws
+    from benchmarks.ablations.scaling_fits import around, gains, laws
     from benchmarks.ablations.scaling_points import Points
 
     made_of = {"made_of": system.config}
     points = Points(options.runs / "scaling", plan, made_of)
     with phases("train and measure"):
         found = every_point(options, points)
-    extra, lacking, by_arm = {}, [], {}
+    extra, lacking, by_arm, draws = {}, [], {}, {}
     for run, numbers in found:
         for at, (budget, one) in enumerate(zip(run.budgets, numbers, strict=True)):
             told = one | {"budget": budget}
@@ -129,12 +129,16 @@ def measure(
             extra |= {f"{run.size}.{run.arm}.{run.seed}.{at}.{k}": v for k, v in plain.items()}
     with phases("fit"):
         for arm, some in by_arm.items():
-            numbers, why = laws(some, options.resamples)
+            numbers, why, draws[arm] = laws(some, options.resamples)
             extra |= {f"{arm}.{key}": value for key, value in numbers.items()}
             lacking += [f"{arm}, {reason}" for reason in why]
         if len(by_arm) == 2:
             both = by_arm["plain"], by_arm["documents"]
             extra |= differences(*both)
+            slopes = [extra[f"{arm}.loss_exponent"][0] for arm in ("plain", "documents")]
+            extra["documents.loss_exponent_minus_plain"] = around(
+                slopes[1] - slopes[0], draws["documents"] - draws["plain"]
+            )
             try:
                 extra |= gains(*both)
             except UserError as error:
@@ -211,7 +215,8 @@ def worker_of(options: Options, points):
 
 def report(options: Options, record: dict) -> None:
     """The tables on the terminal and as files, and the figures."""
-    from cm3leon.reports.benches.scaling import scaling_plots, scaling_tables
+    from cm3leon.reports.benches.scaling import scaling_tables
+    from cm3leon.reports.benches.scaling_figures import scaling_plots
     from cm3leon.reports.tables import write_all
 
     folder = core.report_folder(options.reports, NAME)

@@ -23,8 +23,9 @@ def columns_of(points: Sequence[Mapping]) -> dict[str, np.ndarray]:
     return {name: np.array([one[key] for one in points], float) for name, key in COLUMNS.items()}
 
 
-def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str]]:
-    """Numbers of the laws of one arm, (value, low, high) or one value each; and why one lacks.
+def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str], np.ndarray]:
+    """Numbers of the laws of one arm, (value, low, high) or one value each; why one lacks; and the
+    resamples of `loss_exponent`, [R].
 
     `loss_exponent` is gamma of L - E ~ C^-gamma along the optimum of Chinchilla's law, alpha beta /
     (alpha + beta); `size_exponent` a of N ~ C^a. Raises UserError for too few points.
@@ -44,7 +45,7 @@ def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str]]:
             found |= more(points, columns, seen_M)
         except UserError as error:
             lacking.append(f"{name}: {error}")
-    return found, lacking
+    return found, lacking, gamma_R
 
 
 def around(value: float, draws_R: np.ndarray) -> tuple[float, float, float]:

@@ -49,7 +49,7 @@ CLAIMS = {  # name -> statement; and, as prose, the command that would measure i
     "Q5": ("contrastive decoding betters text too (the paper's open question 5)",
            "`nox -s ablate_decoding`"),
     "H9": ("FID and loss fall with compute, with retrieval faster than without",
-           "`nox -s train_baselines` with and without documents, at equal FLOPs"),
+           "`nox -s scaling -- --plan small`"),
 }  # fmt: skip
 COUNTS = {2: "two documents", 1: "one document"}
 UNKNOWN = "not measured yet"
@@ -71,7 +71,7 @@ class Finding:
 def findings(inputs: Inputs) -> list[Finding]:
     """Every statement that some record can judge, in the order of the claims."""
     found = [*_splits(inputs), *_retrieval(inputs), *_sizes(inputs), *_decoding(inputs)]
-    found += _pretraining(inputs)
+    found += [*_pretraining(inputs), *_scaling(inputs)]
     return sorted(found, key=lambda one: list(CLAIMS).index(one.claim))
 
 
@@ -161,6 +161,39 @@ def _pretraining(inputs: Inputs) -> list[Finding]:
             effect = prose("{arm} less default: {effect}", arm=arm, effect=part)
             about = words(statement), "pretraining", effect
             found.append(Finding(name, *about, *_said(known[statement])))
+    return found
+
+
+SWEPT = (  # number of a sweep, statement, on, value of no effect, holds below it
+    ("plain.loss_exponent", "loss falls with compute, without documents", "val", 0.0, False),
+    ("documents.loss_exponent", "loss falls with compute, with documents", "val", 0.0, False),
+    ("documents.loss_exponent_minus_plain", "with documents it falls faster", "val", 0.0, False),
+    ("equal_flops.all.held_out_image_minus_plain", "at equal FLOPs documents lower the loss", "val",
+     0.0, True),
+    ("equal_flops.all.held_out_tail_image_minus_plain", "at equal FLOPs documents lower the loss",
+     "tail", 0.0, True),
+    ("equal_flops.all.natural.fid_over_plain", "at equal FLOPs documents lower FID", "natural", 1.0,
+     True),
+    ("equal_flops.all.tail.fid_over_plain", "at equal FLOPs documents lower FID", "tail", 1.0,
+     True),
+)  # fmt: skip
+
+
+def _scaling(inputs: Inputs) -> list[Finding]:
+    """What a sweep of sizes and budgets says, its intervals over trainings."""
+    run, found = largest(inputs.of("scaling")), []
+    for key, statement, split, none, below in SWEPT if run else ():
+        entry = extra(run.record, key)
+        if entry is None or entry["low"] is None:
+            continue
+        ratio = none == 1.0
+        ends = {"low": entry["low"], "high": entry["high"]}
+        verdict = judged({"low": -ends["high"], "high": -ends["low"]} if below else ends,
+                         -none if below else none)  # fmt: skip
+        p = effect_p(entry["value"], entry["low"], entry["high"], none, ratio)
+        effect = prose("{effect}", effect=more(run, key, 3))
+        seen = power_cell(entry, ratio)
+        found.append(Finding("H9", words(statement), split, effect, verdict, p, seen))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cm3leon.reports.benches import decoding_figures, retrieval
 from cm3leon.reports.benches.latency import latency_picture
+from cm3leon.reports.benches.scaling_figures import figures_of
 from cm3leon.reports.paper.figures import (
     COLUMN,
     PAGE,
@@ -125,6 +126,27 @@ def _curve(model: Model, kind: str) -> Curve:
             if key in entry:
                 kept.append((seen / 1e6, entry[key]))
     return Curve(model.name, points, held_out)
+
+
+def has_sweep(run: Run, stem: str) -> bool:
+    """A sweep has measured what a figure needs."""
+    return stem in figures_of(run.record)
+
+
+SWEEP_ALTS = {
+    "compute": "Held-out loss against FLOPs on log axes, points and a line for each arm.",
+    "curves": "Held-out loss against tokens on log axes, a line for each size.",
+    "isoflop": "Held-out loss against parameters on log axes, a line for each budget.",
+    "gains": "Difference of losses against FLOPs, a line for each size.",
+    "fid": "FID against FLOPs on log axes, a line for each arm.",
+}
+
+
+def sweep_picture(run: Run, stem: str) -> Picture:
+    """A figure of a sweep."""
+    draw, (width, height) = figures_of(run.record)[stem]
+    size = (PAGE if width > height * 2 else COLUMN), 2.6
+    return _plot(f"scaling-{stem}", SWEEP_ALTS[stem], lambda figure: draw(figure, run.record), size)
 
 
 def decoding_picture(run: Run) -> Picture:

@@ -28,8 +28,8 @@ from cm3leon.reports.verdicts import FAILS, HOLDS, LEAST, OPEN, UNMEASURABLE
 
 BODY = (
     "introduction", "method", "protocol", "results", "text-to-image", "image-to-text",
-    "composition", "compute", "training", "decoding", "latency", "retrieval", "pretraining",
-    "claims", "limits",
+    "composition", "compute", "scaling", "training", "decoding", "latency", "retrieval",
+    "pretraining", "claims", "limits",
 )  # fmt: skip
 APPENDIX = (
     "more-quoted", "other-measurements", "arms", "speeds", "protocols", "environments", "records",
@@ -41,7 +41,14 @@ AGAINST_NONE = (  # measure, value of no effect, what stands before the number
     ("entity", 0.0, "the entity is drawn right more often by"),
 )
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-TABLED = ("fid_coco", "ablate_retrieval", "ablate_pretraining", "ablate_decoding", "latency")
+TABLED = (
+    "scaling",
+    "fid_coco",
+    "ablate_retrieval",
+    "ablate_pretraining",
+    "ablate_decoding",
+    "latency",
+)
 MOST_WARNINGS = 2  # of a record in words
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from cm3leon.reports.benches import decoding, pretraining, retrieval
 from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.latency import configurations, grouped_notes
+from cm3leon.reports.benches.scaling import scaling_tables
 from cm3leon.reports.benches.splits import SHARES, arms_of, choice_table, documents_of
 from cm3leon.reports.paper.model import (
     Grid,
@@ -224,6 +225,11 @@ def splits_grid(run: Run) -> Grid:
 def compute_grid(run: Run) -> Grid:
     """The retrieval-augmented model against its twin without documents."""
     return table_of(compute_table(run.record), run, f"table-equal-compute-{run.system}")
+
+
+def sweep_grid(run: Run, stem: str) -> Grid:
+    """A table of a sweep: `laws`, or `arms`."""
+    return table_of(scaling_tables(run.record)[stem], run, f"table-scaling-{stem}")
 
 
 def composed(group: Sequence[Run]) -> list[Run]:

@@ -41,7 +41,7 @@ from tests.record_maker import record, saved
 NASTY = 'a#b $x$ <script>alert(1)</script> *c* _d_ @e \\f "g" `h` [i] {j} & ~k // l'
 TITLES = (
     "Introduction", "Method", "Protocol", "Text to image", "Image to text", "Composition",
-    "Compute", "Training", "Decoding", "Latency and throughput", "Retrieval",
+    "Compute", "Scale", "Training", "Decoding", "Latency and throughput", "Retrieval",
     "Options of pretraining", "The claims, one by one", "Limits", "More quoted numbers",
     "Other measurements", "Retrieval, every arm", "Protocols", "Environments", "Records",
     "Pictures",
