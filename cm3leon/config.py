@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Integral, Real
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from cm3leon.errors import UserError
 
@@ -473,7 +474,16 @@ def to_dict(config) -> dict:
     }
 
 
-def from_dict(kind, values: dict):
+class Configuration(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Made = TypeVar("Made", bound=Configuration)
+
+
+def from_dict(kind: type[Made], values: dict) -> Made:
     """Build the dataclass `kind` from a plain dict, e.g. of a config.json.
 
     An unknown or missing key and a value of another type are UserErrors, as are values out of

@@ -233,6 +233,8 @@ def checked_device(device: str) -> str:
         raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
     module = getattr(torch, kind.type, None)  # torch.cuda, torch.mps
     there = getattr(module, "is_available", lambda: hasattr(module, "device_count"))()
-    if not there or (kind.index or 0) >= module.device_count():  # torch.cpu counts one
+    if (
+        not there or module is None or (kind.index or 0) >= module.device_count()
+    ):  # torch.cpu counts one
         raise UserError(f"device {device!r} is not there; use 'cpu'")
     return device

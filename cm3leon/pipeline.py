@@ -39,6 +39,8 @@ from cm3leon.retrieval.select import Query, select
 from cm3leon.seeds import derive, uniforms
 from cm3leon.sequence.documents import (
     Document,
+    Image,
+    Text,
     Vocabulary,
     build_prompt,
     build_unconditional_prompt,
@@ -106,7 +108,7 @@ class System:
             raise UserError("draw after a condition or with boxes, not both")
         if (condition is None) != (kind is None):
             raise UserError("a condition needs its kind, and a kind its condition: give both")
-        if condition is not None:
+        if condition is not None and kind is not None:
             task = find_task(kind, {one.name: one for one in STRUCTURES})
             shown = self._one_each("condition", condition, prompts)
             asked = [{"condition": one, "caption": text} for one, text in shown]
@@ -215,7 +217,7 @@ class System:
                 f"{self.name} was tuned on {known}, not on {task.name}; tune it on that"
             )
 
-    def _one_each(self, what: str, given: Sequence, texts: Sequence[str]):
+    def _one_each(self, what: str, given: Sequence | np.ndarray, texts: Sequence[str]):
         """Pairs of what is given and its text."""
         if isinstance(texts, str):
             raise UserError(f"texts must be a sequence of strings, got one: {texts[:40]!r}")
@@ -233,7 +235,7 @@ class System:
             for one in record.segments:
                 if one.kind == "image" and one.role == "target":
                     codes.append(np.zeros(1, np.int64))  # stands for what is drawn
-                elif one.kind == "image":
+                elif one.image is not None:
                     key = one.image.tobytes()
                     if key not in known:
                         known[key] = self.encode(one.image[None])[0].cpu().numpy()
@@ -294,7 +296,9 @@ class System:
 
     def _found(self, retriever: Retriever, row: int, score: float) -> Found:
         """A document of the bank as text and picture."""
-        text, codes = retriever.documents.document(row).segments
+        segments = retriever.documents.document(row).segments
+        text = next(one for one in segments if isinstance(one, Text))
+        codes = next(one for one in segments if isinstance(one, Image))
         image = self.decode_codes(torch.as_tensor(np.asarray(codes.codes, np.int64)[None]))[0]
         return Found(retriever.bank.ids[row], self.text.decode(list(text.ids)), image, score)
 

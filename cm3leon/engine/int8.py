@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from cm3leon.errors import UserError
 
 TYPES = ("float32", "bfloat16", "int8")
 FEW = 8  # rows for which the sums of all are taken in one pass over the weights
+Model = TypeVar("Model", bound=nn.Module)
 LARGE = 2**22  # weights: compiling costs seconds and gains nothing for a small matrix
 
 
@@ -30,7 +32,7 @@ def check_torchao() -> None:
         raise UserError("int8 needs torchao, which is not installed; pip install -e '.[int8]'")
 
 
-def quantised(model: nn.Module) -> nn.Module:
+def quantised(model: Model) -> Model:
     """The model with the matrices of its `blocks` in int8, changed in place; UserError without
     torchao. It can no longer be trained.
     """
@@ -44,7 +46,7 @@ def quantised(model: nn.Module) -> nn.Module:
     return model
 
 
-def with_weights(model: nn.Module, kind: str) -> nn.Module:
+def with_weights(model: Model, kind: str) -> Model:
     """The model in one of TYPES, changed in place; beside int8 the rest is bfloat16 on a GPU and
     float32 elsewhere. Raises UserError for another type, and for int8 without torchao.
     """

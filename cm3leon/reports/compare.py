@@ -113,18 +113,24 @@ def verdict_of(difference: float, p: float | None, better: str, level: float = L
 def _row(name: str, a: Mapping, b: Mapping, samples: tuple | None) -> Row:
     from cm3leon.evaluation.statistics.significance import difference_p, smallest_effect
 
-    sides = [own(one) if name == "value" else extra(one, name) for one in (a, b)]
-    values = [side["value"] for side in sides]
-    apart = _paired(name, (a, b), samples) if samples else None
-    paired = apart is not None
-    if not paired:
-        apart = _unpaired(*sides)
+    ours, others = _entry(name, a), _entry(name, b)
+    values = ours["value"], others["value"]
+    paired = _paired(name, (a, b), samples) if samples else None
+    apart = _unpaired(ours, others) if paired is None else paired
     value, low, high = apart
     better = _better(name, a, b)
-    if low is None:
+    if low is None or high is None:
         return Row(name, *values, apart, NO_INTERVAL, better)
-    p = difference_p(value, low, high, LEVEL)
-    return Row(name, *values, apart, "", better, paired, p, smallest_effect(low, high, LEVEL))
+    p, smallest = difference_p(value, low, high, LEVEL), smallest_effect(low, high, LEVEL)
+    return Row(name, *values, apart, "", better, paired is not None, p, smallest)
+
+
+def _entry(name: str, record: Mapping) -> Mapping:
+    """A number of a record as {value, low, high}."""
+    found = own(record) if name == "value" else extra(record, name)
+    if found is None:
+        raise UserError(f"the record has no number {name!r}")
+    return found
 
 
 def _unpaired(a: Mapping, b: Mapping) -> tuple[float, float | None, float | None]:
@@ -139,10 +145,10 @@ def _unpaired(a: Mapping, b: Mapping) -> tuple[float, float | None, float | None
 
 def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, float] | None:
     """B - A on the same prompts, or None where the samples do not hold this measure."""
-    sides = [_arrays(name, *side) for side in zip(records, samples, strict=True)]
-    if None in sides:
+    ours, others = (_arrays(name, *side) for side in zip(records, samples, strict=True))
+    if ours is None or others is None:
         return None
-    (measure, a), (_, b) = sides
+    (measure, a), (_, b) = ours, others
     if measure in ("fid", "fid_own"):
         from cm3leon.evaluation.statistics.paired import frechet_difference
 
@@ -160,14 +166,14 @@ def _paired(name: str, records: tuple, samples: tuple) -> tuple[float, float, fl
     images = [str(image) for image in b["images"]]  # captions may share one
     if len({image for image, share in zip(images, shares[0], strict=True) if share == share}) < 2:
         return None  # too few prompts ask for it
-    return paired_difference(*shares, clusters=images)[:3]
+    return paired_difference(shares[0], shares[1], clusters=images)[:3]
 
 
 def _check_told(name: str, records: tuple, apart: float) -> None:
     """Raise UserError where the values of two records differ by another amount than the samples
     beside them.
     """
-    a, b = (own(one) if name == "value" else extra(one, name) for one in records)
+    a, b = (_entry(name, one) for one in records)
     told = b["value"] - a["value"]
     if abs(told - apart) > ROUNDING * max(abs(a["value"]), abs(b["value"])):
         raise UserError(
@@ -206,8 +212,7 @@ def _judged(rows: list[Row]) -> list[Row]:
     """Rows with p adjusted for their number, and verdicts."""
     from cm3leon.evaluation.statistics.significance import benjamini_hochberg
 
-    known = [row for row in rows if row.p is not None]
-    adjusted = iter(benjamini_hochberg([row.p for row in known]))
+    adjusted = iter(benjamini_hochberg([row.p for row in rows if row.p is not None]))
     out = []
     for row in rows:
         p = None if row.p is None else float(next(adjusted))
@@ -329,7 +334,7 @@ def _shown(value) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text
 
 
-def _flat(value, name: str = "") -> dict[str, str]:
+def _flat(value, name: str = "") -> dict:
     if isinstance(value, Mapping) and value:
         items = [_flat(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()]
         return {key: text for one in items for key, text in one.items()}

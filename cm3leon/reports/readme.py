@@ -26,6 +26,7 @@ from cm3leon.reports import (
 )
 from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.positions import positions_table
+from cm3leon.reports.benches.scaling import scaling_tables
 from cm3leon.reports.benches.splits import arms_of, documents_of, splits_table
 from cm3leon.reports.benches.tasks import tasks_table
 from cm3leon.reports.records.store import (
@@ -195,10 +196,22 @@ def tasks_block(records: Sequence[Mapping]) -> str:
 
 def positions_block(records: Sequence[Mapping]) -> str:
     """Markdown of the run of `ablate_positions` that speaks."""
-    ours = [one for one in speaking(records) if one["bench"] == "ablate_positions"]
+    return positions_table(speaks(records, "ablate_positions")).to_markdown()
+
+
+def scaling_block(records: Sequence[Mapping]) -> str:
+    """Markdown of the sweep that speaks: what documents change, and the laws."""
+    tables = scaling_tables(speaks(records, "scaling"))
+    shown = [tables[stem].to_markdown().strip() for stem in ("arms", "laws") if stem in tables]
+    return "\n\n".join(shown)
+
+
+def speaks(records: Sequence[Mapping], bench: str) -> Mapping:
+    """The run of a benchmark that speaks; NothingThere where there is none."""
+    ours = [one for one in speaking(records) if one["bench"] == bench]
     if not ours:
-        raise NothingThere("no record of ablate_positions; run nox -s ablate_positions")
-    return positions_table(ranked(ours)[-1]).to_markdown()
+        raise NothingThere(f"no record of {bench}; run nox -s {bench}")
+    return ranked(ours)[-1]
 
 
 def share(record: Mapping, key: str) -> str:
@@ -217,18 +230,18 @@ def page(text: str, records: Sequence[Mapping]) -> str:
         raise NothingThere("no record of the systems shown in results/; run nox -s fid_coco")
     twins = [one for one in speaking(records) if one["bench"] == "equal_compute"]
 
+    blocks = {
+        "short": lambda: short_block(shown[0]),
+        "results": lambda: block(shown, twins),
+        "tasks": lambda: tasks_block(records),
+        "positions": lambda: positions_block(records),
+        "scaling": lambda: scaling_block(records),
+    }
+
     def made(found: re.Match) -> str:
-        if found[2] == "short":
-            return short_block(shown[0])
-        if found[2] == "tasks":
-            return tasks_block(records)
-        if found[2] == "positions":
-            return positions_block(records)
-        if found[2] == "results":
-            return block(shown, twins)
-        raise UserError(
-            f"no block {found[2]!r} to write; known are short, results, tasks, positions"
-        )
+        if found[2] not in blocks:
+            raise UserError(f"no block {found[2]!r} to write; known are {', '.join(blocks)}")
+        return blocks[found[2]]()
 
     text = MARKED.sub(lambda one: f"{one[1]}{made(one).strip()}\n{one[4]}", text)
     return NUMBER.sub(lambda one: f"{one[1]}{number(one[2], records)}{one[4]}", text)

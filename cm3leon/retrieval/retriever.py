@@ -27,8 +27,9 @@ from cm3leon.sequence.documents import Document
 class Documents(Protocol):
     """What holds the documents of a bank: a token cache, or a packed bank."""
 
-    def document(self, row: int) -> Document:
+    def document(self, row: int, /) -> Document:
         """Document of row 0..N-1 of the bank."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def load_retriever(
     `digests` are those of the "text" and "vq" tokenizers, which the bank's tokens must be of.
     Raises UserError for other tokenizers, another CLIP, and files that are missing or damaged.
     """
-    clip = load_clip(clip or folder / "clip")
+    encoder = load_clip(clip or folder / "clip")
     if tokens is None:
         where = folder / "bank" / BANK
         documents = unpack(where)
@@ -124,7 +125,7 @@ def load_retriever(
         digest = bank_digest(bank, documents)
     for part, wanted in digests.items():
         check_tokens(where, part, documents.about[f"{part}_sha256"], wanted)
-    return Retriever(clip, bank, documents, config, digest)
+    return Retriever(encoder, bank, documents, config, digest)
 
 
 def check_tokens(where: Path, part: str, found: str, wanted: str) -> None:

@@ -182,7 +182,7 @@ def sessions(words: list[str], monkeypatch) -> None:
         found[name].func(session)
         assert session.ran
         for ran in session.ran:
-            if ran[0] not in ("uv", "mkdocs", "pyright", "jupyter-execute"):
+            if ran[0] not in ("uv", "mkdocs", "basedpyright", "jupyter-execute"):
                 check(ran, monkeypatch)
 
 

@@ -183,7 +183,7 @@ def validate(record: Mapping, name: str = "record") -> None:
     if error is not None:
         raise UserError(f"{name}: {error.json_path[2:] or 'record'}: {_short(error.message)}")
     for number in record["extra"]:
-        if measure_of(record, number) is None:
+        if of_number(number, record["measures"]) is None:
             raise UserError(f"{name}: no entry of measures says what {number} is; declare it")
     if record["protocol_digest"] != digest(record["protocol"]):
         raise UserError(f"{name}: protocol_digest does not fit protocol; the record was edited")
@@ -200,11 +200,14 @@ def digest_of(record: Mapping) -> str:
     return digest({key: value for key, value in record.items() if key != "sha256"})
 
 
-def measure_of(record: Mapping, number: str) -> Measure | None:
-    """What a number of a record is: `value`, or a name of `extra`."""
+def measure_of(record: Mapping, number: str) -> Measure:
+    """What a number of a record is: `value`, or a name of `extra`; UserError for another."""
     if number == "value":
         return Measure(record["unit"], record["unit"], record["unit"], record["better"])
-    return of_number(number, record["measures"])
+    found = of_number(number, record["measures"])
+    if found is None:
+        raise UserError(f"the record has no number {number!r}")
+    return found
 
 
 def _check_told(record: Mapping, name: str) -> None:
