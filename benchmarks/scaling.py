@@ -2,7 +2,7 @@
 
     nox -s scaling -- --quick            three sizes, three budgets: the way, in about two minutes
     nox -s scaling                       five sizes up to 0.5M parameters, three budgets
-    nox -s scaling -- --plan small       up to 0.6M, with and without documents, three seeds; hours
+    nox -s scaling -- --plan small       up to 1.2M, with and without documents, three seeds; hours
     nox -s scaling -- --plan full        0.1M to 10M, with and without documents; days on two cores
     nox -s scaling -- --plan mine.json   a plan of one's own: {"sizes": ["64x2"], "budgets": [1e12]}
     nox -s scaling -- --plan full --dry-run    runs, tokens, FLOPs, hours

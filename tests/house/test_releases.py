@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -42,6 +44,25 @@ def test_wheel_and_sdist_are_tried_on_every_python_that_is_named():
     matrix = CI["jobs"]["installed"]["strategy"]["matrix"]
     assert set(matrix["python"]) == named and set(matrix["package"]) == {"whl", "tar.gz"}
     assert CI["jobs"]["installed"]["needs"] == "packages"
+
+
+def test_a_tag_is_released_with_its_part_of_the_changelog(tmp_path):
+    """After lint, tests and the tries of the packages; the shell's own step, on a changelog."""
+    job = CI["jobs"]["release"]
+    assert job["needs"] == ["lint", "tests", "installed"] and "refs/tags/v" in job["if"]
+    assert CI[True]["push"]["tags"] == ["v*"]  # yaml reads `on` as true
+    (step,) = (one["run"] for one in job["steps"] if one.get("name") == "its part of the changelog")
+    (tmp_path / "CHANGELOG.md").write_text(
+        "# Changelog\n\n## Unreleased\n- later\n\n## 0.2.0 - 2026\n- new\n\n## 0.1.0\n- old\n"
+    )
+    for tag, notes in (("v0.2.0", "## 0.2.0 - 2026\n- new\n\n"), ("v0.1.0", "## 0.1.0\n- old\n")):
+        run = ["bash", "-ec", step]
+        subprocess.run(run, cwd=tmp_path, env=os.environ | {"GITHUB_REF_NAME": tag}, check=True)
+        assert (tmp_path / "notes.md").read_text() == notes
+    found = subprocess.run(
+        run, cwd=tmp_path, env=os.environ | {"GITHUB_REF_NAME": "v3"}, check=False
+    )
+    assert found.returncode == 1  # a version that the changelog does not have
 
 
 def test_the_header_of_a_card_is_yaml_with_its_numbers():
