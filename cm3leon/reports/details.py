@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from cm3leon.evaluation.measures import HIGHER, LOWER, Measure
 from cm3leon.reports import extra, main_arm
 from cm3leon.reports.benches.decoding import verdicts, verdicts_table
+from cm3leon.reports.benches.equal_compute import compute_table
 from cm3leon.reports.benches.fid import beside_table
 from cm3leon.reports.benches.latency import latency_tables
 from cm3leon.reports.benches.positions import positions_table
 from cm3leon.reports.benches.pretraining import pretraining_tables
 from cm3leon.reports.benches.retrieval import retrieval_tables
+from cm3leon.reports.benches.scaling import scaling_tables
 from cm3leon.reports.benches.splits import choice_table, splits_tables
+from cm3leon.reports.benches.tasks import tasks_table
 from cm3leon.reports.records.store import measure_of
 from cm3leon.reports.tables import Table, cell, composition_table, number, scale_table, span
 
@@ -36,7 +39,10 @@ def detail_tables(record: Mapping) -> dict:
         "ablate_pretraining": lambda: list(pretraining_tables(record).values()),
         "ablate_positions": lambda: [positions_table(record)],
         "choose_decoding": lambda: [choice_table(record)],
+        "equal_compute": lambda: [compute_table(record)],
         "latency": lambda: list(latency_tables(record, {"rows": []}).values()),
+        "scaling": lambda: list(scaling_tables(record).values()),
+        "tasks": lambda: [tasks_table(record)],
     }
     try:
         tables = makers.get(record["bench"], lambda: extras_tables(record))()

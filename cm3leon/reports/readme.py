@@ -66,6 +66,8 @@ DECODING = ("ablate_decoding", "scenes-s")
 LATENCY = ("latency", "cm3leon")
 RATIO = "{value:.2f} [{low:.2f}, {high:.2f}]"
 MORE = "{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+NATS = "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+LADDER = ("scaling", "ladder-small")
 NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is written
     "entity-unseen": (*FID, "tail.documents2.entity_unseen", "{value:.3f}"),
     "entity-unseen-one": (*FID, "tail.documents1.entity_unseen", "{value:.3f}"),
@@ -80,6 +82,13 @@ NUMBERS = {  # name in the README -> bench, system, extra (or value), how it is 
         for split in ("natural", "tail")
         for key, measure, form in (("fid", "fid_ratio", RATIO), ("all", "overall", MORE))
     },
+    **{
+        f"ladder-{meeting}-{key}": (*LADDER, f"equal_{meeting}.all.{measure}_minus_plain", NATS)
+        for meeting in ("flops", "queries")
+        for key, measure in (("val", "held_out_image"), ("tail", "held_out_tail_image"))
+    },
+    "ladder-gamma": (*LADDER, "plain.loss_exponent", RATIO),
+    "ladder-gamma-documents": (*LADDER, "documents.loss_exponent", RATIO),
     "best-weight": (*DECODING, "guidance.scenes-s.best_weight", "{value:g}"),
     "best-weight-xs": (*DECODING, "guidance.scenes-xs.best_weight", "{value:g}"),
     "mixed-gain": (*DECODING, "pool.mixed.gain", RATIO),

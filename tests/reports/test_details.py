@@ -32,3 +32,12 @@ def test_headers_tell_unit_and_direction():
     assert compared.headers[1:] == ("composition: lead over a, share \u2191",)
     assert [row[0] for row in compared.rows] == ["b", "c"]
     assert [row[0] for row in single.rows] == ["floor"]
+
+
+def test_every_record_is_shown_by_its_own_tables():
+    """Nothing is missing, and no table is a list of hundreds of numbers."""
+    newest = {one["bench"]: one for one in read_all()}
+    for bench, one in newest.items():
+        found = detail_tables(one)
+        assert found["missing"] is None and found["tables"], bench
+        assert max(len(table.rows) for table in found["tables"]) <= 130, bench
