@@ -80,11 +80,15 @@ def laws_table(record: Mapping) -> Table:
 
 
 def arms_table(record: Mapping) -> Table:
-    """With documents minus without: a row for each size, and over sizes."""
+    """With documents minus without: a row for each size, and over sizes; measures that documents
+    change nowhere (no entity drawn by either) have no column.
+    """
     shown = {
         key: about
         for key, about in CHANGES.items()
-        if any(name.endswith(f".{key}") for name in record["extra"])
+        if any(
+            name.endswith(f".{key}") and extra(record, name)["value"] for name in record["extra"]
+        )
     }
     rows, sizes = [], {size: size for size in record["protocol"]["sizes"]}
     for meeting, title in MEETINGS.items():

@@ -5,6 +5,7 @@ Points are those of `scaling.points_of`; a dot is one training, a line joins mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ SPLITS = ("natural", "test", "tail")
 LEAST_SIZES = 3  # of a budget, for its curve over sizes
 LAW = ("E", "A", "B", "alpha", "beta")
 FLOPS = "FLOPs of the training (6ND)"
+RAISED = str.maketrans(
+    "0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b"
+)
 PAGE, HALF = (8.4, 3.2), (4.8, 3.4)
 
 
@@ -76,7 +80,7 @@ def isoflop(figure, record: Mapping) -> None:
 def compute(figure, record: Mapping) -> None:
     """Every point, and the least loss that each arm's law gives a budget."""
     axes = figure.subplots()
-    for arm, points in _groups(points_of(record), "arm").items():
+    for arm, points in _arms(record).items():
         colour, marker = LOOKS[arm]
         axes.plot(
             [one["flops"] for one in points], [one["held_out_loss"] for one in points],
@@ -126,7 +130,7 @@ def fid(figure, record: Mapping) -> None:
     """
     every = figure.subplots(1, len(SPLITS), sharey=True)
     for axes, split in zip(every, SPLITS, strict=True):
-        for arm, points in _groups(points_of(record), "arm").items():
+        for arm, points in _arms(record).items():
             colour, marker = LOOKS[arm]
             key = f"{split}.fid_with_{WITH[arm]}"
             known = [one for one in points if key in one]
@@ -162,10 +166,10 @@ def least_loss(law: Mapping[str, float], flops: float) -> float:
 
 def _panels(figure, record: Mapping) -> Iterator[tuple]:
     """Axes and points of each arm, side by side on one scale."""
-    arms = record["protocol"]["arms"]
+    arms = _arms(record)
     every = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-    for place, (axes, arm) in enumerate(zip(every, arms, strict=True)):
-        yield axes, [one for one in points_of(record) if one["arm"] == arm]
+    for place, (axes, (arm, points)) in enumerate(zip(every, arms.items(), strict=True)):
+        yield axes, points
         axes.set_title(LABELS[arm], fontsize=9)
         _style(axes)
         if place:
@@ -184,14 +188,27 @@ def _line(axes, points: Sequence[Mapping], by: str, along: str, colour, label: s
     )  # fmt: skip
 
 
+def _arms(record: Mapping) -> dict[str, list[Mapping]]:
+    """The points of each arm, in the record's order."""
+    points = points_of(record)
+    arms = record["protocol"]["arms"]
+    return {arm: [one for one in points if one["arm"] == arm] for arm in arms}
+
+
 def _twins(one: Mapping, other: Mapping) -> bool:
     """Of one size, seed and budget, the other without documents."""
     alike = all(one[key] == other[key] for key in ("size", "seed", "budget"))
     return alike and other["arm"] == "plain"
 
 
+def decade(value: float, _) -> str:
+    """A power of ten, without the mathematics that the report's own figures do not set."""
+    return "10" + str(round(math.log10(value))).translate(RAISED)
+
+
 def _style(axes, log: bool = True) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(decade)
     axes.xaxis.set_minor_formatter("")  # decades alone are named
     if log:
         axes.set_yscale("log")
