@@ -11,7 +11,7 @@ Every run is one training at a stable rate of which each budget is a branch that
 kept as soon as it is measured, and the same command goes on where it was killed. Several processes,
 or machines that share `--runs`, take runs of one plan from each other by a lock for each. The value
 is gamma of L - E ~ C^-gamma (Hoffmann et al. 2022, approach 3), L the held-out loss of `stock`,
-`val`, C the training's FLOPs by 6ND; its interval resamples points.
+`val`, C the training's FLOPs by 6ND; its interval resamples trainings.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def measure(
 ) -> core.Measurement:
     """All points, the laws of each arm, and of retrieval where both arms are there."""
     from benchmarks.ablations.scaling_arms import differences
-    from benchmarks.ablations.scaling_fits import around, gains, laws
+    from benchmarks.ablations.scaling_fits import around, gains, laws, trainings
     from benchmarks.ablations.scaling_points import Points
 
     made_of = {"made_of": system.config}
@@ -145,13 +145,14 @@ def measure(
                 lacking.append(f"laws with retrieval: {error}")
     value, low, high = extra[f"{plan.arms[0]}.loss_exponent"]
     every = [one for some in by_arm.values() for one in some]
+    whole = trainings(by_arm[plan.arms[0]]) is not None
     return core.Measurement(
         value=value,
         n=len(by_arm[plan.arms[0]]),
-        interval=core.Interval(low, high, LEVEL, METHOD),
+        interval=core.Interval(low, high, LEVEL, METHOD if whole else METHOD_OF_POINTS),
         extra=extra,
         measures=MEASURES,
-        warnings=[*WARNINGS, *lacking],
+        warnings=[*WARNINGS, *([] if whole else [DEPENDENT]), *lacking],
         tokens=round(sum(one["tokens"] for one in every)),
         flops=sum(one["flops"] for one in every),
         counters={
@@ -228,11 +229,10 @@ def report(options: Options, record: dict) -> None:
 
 
 NAME = "scaling"
-METHOD = "percentile bootstrap over points"
-WARNINGS = (
-    "branches of one run share its stable part and are resampled one by one",
-    "a law of small models says little beyond its own range",
-)
+METHOD = "percentile bootstrap over trainings, with all their branches"
+METHOD_OF_POINTS = "percentile bootstrap over points"
+WARNINGS = ("a law of small models says little beyond its own range",)
+DEPENDENT = "branches of one run share its stable part and are resampled one by one"
 BENCH = core.Bench("scaling", 1, "exponent", "higher", protocol={}, measure=measure)
 measured = core.command(Options, NAME, scaling, report)
 

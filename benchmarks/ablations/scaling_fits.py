@@ -32,7 +32,8 @@ def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str], np
     """
     columns, seen_M = columns_of(points), np.array([one[LOSS] for one in points])
     law = scaling.fit(scaling.CHINCHILLA, columns, seen_M)
-    draws = scaling.bootstrap(law, columns, seen_M, resamples)
+    groups_M = trainings(points)
+    draws = scaling.bootstrap(law, columns, seen_M, resamples, groups_M=groups_M)
     found = {f"chinchilla_{name}": around(law[name], draws[name]) for name in draws}
     total_R = draws["alpha"] + draws["beta"]
     a, _ = scaling.compute_exponents(law)
@@ -46,6 +47,18 @@ def laws(points: Sequence[Mapping], resamples: int) -> tuple[dict, list[str], np
         except UserError as error:
             lacking.append(f"{name}: {error}")
     return found, lacking, gamma_R
+
+
+def trainings(points: Sequence[Mapping]) -> list[str] | None:
+    """The training that each point is a branch of, to be resampled whole; None where some size has
+    one seed, so that its only training could not be left out.
+    """
+    seeds: dict[str, set[int]] = {}
+    for one in points:
+        seeds.setdefault(one["size"], set()).add(one["seed"])
+    if min(map(len, seeds.values())) < 2:
+        return None
+    return [f"{one['size']}-{one['seed']}" for one in points]
 
 
 def around(value: float, draws_R: np.ndarray) -> tuple[float, float, float]:

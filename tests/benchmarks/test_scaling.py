@@ -90,6 +90,8 @@ def test_a_sweep_that_was_cut_ends_as_an_unbroken_one(options, trained, tmp_path
     assert mended["cost"]["counters"]["damaged"] == 1
     assert record["cost"]["counters"] == {"points": 6, "devices": 1, "damaged": 0}
 
+    assert record["interval"]["method"] == bench.METHOD_OF_POINTS  # of one seed each
+    assert bench.DEPENDENT in record["warnings"]
     points = points_of(record)
     assert len(points) == 6 and {one["size"] for one in points} == {"8x1", "16x1"}
     for one in points:
@@ -142,6 +144,8 @@ def test_both_arms_are_compared(sizes, options, tmp_path, monkeypatch):
     monkeypatch.setitem(scaling_plan.PLANS, "tiny", both)
     monkeypatch.setattr(bench, "worker_of", Formula)
     record, _ = bench.scaling(options)
+    assert record["interval"]["method"] == bench.METHOD  # trainings, as each size has two
+    assert bench.DEPENDENT not in record["warnings"]
     for meeting in ("equal_flops.all", "equal_flops.8x1"):
         changes = record["extra"][f"{meeting}.held_out_image_minus_plain"]
         assert changes["value"] == pytest.approx(0.25)

@@ -52,6 +52,7 @@ def test_every_number_and_block_stands_on_a_page():
         "short",
         "results",
         "positions",
+        "scaling",
         "tasks",
     ]
 

@@ -148,17 +148,28 @@ def fit(form: Form, columns: Columns, seen_M, delta: float = DELTA) -> Law:
 
 
 def bootstrap(
-    law: Law, columns: Columns, seen_M, resamples: int = 1000, seed: int = 0, delta: float = DELTA
+    law: Law,
+    columns: Columns,
+    seen_M,
+    resamples: int = 1000,
+    seed: int = 0,
+    groups_M: Sequence | None = None,
 ) -> dict[str, np.ndarray]:
     """Constants of refits to runs drawn with replacement, each [R]: `percentile_interval` of a
-    constant, or of any function of them, is its interval over runs.
+    constant, or of any function of them, is its interval over runs. With `groups_M`, a label a run,
+    whole groups are drawn: branches of one training are not independent.
     """
     columns, seen_M = _checked(law.form, columns, seen_M)
+    groups_M = np.arange(len(seen_M)) if groups_M is None else np.asarray(groups_M)
+    if len(groups_M) != len(seen_M):
+        raise UserError(f"one group a run is needed, got {len(groups_M)} for {len(seen_M)} runs")
+    members = [np.flatnonzero(groups_M == label) for label in np.unique(groups_M)]
     draws, found = seeds.generator(seed, "scaling"), []
     for _ in range(resamples):
-        rows = draws.integers(len(seen_M), size=len(seen_M))
+        places = draws.integers(len(members), size=len(members))
+        rows = np.concatenate([members[place] for place in places])
         drawn = {name: column[rows] for name, column in columns.items()}
-        found.append(_polished(law.form, drawn, seen_M[rows], law.vector, delta).vector)
+        found.append(_polished(law.form, drawn, seen_M[rows], law.vector, DELTA).vector)
     return dict(zip(names(law.form), np.array(found).T, strict=True))
 
 

@@ -73,7 +73,7 @@ def laws_table(record: Mapping) -> Table:
     return Table(
         headers=("", *arms),
         rows=tuple(rows),
-        caption="Scaling laws of the held-out loss (95% intervals, points resampled)",
+        caption="Scaling laws of the held-out loss (95% intervals)",
         notes=("N: all parameters, D: all tokens read, C: 6ND", *record["warnings"]),
         numbers=frozenset(range(1, 1 + len(arms))),
     )

@@ -44,7 +44,8 @@ def figures_of(record: Mapping) -> dict[str, tuple[Callable, tuple[float, float]
     points, both = points_of(record), len(record["protocol"]["arms"]) > 1
     wide = PAGE if both else HALF
     found = {"curves": (curves, wide), "compute": (compute, HALF)}
-    if any(len(some) >= LEAST_SIZES for some in _groups(points, "budget").values()):
+    budgets = _groups(points, "budget").values()
+    if any(len(_groups(some, "size")) >= LEAST_SIZES for some in budgets):
         found["isoflop"] = (isoflop, wide)
     if both:
         found["gains"] = (gains, PAGE)
@@ -121,7 +122,7 @@ def gains(figure, record: Mapping) -> None:
         axes.set_xlabel(FLOPS)
         _style(axes, log=False)
     every[0].set_ylabel("with documents less without, nats a token")
-    every[0].legend().remove()
+    every[0].get_legend().remove()
 
 
 def fid(figure, record: Mapping) -> None:
@@ -150,7 +151,7 @@ def fid(figure, record: Mapping) -> None:
         axes.set_ylabel("")
     every[0].set_ylabel("FID by the world's network")
     for axes in every[1:]:
-        axes.legend().remove()
+        axes.get_legend().remove()
 
 
 def least_loss(law: Mapping[str, float], flops: float) -> float:

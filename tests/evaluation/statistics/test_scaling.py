@@ -261,3 +261,21 @@ def test_choices_of_runs():
 def test_what_cannot_be_fitted_is_one_line(call, said):
     with pytest.raises(UserError, match=said):
         call()
+
+
+def test_branches_of_a_training_are_resampled_together():
+    """What a training's branches share widens the interval by the root of how many they are; groups
+    of one are the plain bootstrap.
+    """
+    c = np.repeat(np.geomspace(1e11, 1e14, 24), 4)
+    shared = np.repeat(np.random.default_rng(3).normal(0, 0.03, 24), 4)
+    seen = (0.4 + 3e4 / c**0.4) * np.exp(shared)
+    law = fit(POWER, {"C": c}, seen)
+    spread = {
+        name: bootstrap(law, {"C": c}, seen, 80, groups_M=groups)["gamma"]
+        for name, groups in (("none", None), ("alone", range(96)), ("four", np.arange(96) // 4))
+    }
+    np.testing.assert_array_equal(spread["none"], spread["alone"])
+    assert 1.4 < spread["four"].std() / spread["none"].std() < 2.8
+    with pytest.raises(UserError, match="one group a run is needed, got 3 for 96 runs"):
+        bootstrap(law, {"C": c}, seen, 2, groups_M=[1, 2, 3])
