@@ -29,24 +29,9 @@ from benchmarks.harness import core
 from cm3leon.cli.main import parse
 from cm3leon.data.locks import held, holder
 from cm3leon.errors import UserError
-from cm3leon.evaluation.measures import HIGHER, LOWER, NONE, Measure
 from cm3leon.evaluation.statistics.paired import LEVEL
 from cm3leon.files import baselines_folder
 from cm3leon.options import Positive, Resamples, Threads, Whole
-
-MEASURES = (
-    Measure("parameters", "parameters", "", NONE),
-    Measure("blocks", "parameters of the blocks", "", NONE),
-    Measure("steps", "steps", "", NONE),
-    Measure("seconds", "seconds of training", "s", NONE),
-    Measure("budget", "budget", "FLOP", NONE),
-    Measure("chinchilla_*", "Chinchilla's law", "", NONE),
-    Measure("loss_exponent*", "exponent of loss by compute", "", HIGHER),
-    Measure("size_exponent*", "exponent of the best size by compute", "", NONE),
-    Measure("valley_*", "size of least loss", "parameters", NONE),
-    Measure("left_out_error", "error on sizes left out", "share", LOWER),
-    Measure("retrieval_*", "law with retrieval", "", NONE),
-)
 
 
 @dataclass(frozen=True)
@@ -151,7 +136,6 @@ def measure(
         n=len(by_arm[plan.arms[0]]),
         interval=core.Interval(low, high, LEVEL, METHOD if whole else METHOD_OF_POINTS),
         extra=extra,
-        measures=MEASURES,
         warnings=[*WARNINGS, *([] if whole else [DEPENDENT]), *lacking],
         tokens=round(sum(one["tokens"] for one in every)),
         flops=sum(one["flops"] for one in every),

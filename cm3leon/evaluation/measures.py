@@ -142,6 +142,18 @@ MEASURES = (
     Measure("queries", "queries of the training", "", NONE),
     Measure("tokens", "tokens", "", NONE),
     Measure("flops", "FLOPs of the training", "FLOP", NONE),
+    # sweeps of sizes and budgets
+    Measure("parameters", "parameters", "", NONE),
+    Measure("blocks", "parameters of the blocks", "", NONE),
+    Measure("steps", "steps", "", NONE),
+    Measure("seconds", "seconds of training", "s", NONE),
+    Measure("budget", "budget", "FLOP", NONE),
+    Measure("chinchilla_*", "Chinchilla's law", "", NONE),
+    Measure("loss_exponent*", "exponent of loss by compute", "", HIGHER),
+    Measure("size_exponent*", "exponent of the best size by compute", "", NONE),
+    Measure("valley_*", "size of least loss", "parameters", NONE),
+    Measure("left_out_error", "error on sizes left out", "share", LOWER),
+    Measure("retrieval_*", "law with retrieval", "", NONE),
     # ablations
     Measure("gain", "FID before more samples over after", "ratio", HIGHER),
     Measure("best_weight", "best guidance weight", "", NONE),
