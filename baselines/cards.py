@@ -80,8 +80,7 @@ def transformer_card(folder: Path, about: dict) -> str:
         **(tuned_facts(extra) if "tasks" in extra else data_facts(extra)),
         "training": settings(extra["train"]),
         **({"second leg": settings(extra["again"])} if "again" in extra else {}),
-        "tokens seen": f"{cost['tokens'] / 1e6:.1f}M",
-        "compute": f"{cost['flops']:.2g} FLOPs (6 N D)",
+        **(cost_facts(cost) if cost else {}),
         "cost": f"{minutes(extra['seconds'])} on {extra['device']}",
         "sha256 of the weights": f"`{about['sha256']}`",
         "licence": LICENCE,
@@ -117,12 +116,14 @@ def retrain(part: str, sha256: str, extra: dict | None = None) -> str:
     extra = extra or {}
     if part in SMALL and "train" in extra:
         own, steps = cpu_recipe(part).train, extra["train"]["steps"]
-        if "before" in extra:  # as long in one go
+        if "before" in extra:
             steps += extra["before"]["queries"] // own.batch
         command += f" --steps {steps}" if steps != own.steps else ""
     if "tasks" in extra:
         rows = round(extra["cost"]["queries"], -3)
         command = f"python -m baselines.tune_tasks --model {extra['start']} --rows {rows}"
+    if "before" in extra:
+        return f"Trained in two legs; as long in one go, which makes other weights: `{command}`"
     commit = EARLIER.get(sha256[:8])
     if commit is None:
         return f"Retrain: `{command}`"
@@ -132,12 +133,19 @@ def retrain(part: str, sha256: str, extra: dict | None = None) -> str:
     )
 
 
+def cost_facts(cost: dict[str, float]) -> dict[str, str]:
+    """Tokens and FLOPs of a training, with that it goes on from."""
+    return {
+        "tokens seen": f"{cost['tokens'] / 1e6:.1f}M",
+        "compute": f"{cost['flops']:.2g} FLOPs (6 N D)",
+    }
+
+
 def data_facts(extra: dict) -> dict[str, str]:
     """What it was trained on, and which documents stood before the samples."""
-    facts = {}
-    if "start" in extra:
-        seen = extra.get("before", {}).get("tokens", 0) / 1e6
-        facts = {"goes on from": f"`{extra['start']}`, which had seen {seen:.1f}M tokens"}
+    facts = {"goes on from": f"`{extra['start']}`"} if "start" in extra else {}
+    if "before" in extra:
+        facts["goes on from"] += f", which had seen {extra['before']['tokens'] / 1e6:.1f}M tokens"
     parts = ", ".join(f"{part['count']:,} of `{part['split']}`" for part in queries_of(extra))
     facts |= {
         "data": f"scenes of `stock`: {parts}, one of five captions each; none about entities that "

@@ -36,7 +36,7 @@ def row(name: str) -> list[str]:
     about = read_about(folder)
     model, extra = from_dict(ModelConfig, about["config"]), about["extra"]
     found = {one.metric: f"{one.value:.3g}" for one in results(name)}
-    tokens = total_cost(extra)["tokens"]
+    tokens = total_cost(extra).get("tokens", 0)
     documents = extra.get("retrieval", {}).get("documents", 0)
     return [
         f"`{name}`",

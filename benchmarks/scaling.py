@@ -137,14 +137,22 @@ def measure(
         interval=core.Interval(low, high, LEVEL, METHOD if whole else METHOD_OF_POINTS),
         extra=extra,
         warnings=[*WARNINGS, *([] if whole else [DEPENDENT]), *lacking],
-        tokens=round(sum(one["tokens"] for one in every)),
-        flops=sum(one["flops"] for one in every),
+        tokens=round(sum(spent(numbers, "tokens") for _, numbers in found)),
+        flops=sum(spent(numbers, "flops") for _, numbers in found),
         counters={
             "points": len(every),
             "devices": len({one["device"] for one in every}),
             "damaged": len(points.damaged),
         },
     )
+
+
+def spent(numbers: Sequence[dict], key: str) -> float:
+    """What the branches of a run took: their stable part once, and every decay."""
+    from benchmarks.ablations.scaling_plan import DECAY
+
+    each = [one[key] for one in numbers]
+    return (1 - DECAY) * max(each) + DECAY * sum(each)
 
 
 def every_point(options: Options, points) -> list[tuple]:

@@ -233,8 +233,7 @@ def checked_device(device: str) -> str:
         raise UserError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
     module = getattr(torch, kind.type, None)  # torch.cuda, torch.mps
     there = getattr(module, "is_available", lambda: hasattr(module, "device_count"))()
-    if (
-        not there or module is None or (kind.index or 0) >= module.device_count()
-    ):  # torch.cpu counts one
+    count = module.device_count() if module is not None and there else 0  # torch.cpu counts one
+    if (kind.index or 0) >= count:
         raise UserError(f"device {device!r} is not there; use 'cpu'")
     return device

@@ -13,7 +13,6 @@ import numpy as np
 from cm3leon.evaluation.statistics.intervals import mean_interval
 
 LOSSES = ("held_out_image", "held_out_tail_image", "held_out_text")
-SHARES = ("composition", "entity")
 FID = "fid"
 NEAR = 0.05  # relative difference of queries that count as equal
 Pair = tuple[Mapping, Mapping]  # (plain, documents)

@@ -190,6 +190,8 @@ def _scaling(inputs: Inputs) -> list[Finding]:
         ends = {"low": entry["low"], "high": entry["high"]}
         verdict = judged({"low": -ends["high"], "high": -ends["low"]} if below else ends,
                          -none if below else none)  # fmt: skip
+        if ratio:
+            verdict = carried(verdict, run.record["protocol"]["drawn"])
         p = effect_p(entry["value"], entry["low"], entry["high"], none, ratio)
         effect = prose("{effect}", effect=more(run, key, 3))
         seen = power_cell(entry, ratio)
